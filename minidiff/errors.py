@@ -1,0 +1,62 @@
+"""Errors that teach: which argument, what came, what was expected, what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+import torch
+
+__all__ = ["BadInput", "CheckpointError", "require", "check_images", "check_choice", "check_finite"]
+
+
+class BadInput(ValueError):
+    """An argument that cannot be used; raised before any work starts."""
+
+    def __init__(self, argument: str, got: object, expected: str, instead: str = "") -> None:
+        message = f"{argument}: got {got}; expected {expected}."
+        super().__init__(message + (f" Write instead: {instead}" if instead else ""))
+        self.argument, self.got, self.expected, self.instead = argument, got, expected, instead
+
+
+class CheckpointError(BadInput):
+    """A model file or folder that is missing, truncated, foreign or changed."""
+
+
+def require(condition: bool, argument: str, got: object, expected: str, instead: str = "") -> None:
+    """Raise :class:`BadInput` unless ``condition`` holds."""
+    if not condition:
+        raise BadInput(argument, got, expected, instead)
+
+
+def check_choice(argument: str, value: object, choices: Iterable[str]) -> None:
+    """Raise unless ``value`` is one of ``choices``; the error names the nearest known words."""
+    known = list(choices)
+    if value not in known:
+        near = difflib.get_close_matches(str(value), known, n=3, cutoff=0.5)
+        hint = f"{argument}={near[0]!r}" if near else f"{argument}={known[0]!r}"
+        raise BadInput(argument, repr(value), f"one of {', '.join(map(repr, known))}", hint)
+
+
+def check_finite(argument: str, x: torch.Tensor) -> None:
+    """Raise if ``x`` holds NaN or infinity."""
+    if not torch.isfinite(x).all():
+        bad = int((~torch.isfinite(x)).sum())
+        raise BadInput(argument, f"{bad} values that are NaN or infinite", "finite numbers only",
+                       f"torch.isfinite({argument}).all() to find where they first appear")
+
+
+def check_images(argument: str, x: object, *, channels: int | None = None, finite: bool = True) -> None:
+    """Raise unless ``x`` is a float tensor of shape (B, C, H, W)."""
+    require(isinstance(x, torch.Tensor), argument, type(x).__name__, "a torch tensor of shape (B, C, H, W)",
+            f"torch.as_tensor({argument}, dtype=torch.float32)")
+    assert isinstance(x, torch.Tensor)
+    require(x.ndim == 4, argument, f"shape {tuple(x.shape)}", "shape (B, C, H, W)",
+            f"{argument}[None] if it is one picture")
+    require(x.is_floating_point(), argument, f"dtype {x.dtype}", "a floating point tensor in [-1, 1]",
+            f"{argument}.float() / 127.5 - 1 for bytes")
+    require(len(x) > 0, argument, "an empty batch", "at least one picture")
+    if channels is not None:
+        require(x.shape[1] == channels, argument, f"{x.shape[1]} channels", f"{channels} channels")
+    if finite:
+        check_finite(argument, x)
