@@ -1,0 +1,239 @@
+"""Scenes: what a picture of the toy world shows, one at a time (words) or as a batch (tensors)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minidiff.errors import BadInput, check_choice, require
+from minidiff.world.vocab import ANIMALS, BACKDROPS, COLOURS, KINDS, MAX_THINGS, MOODS, PATTERNS, STYLES, WEARS
+
+__all__ = ["Thing", "Scene", "Scenes", "MOOD_INDEX", "COLOUR_NAMES", "SIZE_LIMITS"]
+
+MOOD_INDEX = ("none", *MOODS)      # the order of Scenes.mood: 0 is "no face"
+COLOUR_NAMES = tuple(COLOURS)
+SIZE_LIMITS = (0.04, 0.5)          # what a Thing accepts; sampled scenes keep to vocab.SIZE_RANGE
+_WORDS = {"kind": KINDS, "colour": COLOUR_NAMES, "pattern": PATTERNS, "mood": MOOD_INDEX, "wears": WEARS}
+_PLACE = ("x", "y", "size")
+
+
+def _number(name: str, value: object, low: float, high: float) -> float:
+    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
+    require(ok, name, repr(value), f"a number from {low:g} to {high:g}", f"{name}={(low + high) / 2:g}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _known(where: str, given: Iterable[str], fields: Iterable[str]) -> None:
+    for name in given:
+        check_choice(where, name, fields)
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object. x, y: centre in [0, 1], y downwards. size: half its height as a fraction of the picture.
+
+    mood is for animals only ("none" becomes "happy" for them); glasses and bow ties need an animal, hats fit every kind.
+    """
+
+    kind: str
+    colour: str
+    pattern: str = "plain"
+    size: float = 0.22
+    x: float = 0.5
+    y: float = 0.5
+    mood: str = "none"
+    wears: str = "nothing"
+
+    def __post_init__(self) -> None:
+        for name, words in _WORDS.items():
+            check_choice(name, getattr(self, name), words)
+        for name, (low, high) in {"size": SIZE_LIMITS, "x": (0.0, 1.0), "y": (0.0, 1.0)}.items():
+            object.__setattr__(self, name, _number(name, getattr(self, name), low, high))
+        if self.animal and self.mood == "none":
+            object.__setattr__(self, "mood", "happy")
+        require(self.animal or self.mood == "none", "mood", f"{self.mood!r} on a {self.kind}",
+                f"a mood only on an animal ({', '.join(ANIMALS)})", "mood='none'")
+        require(self.animal or self.wears in ("nothing", "hat"), "wears", f"{self.wears!r} on a {self.kind}",
+                f"glasses and bow ties only on an animal ({', '.join(ANIMALS)})", "wears='hat'")
+
+    @property
+    def animal(self) -> bool:
+        """True for the kinds that have a face."""
+        return self.kind in ANIMALS
+
+    def replace(self, **changes: object) -> Thing:
+        """A changed copy. A new kind keeps the mood and what is worn where it can, and drops them where it cannot."""
+        _known("replace", changes, (f.name for f in dataclasses.fields(self)))
+        if changes.get("kind", self.kind) not in ANIMALS:
+            changes.setdefault("mood", "none")
+            if self.wears not in ("nothing", "hat"):
+                changes.setdefault("wears", "nothing")
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One to three things, drawn back to front (the first is the furthest away), before a backdrop, in a style."""
+
+    things: tuple[Thing, ...]
+    backdrop: str = "grass"
+    style: str = "flat"
+
+    def __post_init__(self) -> None:
+        things = (self.things,) if isinstance(self.things, Thing) else self.things
+        ok = isinstance(things, (tuple, list)) and all(isinstance(t, Thing) for t in things)
+        require(ok, "things", repr(things), "a tuple of Thing", "Scene((Thing('cat', 'red'),))")
+        require(1 <= len(things) <= MAX_THINGS, "things", f"{len(things)} things", f"1 to {MAX_THINGS} things")
+        object.__setattr__(self, "things", tuple(things))
+        check_choice("backdrop", self.backdrop, BACKDROPS)
+        check_choice("style", self.style, STYLES)
+
+    def replace(self, **changes: object) -> Scene:
+        """The counterfactual with another backdrop, style or things: ``scene.replace(backdrop="snow")``."""
+        _known("replace", changes, ("things", "backdrop", "style"))
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+    def replace_thing(self, index: int = 0, **changes: object) -> Scene:
+        """The counterfactual with one thing changed: ``scene.replace_thing(0, kind="dog")``."""
+        ok = isinstance(index, int) and -len(self.things) <= index < len(self.things)
+        require(ok, "index", repr(index), f"0 to {len(self.things) - 1}: the scene has {len(self.things)} things")
+        things = list(self.things)
+        things[index] = things[index].replace(**changes)
+        return dataclasses.replace(self, things=tuple(things))
+
+    def interpolate(self, other: Scene, t: float) -> Scene:
+        """The gold morph, t from 0 (self) to 1 (other): x, y and size move in a straight line, words switch at t = 0.5.
+
+        Thing i meets thing i; a thing without a partner keeps its place and comes or goes at t = 0.5.
+        """
+        t = _number("t", t, 0.0, 1.0)
+        near = other if t >= 0.5 else self
+        things = list(near.things)
+        for i, (a, b) in enumerate(zip(self.things, other.things, strict=False)):
+            between = {n: (1 - t) * getattr(a, n) + t * getattr(b, n) for n in _PLACE}
+            things[i] = dataclasses.replace(things[i], **between)
+        return dataclasses.replace(near, things=tuple(things))
+
+    def to_dict(self) -> dict:
+        """Plain dicts, lists, words and numbers, ready for JSON."""
+        return {"things": [dataclasses.asdict(t) for t in self.things], "backdrop": self.backdrop, "style": self.style}
+
+    @staticmethod
+    def from_dict(data: dict) -> Scene:
+        """The inverse of :meth:`to_dict`; missing entries take their defaults, unknown ones are an error."""
+        ok = isinstance(data, dict) and isinstance(data.get("things"), (list, tuple)) and all(
+            isinstance(t, dict) and {"kind", "colour"} <= t.keys() for t in data["things"])
+        require(ok, "data", repr(data), "a dict with things, each with kind and colour",
+                "{'things': [{'kind': 'cat', 'colour': 'red'}]}")
+        _known("data", data, ("things", "backdrop", "style"))
+        for thing in data["things"]:
+            _known("things", thing, (f.name for f in dataclasses.fields(Thing)))
+        return Scene(**{**data, "things": tuple(Thing(**t) for t in data["things"])})
+
+
+def _shortest(value: float) -> float:
+    """The shortest decimal that is the same float32, so that 0.3 comes back as 0.3."""
+    def narrow(v: float) -> float:
+        return struct.unpack("f", struct.pack("f", v))[0]
+    return next(v for n in range(6, 10) if narrow(v := float(f"{value:.{n}g}")) == narrow(value))
+
+
+@dataclass(frozen=True, eq=False)
+class Scenes:
+    """A batch of B scenes as tensors; slot j < 3 is thing j (back to front), and only ``present`` slots count.
+
+    backdrop, style (B,) int64; present (B, 3) bool; kind, colour, pattern, mood, wears (B, 3) int64 positions in KINDS,
+    COLOUR_NAMES, PATTERNS, MOOD_INDEX, WEARS; x, y, size (B, 3) float, which may carry gradients.
+    """
+
+    backdrop: Tensor
+    style: Tensor
+    present: Tensor
+    kind: Tensor
+    colour: Tensor
+    pattern: Tensor
+    mood: Tensor
+    wears: Tensor
+    x: Tensor
+    y: Tensor
+    size: Tensor
+
+    def __post_init__(self) -> None:
+        b = self.backdrop.shape[0]
+        for name, value in self.tensors().items():
+            shape = (b,) if name in ("backdrop", "style") else (b, MAX_THINGS)
+            require(value.shape == shape, name, f"shape {tuple(value.shape)}", f"shape {shape}")
+            ok = (value.is_floating_point() if name in _PLACE else
+                  value.dtype == (torch.bool if name == "present" else torch.int64))
+            require(ok, name, f"dtype {value.dtype}", "float for x, y, size; bool for present; int64 for words")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The eleven tensors by name."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    @staticmethod
+    def of(scenes: Iterable[Scene]) -> Scenes:
+        """A batch on the CPU from a list of scenes; empty slots hold zeros, with x = y = 0.5 and size 0.22."""
+        scenes = [scenes] if isinstance(scenes, Scene) else list(scenes)
+        require(all(isinstance(s, Scene) for s in scenes), "scenes", "something else", "a list of Scene")
+        columns: dict[str, Tensor] = {
+            "backdrop": torch.tensor([BACKDROPS.index(s.backdrop) for s in scenes], dtype=torch.int64),
+            "style": torch.tensor([STYLES.index(s.style) for s in scenes], dtype=torch.int64),
+            "present": torch.tensor([[j < len(s.things) for j in range(MAX_THINGS)] for s in scenes]).reshape(-1, MAX_THINGS).bool(),
+        }
+        rows = [[*s.things, *[None] * (MAX_THINGS - len(s.things))] for s in scenes]
+        for name, words in _WORDS.items():
+            values = [[words.index(getattr(t, name)) if t else 0 for t in row] for row in rows]
+            columns[name] = torch.tensor(values, dtype=torch.int64).reshape(-1, MAX_THINGS)
+        for name in _PLACE:
+            empty = 0.22 if name == "size" else 0.5
+            values = [[getattr(t, name) if t else empty for t in row] for row in rows]
+            columns[name] = torch.tensor(values, dtype=torch.float32).reshape(-1, MAX_THINGS)
+        return Scenes(**columns)
+
+    @staticmethod
+    def cat(parts: Iterable[Scenes]) -> Scenes:
+        """Several batches one after another."""
+        parts = list(parts)
+        require(len(parts) > 0, "parts", "an empty list", "at least one Scenes")
+        return Scenes(**{name: torch.cat([p.tensors()[name] for p in parts]) for name in parts[0].tensors()})
+
+    def replace(self, **tensors: Tensor) -> Scenes:
+        """A changed copy: ``scenes.replace(backdrop=torch.full_like(scenes.backdrop, 3))``."""
+        _known("replace", tensors, self.tensors())
+        return dataclasses.replace(self, **tensors)
+
+    def to(self, device: torch.device | str) -> Scenes:
+        """The same scenes on another device."""
+        return Scenes(**{name: value.to(device) for name, value in self.tensors().items()})
+
+    def __len__(self) -> int:
+        return self.backdrop.shape[0]
+
+    def __iter__(self) -> Iterator[Scene]:
+        host = self.to("cpu")
+        return (host._scene(i) for i in range(len(host)))
+
+    def __getitem__(self, index: int | slice | Tensor | list[int]) -> Scene | Scenes:
+        """One Scene for an int; a smaller Scenes for a slice, a list, or a tensor of positions or of truth values."""
+        if not isinstance(index, int):
+            return Scenes(**{name: value[index] for name, value in self.tensors().items()})
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"scene {index} of a batch of {len(self)}")
+        return self._scene(index % len(self))
+
+    def _scene(self, i: int) -> Scene:
+        row = {name: value[i].tolist() for name, value in self.tensors().items()}
+        try:
+            things = tuple(
+                Thing(**{n: words[row[n][j]] for n, words in _WORDS.items()}, **{n: _shortest(row[n][j]) for n in _PLACE})
+                for j in range(MAX_THINGS) if row["present"][j])
+            return Scene(things, BACKDROPS[row["backdrop"]], STYLES[row["style"]])
+        except IndexError:
+            raise BadInput("scenes", f"a word number out of range in scene {i}", "positions in the vocabulary") from None
