@@ -14,7 +14,7 @@ from torch import Tensor
 from minidiff.errors import BadInput, check_choice, require
 from minidiff.world.vocab import ANIMALS, BACKDROPS, COLOURS, KINDS, MAX_THINGS, MOODS, PATTERNS, STYLES, WEARS
 
-__all__ = ["Thing", "Scene", "Scenes", "MOOD_INDEX", "COLOUR_NAMES", "SIZE_LIMITS"]
+__all__ = ["COLOUR_NAMES", "MOOD_INDEX", "SIZE_LIMITS", "Scene", "Scenes", "Thing"]
 
 MOOD_INDEX = ("none", *MOODS)      # the order of Scenes.mood: 0 is "no face"
 COLOUR_NAMES = tuple(COLOURS)
@@ -30,8 +30,9 @@ def _number(name: str, value: object, low: float, high: float) -> float:
 
 
 def _known(where: str, given: Iterable[str], fields: Iterable[str]) -> None:
+    known = list(fields)
     for name in given:
-        check_choice(where, name, fields)
+        check_choice(where, name, known)
 
 
 @dataclass(frozen=True)
