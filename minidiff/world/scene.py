@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minidiff.errors import BadInput, check_choice, require
-from minidiff.world.vocab import ANIMALS, BACKDROPS, COLOURS, KINDS, MAX_THINGS, MOODS, PATTERNS, STYLES, WEARS
+from ..errors import BadInput, check_choice, require
+from .vocab import ANIMALS, BACKDROPS, COLOURS, KINDS, MAX_THINGS, MOODS, PATTERNS, STYLES, WEARS
 
 __all__ = ["COLOUR_NAMES", "MOOD_INDEX", "SIZE_LIMITS", "Scene", "Scenes", "Thing"]
 
@@ -27,6 +27,11 @@ def _number(name: str, value: object, low: float, high: float) -> float:
     ok = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
     require(ok, name, repr(value), f"a number from {low:g} to {high:g}", f"{name}={(low + high) / 2:g}")
     return float(value)  # type: ignore[arg-type]
+
+
+def _between(a: float, b: float, t: float) -> float:
+    """A straight line that is exact at both ends, and constant when a = b."""
+    return a + t * (b - a) if t < 0.5 else b - (1 - t) * (b - a)
 
 
 def _known(where: str, given: Iterable[str], fields: Iterable[str]) -> None:
@@ -117,7 +122,7 @@ class Scene:
         near = other if t >= 0.5 else self
         things = list(near.things)
         for i, (a, b) in enumerate(zip(self.things, other.things, strict=False)):
-            between = {n: (1 - t) * getattr(a, n) + t * getattr(b, n) for n in _PLACE}
+            between = {n: _between(getattr(a, n), getattr(b, n), t) for n in _PLACE}
             things[i] = dataclasses.replace(things[i], **between)
         return dataclasses.replace(near, things=tuple(things))
 
@@ -186,7 +191,7 @@ class Scenes:
         columns: dict[str, Tensor] = {
             "backdrop": torch.tensor([BACKDROPS.index(s.backdrop) for s in scenes], dtype=torch.int64),
             "style": torch.tensor([STYLES.index(s.style) for s in scenes], dtype=torch.int64),
-            "present": torch.tensor([[j < len(s.things) for j in range(MAX_THINGS)] for s in scenes]).reshape(-1, MAX_THINGS).bool(),
+            "present": torch.arange(MAX_THINGS) < torch.tensor([len(s.things) for s in scenes], dtype=torch.int64)[:, None],
         }
         rows = [[*s.things, *[None] * (MAX_THINGS - len(s.things))] for s in scenes]
         for name, words in _WORDS.items():
