@@ -1,0 +1,8 @@
+"""Floor 2: the networks. ``UNet`` predicts; what its output means is said by the wrappers of ``minidiff.diffusion``."""
+
+from __future__ import annotations
+
+from minidiff.nets.count import multiply_adds, parameters
+from minidiff.nets.unet import PRESETS, UNet
+
+__all__ = ["PRESETS", "UNet", "multiply_adds", "parameters"]
