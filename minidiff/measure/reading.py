@@ -42,7 +42,7 @@ def decode(raw: RawReading, *, size: int, threshold: float = 0.35) -> Reading:
     peak = heat * (F.max_pool2d(heat[:, None], 3, 1, 1)[:, 0] == heat)
     sure, cell = peak.flatten(1).topk(MAX_THINGS, 1)
     present = sure > threshold
-    order = torch.where(present, cell // GRID, GRID + torch.arange(MAX_THINGS, device=cell.device)).argsort(1, stable=True)
+    order = torch.where(present, cell // GRID, GRID + torch.arange(MAX_THINGS, device=cell.device)).argsort(dim=1)
     sure, cell, present = (t.gather(1, order) for t in (sure, cell, present))
 
     def pick(field: Tensor) -> Tensor:            # (B, C, 16, 16) -> (B, 3, C)
