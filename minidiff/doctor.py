@@ -1,0 +1,164 @@
+"""``minidiff doctor``: what this machine has, what is missing or broken, and the one line that mends it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from .files import data_folder, sha256
+
+__all__ = ["Finding", "examine", "main"]
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Finding(NamedTuple):
+    """One thing looked at. state: "ok", "note" (works without it) or "broken"; mend: a command, empty where none is needed."""
+
+    state: str
+    text: str
+    mend: str = ""
+
+
+def _requirements() -> tuple[str, dict[str, list[str]]]:
+    """The range of Pythons, and the requirements of the package ("core") and of its extras."""
+    file = ROOT / "pyproject.toml"
+    if file.is_file():
+        import tomllib
+        project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
+        return project["requires-python"], {"core": project["dependencies"], **project["optional-dependencies"]}
+    meta = importlib.metadata.metadata("minidiff")
+    groups: dict[str, list[str]] = {"core": []}
+    for line in meta.get_all("Requires-Dist") or []:
+        extra = re.search(r"extra\s*==\s*['\"](\w+)['\"]", line)
+        groups.setdefault(extra.group(1) if extra else "core", []).append(line.partition(";")[0].strip())
+    return meta["Requires-Python"], groups
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.match(r"[\d.]*", version).group().strip(".").split(".") if part)
+
+
+def _python(wanted: str) -> Finding:
+    here = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+    low, high = (_numbers(part.strip(" <>=")) for part in sorted(wanted.split(","), key=lambda part: "<" in part))
+    if low <= sys.version_info[:2] < high:
+        return Finding("ok", here)
+    return Finding("broken", f"{here}; minidiff needs {wanted}", "make clean, then make lab PYTHON=python3.12")
+
+
+def _packages(groups: dict[str, list[str]]) -> Iterator[Finding]:
+    for group, lines in groups.items():
+        if group not in ("core", "notebooks"):
+            continue
+        install = f"pip install --constraint constraints.txt --editable '.{'' if group == 'core' else f'[{group}]'}'"
+        for line in lines:
+            name, _, bound = (part.strip() for part in line.partition(">="))
+            try:
+                version = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                what = "" if group == "core" else f" (only the {group} need it)"
+                yield Finding("broken" if group == "core" else "note", f"{name} is not installed{what}", install)
+                continue
+            old = _numbers(version) < _numbers(bound)
+            yield Finding("broken" if old else "ok", f"{name} {version}" + (f" is too old; it must be >= {bound}" if old else ""),
+                          install if old else "")
+
+
+def _devices() -> Iterator[Finding]:
+    try:
+        import torch
+    except Exception as error:  # whatever a damaged install raises, the doctor must go on to say what else is wrong
+        yield Finding("broken", f"torch does not import: {type(error).__name__}: {error}", "make clean, then make lab")
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = torch.get_num_threads()
+    yield Finding("ok", f"CPU: {cores} cores, torch uses {threads} threads, {torch.backends.cpu.get_cpu_capability()}")
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            card = torch.cuda.get_device_properties(i)
+            yield Finding("ok", f"cuda:{i}: {card.name}, {card.total_memory / 2**30:.0f} GiB")
+    elif torch.backends.mps.is_available():
+        yield Finding("ok", "mps: Apple GPU")
+    else:
+        yield Finding("note", "no GPU that this torch can use; the course needs none")
+
+
+def _model(folder: Path, name: str) -> Iterator[Finding]:
+    """Compare one folder with its card: {"sha256": {"model.safetensors": "64 hex digits", ...}}."""
+    mend = f"git checkout -- {folder}   (or make it anew: minidiff train {name})"
+    try:
+        hashes = json.loads((folder / "card.json").read_text(encoding="utf-8"))["sha256"]
+        hashes = dict(hashes.items())
+    except FileNotFoundError:
+        yield Finding("broken", f"{name}: no card.json says what its files should be", mend)
+        return
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        yield Finding("broken", f"{name}: its card.json cannot be used ({type(error).__name__}: {error})", mend)
+        return
+    faults = [f"{file.name} is not on the card" for file in sorted(folder.glob("*.safetensors")) if file.name not in hashes]
+    for file, wanted in hashes.items():
+        path = folder / file
+        if not path.is_file():
+            faults.append(f"{file} is missing")
+        elif (found := sha256(path)) != wanted:
+            faults.append(f"{file} has changed (sha256 {found[:12]}..., the card says {str(wanted)[:12]}...)")
+    if faults:
+        yield Finding("broken", f"{name}: {'; '.join(faults)}", mend)
+    else:
+        size = sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e6
+        yield Finding("ok", f"{name}: {size:.1f} MB, as its card says")
+
+
+def _models() -> Iterator[Finding]:
+    data = data_folder()
+    if not data.is_dir():
+        yield Finding("broken", f"no folder {data}, where the models should be",
+                      "work in a checkout of the course, or set MINIDIFF_DATA to its data folder")
+        return
+    try:
+        from .zoo import SHIPPED
+    except ImportError:      # torch is damaged (said above); what lies in the folder can still be compared with its cards
+        SHIPPED = ()
+    there = {str(path.parent.relative_to(data)) for end in ("card.json", "*.safetensors") for path in data.rglob(end)}
+    for name in sorted({*there, *SHIPPED}):
+        if name in there:
+            yield from _model(data / name, name)
+        else:
+            yield Finding("broken", f"{name}: not in {data}", f"git checkout -- {data / name}   (or minidiff train {name})")
+    if not there:
+        yield Finding("broken", f"{data} holds no model", f"git checkout -- {data}")
+
+
+def examine() -> Iterator[tuple[str, Finding]]:
+    """Look at everything: pairs of a heading and a finding. Never raises for what it finds broken."""
+    pythons, groups = _requirements()
+    yield "Python", _python(pythons)
+    for heading, findings in (("packages", _packages(groups)), ("devices", _devices()), ("models", _models())):
+        for finding in findings:
+            yield heading, finding
+
+
+def main() -> int:
+    """Print every finding with its remedy; 0 if all is well, 1 if something is broken."""
+    from . import __version__
+    print(f"minidiff {__version__} in {ROOT}")
+    last, broken = "", 0
+    for heading, finding in examine():
+        if heading != last:
+            print(f"\n{heading}")
+            last = heading
+        mark = {"ok": "  ok      ", "note": "  note    ", "broken": "  BROKEN  "}[finding.state]
+        print(mark + finding.text)
+        if finding.mend:
+            print(f"          mend: {finding.mend}")
+        broken += finding.state == "broken"
+    print("\nAll is well." if not broken else f"\n{broken} broken; the lines after 'mend' put it right.")
+    return int(broken > 0)

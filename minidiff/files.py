@@ -1,0 +1,44 @@
+"""Where files lie, how they are replaced in one move (so that nothing is lost or left half-written), and their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+__all__ = ["replace", "data_folder", "sha256"]
+
+
+def replace(path: str | Path, content: str | bytes) -> None:
+    """Write ``content`` to ``path``; a reader, or a crash, finds the old file or the new one and nothing between.
+
+    Text is written as UTF-8 with plain line feeds. A new file gets the usual permissions, an old one keeps its own.
+    Raises OSError if the folder is missing, full or cannot be written; ``path`` is then as it was.
+    """
+    path = Path(path)
+    mask = os.umask(0)
+    os.umask(mask)
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~mask
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, mode)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def data_folder() -> Path:
+    """Where the shipped models lie: the folder named by MINIDIFF_DATA, else ``data`` beside the package's checkout."""
+    return Path(os.environ.get("MINIDIFF_DATA") or Path(__file__).resolve().parents[1] / "data")
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, as 64 hexadecimal digits. Raises OSError if it cannot be read."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
