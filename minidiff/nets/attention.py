@@ -73,7 +73,7 @@ class LinearAttention(_Attention):
     """softmax_d(q) (softmax_n(k)' v) / sqrt(d): cost grows with n instead of n^2 (Shen et al. 2018, as in lucidrains).
 
     The keys are normalised over the positions and the queries over their own channels, so the small d x d table
-    k' v is made once and read by every position.
+    k' v is made once and read by every position. lucidrains has one more norm after the projection.
     """
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

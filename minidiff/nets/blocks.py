@@ -73,7 +73,7 @@ class ResBlock(nn.Module):
 
 
 class PostBlock(nn.Module):
-    """lucidrains' block: twice conv -> norm -> SiLU -> dropout, scale and shift after the first norm only.
+    """lucidrains' block: twice conv -> norm -> SiLU; scale and shift after the first norm, dropout after the first SiLU.
 
     Shapes as :class:`ResBlock`. The norm comes after the convolution, so nothing starts at zero here.
     """
@@ -92,8 +92,7 @@ class PostBlock(nn.Module):
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         h = self.dropout(F.silu(film(self.norm1(self.conv1(x)), self.emb(e))))
-        h = self.dropout(F.silu(self.norm2(self.conv2(h))))
-        return self.skip(x) + h
+        return self.skip(x) + F.silu(self.norm2(self.conv2(h)))
 
 
 def make_block(kind: str, cin: int, cout: int, emb: int, *, norm: str = "group", groups: int = 32, dropout: float = 0.0,

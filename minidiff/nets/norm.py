@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,7 +29,12 @@ class RMSNorm(nn.Module):
 
 
 def make_norm(kind: str, channels: int, *, groups: int = 32) -> nn.Module:
-    """``"group"``: GroupNorm over the largest common divisor of ``groups`` and ``channels``, eps 1e-6 (Ho et al. 2020);
-    ``"rms"``: :class:`RMSNorm`."""
+    """``"group"``: GroupNorm with at most ``groups`` groups, eps 1e-6 (Ho et al. 2020); ``"rms"``: :class:`RMSNorm`.
+
+    A group holds at least four channels, as in Ho's 128-channel net (EDM's rule). With one channel a group, the norm would
+    remove each channel's mean, and with it the time that a "ddpm" block adds just before.
+    """
     check_choice("norm", kind, NORMS)
-    return RMSNorm(channels) if kind == "rms" else nn.GroupNorm(math.gcd(groups, channels), channels, eps=1e-6)
+    if kind == "rms":
+        return RMSNorm(channels)
+    return nn.GroupNorm(math.gcd(max(1, min(groups, channels // 4)), channels), channels, eps=1e-6)

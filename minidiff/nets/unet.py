@@ -28,7 +28,7 @@ PRESETS: dict[str, dict] = {
 
 
 class Stage(nn.Module):
-    """One resolution, on the way down or up: blocks, each followed by its attention, then a change of resolution."""
+    """One resolution, down or up: blocks, each followed by attention or nothing, then a change of resolution."""
 
     def __init__(self, blocks: list[nn.Module], mixers: list[nn.Module], change: nn.Module) -> None:
         super().__init__()
@@ -99,6 +99,7 @@ class UNet(nn.Module):
         require(not doubled, "linear", sorted(doubled), "sides that are not in attention as well")
 
         emb = 4 * dim
+        early = layout == "lucidrains"                       # down blocks keep the width they receive; the change widens
         self.out_channels = (out_channels or channels) * (2 if learned_variance else 1)
         self.time = TimeEmbedding(time, dim, emb)
         self.cond = None if cond_dim is None else nn.Linear(cond_dim, emb, bias=False)
@@ -111,9 +112,9 @@ class UNet(nn.Module):
 
         def mixers(width: int, side: int) -> list[nn.Module]:
             kind = LinearAttention if side in linear else Attention
-            return [mixer(width, on=side in (*full, *linear), kind=kind) for _ in range(blocks)]
+            on = side in (*full, *linear)                    # after each block; lucidrains: after a level's last block
+            return [mixer(width, on=on and (not early or j == blocks - 1), kind=kind) for j in range(blocks)]
 
-        early = layout == "lucidrains"                       # down blocks keep the width they receive; the change widens
         widths = [dim * m for m in mults]
         kept = [dim, *widths[:-1]] if early else widths      # width of the down blocks, so of the skips
         last = len(mults) - 1
