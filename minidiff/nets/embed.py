@@ -14,6 +14,11 @@ __all__ = ["TIMES", "sinusoid", "Sinusoid", "Fourier", "TimeEmbedding"]
 TIMES = ("sinusoidal", "openai", "learned", "random")
 
 
+def _check(dim: int, convention: str) -> None:
+    check_choice("convention", convention, ("ho", "openai"))
+    require(dim % 2 == 0 and dim >= 4, "dim", dim, "an even number, 4 or more", "dim=64")
+
+
 def sinusoid(t: Tensor, dim: int, *, convention: str = "ho", theta: float = 10_000.0) -> Tensor:
     """Sines and cosines of t at geometrically spaced frequencies (Vaswani et al. 2017, section 3.5).
 
@@ -23,8 +28,7 @@ def sinusoid(t: Tensor, dim: int, *, convention: str = "ho", theta: float = 10_0
     - ``"ho"``: [sin, cos], exponents i / (half - 1)   Ho et al. 2020, lucidrains; diffusers' function with freq_shift=1
     - ``"openai"``: [cos, sin], exponents i / half     improved-diffusion, LDM; diffusers' UNet2DModel (flip_sin_to_cos)
     """
-    check_choice("convention", convention, ("ho", "openai"))
-    require(dim % 2 == 0 and dim >= 4, "dim", dim, "an even number, 4 or more", "dim=64")
+    _check(dim, convention)
     half, dtype = dim // 2, torch.float64 if t.dtype == torch.float64 else torch.float32
     spread = half - 1 if convention == "ho" else half
     frequency = torch.exp(torch.arange(half, device=t.device, dtype=dtype) * (-math.log(theta) / spread))
@@ -38,6 +42,7 @@ class Sinusoid(nn.Module):
 
     def __init__(self, dim: int, *, convention: str = "ho", theta: float = 10_000.0) -> None:
         super().__init__()
+        _check(dim, convention)
         self.dim, self.convention, self.theta = dim, convention, theta
 
     def forward(self, t: Tensor) -> Tensor:

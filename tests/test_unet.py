@@ -1,0 +1,473 @@
+"""The U-Net against closed formulas, hand-written references, diffusers and the published lucidrains net."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from minidiff.errors import BadInput
+from minidiff.nets import PRESETS, UNet, multiply_adds, parameters
+from minidiff.nets.attention import Attention, LinearAttention
+from minidiff.nets.blocks import PostBlock, ResBlock, SpaceToDepth, depth_to_space, space_to_depth
+from minidiff.nets.embed import Fourier, TimeEmbedding, sinusoid
+from minidiff.nets.norm import RMSNorm, make_norm
+
+OPTIONS: dict[str, dict] = {
+    "plain": {}, "ddpm block": {"block": "ddpm"}, "lucidrains block": {"block": "lucidrains"}, "rms": {"norm": "rms"},
+    "lucidrains layout": {"layout": "lucidrains"}, "shuffle": {"resample": "shuffle"}, "biggan": {"resample": "biggan"},
+    "two blocks": {"blocks": 2}, "three levels": {"mults": (1, 2, 2), "attention": (4, 8)},
+    "patch 1": {"patch": 1, "attention": (16,)},
+    "patch 4": {"patch": 4, "attention": (4,)}, "no attention": {"attention": None}, "middle only": {"attention": ()},
+    "linear": {"linear": (16,)}, "memory": {"memory": 3, "linear": (16,)}, "heads": {"heads": 2, "head_dim": 12},
+    "adm heads": {"heads": None, "head_dim": 8}, "openai": {"time": "openai"}, "learned": {"time": "learned"},
+    "random": {"time": "random"}, "cond": {"cond_dim": 5}, "self": {"self_condition": True},
+    "variance": {"learned_variance": True}, "grey to two": {"channels": 1, "out_channels": 2}, "dropout": {"dropout": 0.3},
+}
+LUCIDRAINS = {**PRESETS["lucidrains"], "mults": (1, 2, 4), "attention": (32, 16, 8), "linear": ()}
+
+
+def build(seed: int = 0, **options) -> UNet:
+    """A small net with every zero start perturbed, so that a wrong wire changes the output."""
+    torch.manual_seed(seed)
+    net = UNet(**{"dim": 16, **options}).double()
+    with torch.no_grad():
+        for p in net.parameters():
+            p += 0.1 * torch.randn_like(p)
+    return net
+
+
+def inputs(net: UNet, batch: int = 2, side: tuple[int, int] = (32, 32)) -> dict[str, torch.Tensor]:
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(batch, net.channels, *side, generator=g, dtype=torch.float64)
+    given = {"x": x, "t": torch.tensor([3.0, 700.0])[:batch]}
+    if net.cond_dim:
+        given["cond"] = torch.randn(batch, net.cond_dim, generator=g, dtype=torch.float64)
+    if net.self_condition:
+        given["self_cond"] = x.flip(0)
+    return given
+
+
+# Sizes -----------------------------------------------------------------------------------------------------------------
+
+def conv(i: int, o: int, k: int = 3) -> int:
+    return i * o * k * k + o
+
+
+def resblock(i: int, o: int, emb: int) -> int:
+    """norm, conv, scale and shift, norm, conv, and a 1 x 1 shortcut where the width changes."""
+    return 2 * i + conv(i, o) + conv(emb, 2 * o, 1) + 2 * o + conv(o, o) + (conv(i, o, 1) if i != o else 0)
+
+
+def attention(c: int) -> int:
+    return 2 * c + 3 * c * c + conv(c, c, 1)
+
+
+D = 16                                                    # width of the tested nets; E of their time embedding
+E = 4 * D
+BASE = (conv(D, E, 1) + conv(E, E, 1)                     # time
+        + conv(3 * 4, D)                                  # stem on 2 x 2 patches
+        + resblock(D, D, E) + conv(D, D)                  # 16 x 16, then stride 2
+        + resblock(D, 2 * D, E) + attention(2 * D)        # 8 x 8
+        + 2 * resblock(2 * D, 2 * D, E) + attention(2 * D)                    # middle
+        + resblock(4 * D, 2 * D, E) + attention(2 * D) + conv(2 * D, D)       # 8 x 8, then up and narrower
+        + resblock(2 * D, D, E)                           # 16 x 16
+        + 2 * D + conv(D, 3 * 4))                         # norm and out
+NORMED = 2 * D + 3 * D + 2 * 4 * D + 6 * D + 3 * D + 3 * 2 * D + D            # channels of all the norms
+OUTS = D + 2 * D + 2 * 2 * D + 2 * D + D                                      # widths of all the blocks
+POST = -sum(2 * (i - o) for i, o in ((D, 2 * D), (4 * D, 2 * D), (2 * D, D)))  # first norm at the output width
+
+DELTA = {
+    "plain": 0, "ddpm block": -(E + 1) * OUTS, "lucidrains block": POST, "rms": -NORMED,
+    "shuffle": conv(4 * D, D, 1) - conv(D, D), "biggan": resblock(D, D, E) - conv(D, D) + resblock(2 * D, D, E) - conv(2 * D, D),
+    "two blocks": resblock(D, D, E) + resblock(2 * D, 2 * D, E) + resblock(4 * D, 2 * D, E) + resblock(2 * D, D, E)
+    + 2 * attention(2 * D),
+    "three levels": conv(2 * D, 2 * D) + 2 * resblock(2 * D, 2 * D, E) + resblock(2 * D + 2 * D, 2 * D, E)
+    - resblock(2 * D, 2 * D, E) + 2 * attention(2 * D) + conv(2 * D, 2 * D),
+    "patch 1": conv(3, D) - conv(12, D) + conv(D, 3) - conv(D, 12),
+    "patch 4": conv(48, D) - conv(12, D) + conv(D, 48) - conv(D, 12),
+    "no attention": -3 * attention(2 * D), "middle only": -2 * attention(2 * D), "linear": 2 * attention(D),
+    "memory": 2 * attention(D) + 3 * 2 * 3 * 2 * D + 2 * 2 * 3 * D, "heads": 3 * 4 * 2 * D * (24 - 2 * D),
+    "adm heads": 0, "openai": 0,
+    "learned": conv(17, E, 1) - conv(D, E, 1) + 8, "random": conv(17, E, 1) - conv(D, E, 1), "cond": 5 * E,
+    "self": 9 * 12 * D, "variance": conv(D, 24) - conv(D, 12),
+    "grey to two": conv(4, D) - conv(12, D) + conv(D, 8) - conv(D, 12), "dropout": 0,
+}
+
+
+@pytest.mark.parametrize("name", DELTA)
+def test_parameters_by_formula(name: str) -> None:
+    assert parameters(UNet(dim=D, **OPTIONS[name])) == BASE + DELTA[name]
+
+
+@pytest.mark.parametrize("options, published", [({}, 722_707), ({"self_condition": True}, 725_059),
+                                                ({"learned_variance": True}, 722_758), ({"time": "learned"}, 722_779)])
+def test_parameters_of_the_published_lucidrains_net(options: dict, published: int) -> None:
+    """denoising-diffusion-pytorch 2.3.4: Unet(16, dim_mults=(1, 2, 4), full_attn=(True,) * 3) with the same option."""
+    assert parameters(UNet(dim=16, **{**LUCIDRAINS, **options})) == published
+
+
+def test_multiply_adds_of_the_plain_net() -> None:
+    net = UNet(dim=D)
+    full, half = 256, 64                                  # pixels at 16 x 16 and at 8 x 8
+
+    def block(i: int, o: int, n: int) -> int:
+        return n * (9 * i * o + 9 * o * o + (i * o if i != o else 0)) + E * 2 * o
+
+    def attend(c: int) -> int:
+        return 4 * c * c * half + 2 * half * half * c
+    hand = (D * E + E * E + 9 * 12 * D * full + block(D, D, full) + 9 * D * D * half + block(D, 2 * D, half)
+            + 2 * block(2 * D, 2 * D, half) + block(4 * D, 2 * D, half) + 3 * attend(2 * D) + 9 * 2 * D * D * full
+            + block(2 * D, D, full) + 9 * D * 12 * full)
+    x, t = torch.zeros(1, 3, 32, 32), torch.zeros(1)
+    net.train()
+    assert multiply_adds(net, x, t) == hand and net.training
+    assert multiply_adds(net, x.expand(3, -1, -1, -1), t.expand(3)) == 3 * hand
+
+
+def test_the_shipped_size() -> None:
+    net = UNet(dim=64)
+    assert 1e6 < parameters(net) < 2.4e6
+    assert multiply_adds(net, torch.zeros(1, 3, 32, 32), torch.zeros(1)) < 180e6
+
+
+# Shapes, starts and wires ----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option(name: str) -> None:
+    """Shape, exact zero at the start, gradient to every parameter, and the same net again from its config."""
+    torch.manual_seed(0)
+    fresh = UNet(dim=16, **OPTIONS[name]).double().eval()
+    given = inputs(fresh)
+    out = fresh(**given)
+    assert out.shape == (2, fresh.out_channels, 32, 32) and out.dtype == torch.float64
+    assert torch.count_nonzero(out) == 0
+
+    net = build(**OPTIONS[name]).eval()
+    out = net(**given)
+    assert torch.isfinite(out).all() and out.std() > 0
+    (out * torch.randn(out.shape, generator=torch.Generator().manual_seed(2), dtype=out.dtype)).sum().backward()
+    silent = [n for n, p in net.named_parameters() if p.grad is None or float(p.grad.abs().max()) < 1e-9]
+    assert not silent
+
+    again = UNet(**json.loads(json.dumps(net.config))).double().eval()
+    again.load_state_dict(net.state_dict())
+    assert torch.equal(again(**given), out)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets(preset: str) -> None:
+    net = UNet(**{"dim": 16, **PRESETS[preset], "heads": 2, "head_dim": None})
+    assert net(torch.randn(1, 3, 32, 64), torch.tensor([5])).shape == (1, net.out_channels, 32, 64)
+
+
+def test_out_channels() -> None:
+    assert UNet(dim=16).out_channels == 3
+    assert UNet(dim=16, learned_variance=True).out_channels == 6
+    assert UNet(dim=16, channels=4, out_channels=1, learned_variance=True).out_channels == 2
+
+
+def test_other_sizes_and_formats() -> None:
+    net = build()
+    wide = inputs(net, side=(16, 44))
+    assert net(**wide).shape == (2, 3, 16, 44)
+    last = build().to(memory_format=torch.channels_last)
+    assert torch.allclose(last(**wide), net(**wide), atol=1e-10)
+    assert torch.allclose(net.float()(wide["x"].float(), wide["t"]).double(), last(**wide), atol=1e-4)
+
+
+def test_rows_do_not_mix() -> None:
+    for options in (OPTIONS["cond"], OPTIONS["memory"], OPTIONS["self"], PRESETS["lucidrains"]):
+        net = build(**options)
+        given = inputs(net)
+        alone = torch.cat([net(**{k: v[i:i + 1] for k, v in given.items()}) for i in range(2)])
+        assert torch.allclose(net(**given), alone, atol=1e-10)
+
+
+def test_time_and_condition_are_heard() -> None:
+    for block in ("adm", "ddpm", "lucidrains"):
+        net = build(block=block, cond_dim=5)
+        given = inputs(net)
+        base = net(**given)
+        assert (net(**{**given, "t": given["t"] + 40}) - base).abs().max() > 1e-3
+        assert (net(**{**given, "cond": -given["cond"]}) - base).abs().max() > 1e-3
+
+
+def test_time_survives_the_norm_in_narrow_nets() -> None:
+    """One channel a group would take the added time away again."""
+    for width in (16, 32, 48, 64):
+        norm = make_norm("group", width)
+        assert width / norm.num_groups >= 4 and width % norm.num_groups == 0
+    assert make_norm("group", 128).num_groups == 32 and make_norm("group", 3).num_groups == 1
+    block = ResBlock(32, 32, 8, scale_shift=False).double()
+    torch.nn.init.normal_(block.conv2.weight)
+    x = torch.randn(1, 32, 4, 4, dtype=torch.float64)
+    e = torch.randn(2, 1, 8, dtype=torch.float64)
+    assert (block(x, e[0]) - block(x, e[1])).abs().max() > 1e-2
+
+
+def test_int_and_float_times_agree() -> None:
+    net = build()
+    given = inputs(net)
+    assert torch.equal(net(given["x"], given["t"]), net(given["x"], given["t"].long()))
+
+
+def test_absent_equals_zeros() -> None:
+    net = build(cond_dim=5, self_condition=True)
+    given = inputs(net)
+    x, t = given["x"], given["t"]
+    plain = net(x, t)
+    assert torch.equal(plain, net(x, t, torch.zeros(2, 5).double(), torch.zeros_like(x)))
+    assert not torch.allclose(plain, net(x, t, given["cond"]))
+    assert not torch.allclose(plain, net(x, t, self_cond=x))
+
+
+def test_self_condition_comes_first() -> None:
+    """Channels are [guess, x], lucidrains' order: swapping the stem's two halves swaps the two inputs."""
+    net = build(self_condition=True, patch=1, attention=(16,))
+    x, guess = torch.randn(2, 1, 3, 32, 32, dtype=torch.float64)
+    t = torch.tensor([5.0])
+    before = net(x, t, self_cond=guess)
+    only_x = build(self_condition=True, patch=1, attention=(16,))
+    with torch.no_grad():
+        only_x.stem.weight[:, :3] = 0
+        net.stem.weight.copy_(net.stem.weight.roll(3, dims=1))
+    assert torch.equal(only_x(x, t, self_cond=guess), only_x(x, t))
+    assert torch.allclose(net(guess, t, self_cond=x), before, atol=1e-10)
+
+
+def test_dropout() -> None:
+    given = inputs(build())
+    for block in ("adm", "lucidrains"):
+        off, on = build(block=block).train(), build(block=block, dropout=0.5).train()
+        assert torch.equal(off(**given), off.eval()(**given))
+        assert not torch.allclose(on(**given), off(**given))
+        assert torch.equal(on.eval()(**given), off(**given))
+
+
+def test_the_start_is_repeatable() -> None:
+    torch.manual_seed(3)
+    a = UNet(dim=16, time="random").state_dict()
+    torch.manual_seed(3)
+    b = UNet(dim=16, time="random").state_dict()
+    assert all(torch.equal(a[k], b[k]) for k in a) and a.keys() == b.keys()
+    bound = math.sqrt(6 / (9 * 16 + 9 * 16))              # uniform with variance 2 / (fan in + fan out)
+    w = UNet(dim=16).downs[0].blocks[0].conv1.weight
+    assert 0.98 * bound < w.abs().max() <= bound and abs(w.std() / (bound / math.sqrt(3)) - 1) < 0.05
+
+
+def test_skips_pair_equal_sizes_last_in_first_out() -> None:
+    """A change of one down block's output reaches the up path through its own level even with the middle cut."""
+    net = build(mults=(1, 2, 2), attention=None, blocks=2).eval()
+    seen: list[torch.Size] = []
+    for stage in net.ups:
+        for block in stage.blocks:
+            block.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[1:]))
+    net(**inputs(net))
+    assert seen == [(64, 4, 4), (64, 4, 4), (64, 8, 8), (64, 8, 8), (32, 16, 16), (32, 16, 16)]
+
+
+# Parts against hand-written references ---------------------------------------------------------------------------------
+
+def group_norm(x: torch.Tensor, groups: int, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    out = torch.empty_like(x)
+    size = x.shape[1] // groups
+    for b in range(len(x)):
+        for g in range(groups):
+            part = x[b, g * size:(g + 1) * size]
+            out[b, g * size:(g + 1) * size] = (part - part.mean()) / torch.sqrt(part.var(unbiased=False) + 1e-6)
+    return out * weight[None, :, None, None] + bias[None, :, None, None]
+
+
+def silu(x: torch.Tensor) -> torch.Tensor:
+    return x / (1 + torch.exp(-x))
+
+
+def perturbed(module: torch.nn.Module) -> torch.nn.Module:
+    torch.manual_seed(5)
+    for p in module.double().parameters():
+        torch.nn.init.normal_(p, std=0.4)
+    return module
+
+
+@pytest.mark.parametrize("scale_shift", [True, False])
+@pytest.mark.parametrize("resample", [None, "up", "down"])
+def test_resblock(scale_shift: bool, resample: str | None) -> None:
+    block = perturbed(ResBlock(8, 16, 6, scale_shift=scale_shift, resample=resample))
+    x, e = torch.randn(2, 8, 4, 6, dtype=torch.float64), torch.randn(2, 6, dtype=torch.float64)
+
+    def change(z: torch.Tensor) -> torch.Tensor:
+        if resample == "up":
+            return z.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        if resample == "down":
+            return (z[:, :, ::2, ::2] + z[:, :, 1::2, ::2] + z[:, :, ::2, 1::2] + z[:, :, 1::2, 1::2]) / 4
+        return z
+
+    h = change(silu(group_norm(x, 2, block.norm1.weight, block.norm1.bias)))
+    h = F.conv2d(h, block.conv1.weight, block.conv1.bias, padding=1)
+    told = e @ block.emb.weight.T + block.emb.bias
+    if scale_shift:
+        h = group_norm(h, 4, block.norm2.weight, block.norm2.bias)
+        h = h * (1 + told[:, :16, None, None]) + told[:, 16:, None, None]
+    else:
+        h = group_norm(h + told[:, :, None, None], 4, block.norm2.weight, block.norm2.bias)
+    h = F.conv2d(silu(h), block.conv2.weight, block.conv2.bias, padding=1)
+    hand = h + torch.einsum("oi,bihw->bohw", block.skip.weight[:, :, 0, 0], change(x)) + block.skip.bias[None, :, None, None]
+    assert torch.allclose(block(x, e), hand, atol=1e-10)
+
+
+def test_postblock() -> None:
+    block = perturbed(PostBlock(4, 4, 6))
+    x, e = torch.randn(2, 4, 5, 5, dtype=torch.float64), torch.randn(2, 6, dtype=torch.float64)
+
+    def rms(z: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+        return z / z.square().mean(1, keepdim=True).sqrt() * gain
+
+    told = (e @ block.emb.weight.T + block.emb.bias)[:, :, None, None]
+    h = rms(F.conv2d(x, block.conv1.weight, block.conv1.bias, padding=1), block.norm1.gain) * (1 + told[:, :4]) + told[:, 4:]
+    h = rms(F.conv2d(silu(h), block.conv2.weight, block.conv2.bias, padding=1), block.norm2.gain)
+    assert torch.allclose(block(x, e), x + silu(h), atol=1e-10)
+
+
+def test_rms_norm_counts_channels_not_width() -> None:
+    x = torch.randn(2, 6, 3, 11, dtype=torch.float64)
+    assert torch.allclose(RMSNorm(6).double()(x).square().mean(1), torch.ones(2, 3, 11, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("memory", [0, 3])
+@pytest.mark.parametrize("kind", [Attention, LinearAttention])
+def test_attention(kind: type, memory: int) -> None:
+    """Both attentions, pixel by pixel with explicit softmaxes."""
+    net = perturbed(kind(8, heads=2, head_dim=3, memory=memory))
+    x = torch.randn(2, 8, 2, 4, dtype=torch.float64)
+    normed = group_norm(x, 2, net.norm.weight, net.norm.bias)
+    hand = x.clone()
+    for b in range(2):
+        pixels = normed[b].reshape(8, 8).T                                        # row-major pixels, channels
+        q, k, v = (pixels @ net.qkv.weight[6 * i:6 * i + 6].T for i in range(3))
+        heads = []
+        for h in range(2):
+            qh, kh, vh = (z[:, 3 * h:3 * h + 3] for z in (q, k, v))
+            if memory:
+                kh, vh = torch.cat((net.memory[0, h], kh)), torch.cat((net.memory[1, h], vh))
+            rows = []
+            for i in range(8):
+                if kind is Attention:
+                    a = torch.exp(kh @ qh[i] / math.sqrt(3))
+                    rows.append((a / a.sum()) @ vh)
+                else:
+                    key = torch.exp(kh) / torch.exp(kh).sum(0)                    # each channel sums to 1 over the positions
+                    query = torch.exp(qh[i]) / torch.exp(qh[i]).sum()
+                    rows.append(sum((query @ key[n]) * vh[n] for n in range(len(kh))) / math.sqrt(3))
+            heads.append(torch.stack(rows))
+        hand[b] += (torch.cat(heads, 1) @ net.out.weight.T + net.out.bias).T.reshape(8, 2, 4)
+    assert torch.allclose(net(x), hand, atol=1e-10)
+
+
+def test_attention_at_the_start_is_the_identity() -> None:
+    for name in ("adm heads", "linear", "memory"):
+        net = UNet(dim=16, **OPTIONS[name])
+        layers = [m for m in net.modules() if isinstance(m, (Attention, LinearAttention))]
+        assert len(layers) == {"adm heads": 3, "linear": 5, "memory": 5}[name]
+        for layer in layers:
+            x = torch.randn(2, layer.out.out_features, 4, 4)
+            assert torch.equal(layer(x), x)
+
+
+def test_attention_lands_on_the_named_sides() -> None:
+    def sides(**options) -> list[tuple[str, int]]:
+        net, seen = UNet(dim=16, mults=(1, 2, 2), **options), []
+        for m in net.modules():
+            if isinstance(m, (Attention, LinearAttention)):
+                m.register_forward_pre_hook(lambda mod, args: seen.append((type(mod).__name__, args[0].shape[-1])))
+        net(torch.zeros(1, 3, 32, 32), torch.zeros(1))
+        return seen
+    assert sides(attention=(16,)) == [("Attention", 16), ("Attention", 4), ("Attention", 16)]
+    assert sides(attention=(), linear=(8,)) == [("LinearAttention", 8), ("Attention", 4), ("LinearAttention", 8)]
+    assert sides(attention=(8,), blocks=2, layout="lucidrains") == [("Attention", 8), ("Attention", 4), ("Attention", 8)]
+    assert len(sides(attention=(8,), blocks=2)) == 5
+
+
+def test_patches() -> None:
+    x = torch.arange(2 * 3 * 4 * 6.0).reshape(2, 3, 4, 6)
+    packed = space_to_depth(x, 2)
+    assert torch.equal(packed, F.pixel_unshuffle(x, 2))
+    assert torch.equal(depth_to_space(packed, 2), x)
+    layer = perturbed(SpaceToDepth(3, 5))
+    w = layer.conv.weight.reshape(5, 3, 2, 2)             # a 2 x 2 convolution with stride 2 in other words
+    assert torch.allclose(layer(x.double()), F.conv2d(x.double(), w, layer.conv.bias, stride=2), atol=1e-10)
+
+
+def test_time_embedding_against_diffusers() -> None:
+    from diffusers.models.embeddings import get_timestep_embedding
+    t = torch.tensor([0, 1, 17, 500, 999])
+    for dim in (8, 64):
+        ho = get_timestep_embedding(t, dim, flip_sin_to_cos=False, downscale_freq_shift=1)
+        openai = get_timestep_embedding(t, dim, flip_sin_to_cos=True, downscale_freq_shift=0)
+        assert torch.allclose(sinusoid(t, dim), ho, atol=1e-4)           # their float32 angles reach 999
+        assert torch.allclose(sinusoid(t.double(), dim, convention="openai").float(), openai, atol=1e-4)
+        assert (ho - openai).abs().max() > 0.5
+
+
+def test_time_embedding_by_hand() -> None:
+    t = torch.tensor([0.0, 2.5], dtype=torch.float64)
+    row = sinusoid(t, 6)[1]
+    hand = [f(2.5 * 10_000 ** (-i / 2)) for f in (math.sin, math.cos) for i in range(3)]
+    assert torch.allclose(row, torch.tensor(hand, dtype=torch.float64), atol=1e-12)
+    features = Fourier(4, learned=True).double()
+    u, w = 0.0025, features.weights.detach().tolist()
+    hand = [u, *(math.sin(2 * math.pi * a * u) for a in w), *(math.cos(2 * math.pi * a * u) for a in w)]
+    assert torch.allclose(features(t)[1], torch.tensor(hand, dtype=torch.float64), atol=1e-12)
+    assert isinstance(features.weights, torch.nn.Parameter)
+    assert "weights" in dict(Fourier(4).named_buffers())
+
+
+def test_time_embedding_keeps_float64() -> None:
+    net = TimeEmbedding("sinusoidal", 16, 64).double()
+    whole, near = net(torch.tensor([999, 999])), net(torch.tensor([999.0, 999.0 + 1e-9], dtype=torch.float64))
+    assert torch.equal(whole[0], near[0]) and not torch.equal(near[0], near[1])
+
+
+# Bad inputs ------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("options, argument, says", [
+    ({"attention": (7,)}, "attention", r"\[16, 8\]"), ({"linear": (32,)}, "linear", r"\[16, 8\]"),
+    ({"attention": (8,), "linear": (8,)}, "linear", "attention"), ({"size": 30}, "size", "multiple of 4"),
+    ({"block": "admm"}, "block", "'adm'"), ({"norm": "layer"}, "norm", "rms"), ({"time": "sinus"}, "time", "sinusoidal"),
+    ({"layout": "unet"}, "layout", "ddpm"), ({"resample": "pool"}, "resample", "conv"), ({"dropout": 1.0}, "dropout", "0.1"),
+    ({"dim": 18, "heads": 8}, "heads", "divisor"), ({"heads": None, "head_dim": 64}, "head_dim", "divisor"),
+    ({"heads": None}, "heads", "head_dim"), ({"block": "lucidrains", "resample": "biggan"}, "resample", "adm"),
+    ({"mults": ()}, "mults, blocks", "level"), ({"dim": 15, "heads": 1}, "dim", "even"),
+])
+def test_bad_options(options: dict, argument: str, says: str) -> None:
+    with pytest.raises(BadInput, match=says) as caught:
+        UNet(**{"dim": 16, **options})
+    assert caught.value.argument == argument
+
+
+@pytest.mark.parametrize("change, argument, says", [
+    ({"x": torch.zeros(2, 3, 30, 32)}, "x", r"multiple of 4.*interpolate\(x, \((28|32), 32\)"),
+    ({"x": torch.zeros(2, 4, 32, 32)}, "x", "3 channels"),
+    ({"x": torch.zeros(3, 32, 32)}, "x", "B, C, H, W"), ({"x": torch.zeros(2, 3, 32, 32, dtype=torch.uint8)}, "x", "127.5"),
+    ({"t": 5}, "t", "torch.full"), ({"t": torch.tensor(5)}, "t", "expand"), ({"t": torch.zeros(3)}, "t", r"\(2,\)"),
+    ({"cond": torch.zeros(2, 5)}, "cond", "cond_dim"),
+    ({"self_cond": torch.zeros(2, 3, 32, 32)}, "self_cond", "self_condition=True"),
+])
+def test_bad_inputs(change: dict, argument: str, says: str) -> None:
+    net = UNet(dim=16)
+    with pytest.raises(BadInput, match=says) as caught:
+        net(**{"x": torch.zeros(2, 3, 32, 32), "t": torch.zeros(2), **change})
+    assert caught.value.argument == argument
+
+
+def test_bad_conditions() -> None:
+    net = UNet(dim=16, cond_dim=5, self_condition=True)
+    x, t = torch.zeros(2, 3, 32, 32), torch.zeros(2)
+    for cond in (torch.zeros(2, 4), torch.zeros(5), torch.zeros(1, 5), 3):
+        with pytest.raises(BadInput, match=r"\(2, 5\)"):
+            net(x, t, cond)
+    with pytest.raises(BadInput, match="as x"):
+        net(x, t, self_cond=x[:1])
