@@ -1,0 +1,37 @@
+"""AdamW, and its moments by the names of the weights they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from minidiff.errors import CheckpointError
+
+__all__ = ["adamw", "moments", "restore_moments"]
+
+
+def adamw(model: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019, algorithm 2) over the weights that learn; one fused kernel on CUDA."""
+    learned = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(learned, lr=lr, betas=betas, weight_decay=weight_decay, fused=bool(learned) and learned[0].is_cuda)
+
+
+def moments(optimiser: torch.optim.Optimizer, model: nn.Module) -> dict[str, dict[str, torch.Tensor]]:
+    """{name of weight: {exp_avg, exp_avg_sq, step}}, for the weights that have been updated."""
+    return {name: dict(optimiser.state[p]) for name, p in model.named_parameters() if p in optimiser.state}
+
+
+def restore_moments(optimiser: torch.optim.Optimizer, model: nn.Module, saved: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+    """Put back what :func:`moments` gave: on each weight's device and in its memory layout."""
+    weights = dict(model.named_parameters())
+    if not saved.keys() <= weights.keys():
+        raise CheckpointError("out", f"moments of unknown weights {sorted(saved.keys() - weights.keys())[:3]}", "moments of this network")
+    fused = optimiser.param_groups[0]["fused"]
+    for name, state in saved.items():
+        p = weights[name]
+        optimiser.state[p] = {
+            k: v.clone() if k == "step" and not fused else v.to(p.device) if k == "step" else torch.empty_like(p).copy_(v).detach()
+            for k, v in state.items()
+        }

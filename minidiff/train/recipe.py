@@ -1,0 +1,120 @@
+"""A recipe: everything a training run depends on, in one frozen object."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from minidiff.errors import BadInput, check_choice, require
+
+__all__ = ["Budget", "Recipe", "Plan", "lr_at"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a run lasts.
+
+    images: images seen in all (steps times batch). minutes: what that takes on the machine the budget is named after
+    (a promise to the reader, not a limit). batch, lr: replace the recipe's own, for a machine that wants larger batches.
+    """
+
+    images: int
+    minutes: float
+    batch: int | None = None
+    lr: float | None = None
+
+    def __post_init__(self) -> None:
+        require(self.images > 0, "images", self.images, "a positive number of images")
+        require(self.batch is None or self.batch > 0, "batch", self.batch, "a positive number of images")
+        require(self.lr is None or self.lr > 0, "lr", self.lr, "a positive learning rate")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run as a value; the same recipe gives the same weights on the same machine.
+
+    build: () -> the network; called with torch's generator seeded by ``seed``.
+    draw: (i, n, device) -> dict of tensors, the whole of batch i: images, t, noise. A pure function of the seed and i;
+        each tensor has n rows. Row j must not depend on how the batch is later cut into pieces.
+    loss: (network, batch) -> (rows,) losses, one a row.
+    lr: the highest learning rate. warmup: images until it is reached. ema: decay a step, in [0, 1).
+    clip: largest norm of the gradient. preview: network -> (B, C, H, W) in [-1, 1], or None.
+    expect: one sentence, what a good run ends with.
+    """
+
+    name: str
+    seed: int
+    build: Callable[[], nn.Module]
+    draw: Callable[[int, int, torch.device], Mapping[str, Any]]
+    loss: Callable[[nn.Module, Mapping[str, Any]], torch.Tensor]
+    batch: int = 64
+    lr: float = 1e-3
+    warmup: int = 10_000
+    ema: float = 0.999
+    clip: float = 1.0
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.99)
+    budgets: Mapping[str, Budget] = field(default_factory=dict)
+    preview: Callable[[nn.Module], torch.Tensor | None] | None = None
+    expect: str = ""
+
+    def __post_init__(self) -> None:
+        require(bool(self.name), "name", repr(self.name), "a word that names the run")
+        require(self.batch > 0, "batch", self.batch, "a positive number of images")
+        require(self.lr > 0, "lr", self.lr, "a positive learning rate", "lr=1e-3")
+        require(self.warmup >= 0, "warmup", self.warmup, "a number of images, 0 or more")
+        require(0 <= self.ema < 1, "ema", self.ema, "a decay in [0, 1)", "ema=0.999")
+        require(self.clip > 0, "clip", self.clip, "a positive norm", "clip=1.0")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+
+    def plan(self, budget: str = "laptop", images: int | None = None) -> Plan:
+        """The numbers of one run: ``images`` replaces the budget's own count (and needs no budget to exist)."""
+        chosen = self.budgets.get(budget)
+        if chosen is None:
+            if self.budgets or images is None:
+                require(bool(self.budgets), "budget", repr(budget), f"a recipe with budgets ({self.name} has none)", "images=100_000")
+                check_choice("budget", budget, self.budgets)
+            chosen = Budget(images=1 if images is None else images, minutes=math.inf)
+        total = chosen.images if images is None else images
+        if isinstance(total, bool) or not isinstance(total, int) or total <= 0:
+            raise BadInput("images", repr(total), "a positive whole number of images", f"images={chosen.images}")
+        return Plan(self, batch=chosen.batch or self.batch, lr=chosen.lr or self.lr, images=total)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe with its length settled."""
+
+    recipe: Recipe
+    batch: int
+    lr: float
+    images: int
+
+    @property
+    def steps(self) -> int:
+        return -(-self.images // self.batch)
+
+    def lr_at(self, images: int) -> float:
+        return lr_at(images, peak=self.lr, warmup=self.recipe.warmup, total=self.images)
+
+    def settings(self) -> dict[str, Any]:
+        """What a checkpoint must agree with before a run goes on from it; plain JSON values."""
+        r = self.recipe
+        return {"recipe": r.name, "seed": r.seed, "images": self.images, "batch": self.batch, "lr": self.lr, "warmup": r.warmup,
+                "ema": r.ema, "clip": r.clip, "weight_decay": r.weight_decay, "betas": list(r.betas)}
+
+
+def lr_at(images: int, *, peak: float, warmup: int, total: int, floor: float = 0.02) -> float:
+    """Learning rate after ``images`` images: a straight line up to ``peak`` over ``warmup`` images, then half a cosine
+    down to ``floor * peak`` at ``total`` (Loshchilov and Hutter 2017, equation 5, one cycle). A function of images only.
+    """
+    warmup = min(warmup, total)
+    if images < warmup:
+        return peak * images / warmup
+    done = min(1.0, (images - warmup) / max(1, total - warmup))
+    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))

@@ -1,0 +1,100 @@
+"""What makes a run fast on the machine at hand. None of it changes the maths."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from minidiff.errors import BadInput, check_choice
+
+__all__ = ["Speed", "pick_device", "native_bf16", "tuned"]
+
+
+def pick_device(device: str | torch.device | None = None) -> torch.device:
+    """The device asked for, or CUDA where there is one, or the CPU."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(device)
+    except RuntimeError:
+        raise BadInput("device", repr(device), "a torch device", "device='cpu' or device='cuda'") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BadInput("device", repr(str(device)), "a device that this machine has (torch sees no CUDA GPU)", "device='cpu'")
+    return device
+
+
+def native_bf16(device: torch.device) -> bool:
+    """True where the processor multiplies bfloat16 itself. Elsewhere it is emulated, and slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
+    probe = getattr(torch.cpu, "get_capabilities", None)
+    if probe is not None:
+        able = probe()
+        return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(p() for p in probes if p is not None)
+
+
+def _norm_keeps_channels_last(device: torch.device) -> bool:
+    """False where group norm turns channels-last pictures back (pytorch #111824): then the layout costs two copies a block."""
+    x = torch.randn(2, 8, 4, 4, device=device).to(memory_format=torch.channels_last)
+    return F.group_norm(x, 2).is_contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The choices for one run: see :meth:`choose`."""
+
+    device: torch.device
+    bf16: bool
+    compile: bool
+    channels_last: bool
+
+    @classmethod
+    def choose(cls, device: torch.device, *, precision: str = "auto", compile: bool | None = None) -> Speed:
+        """precision: auto, float32 or bf16. compile: None = on CUDA where Triton is installed."""
+        check_choice("precision", precision, ("auto", "float32", "bf16"))
+        bf16 = native_bf16(device) if precision == "auto" else precision == "bf16"
+        cuda = device.type == "cuda"
+        if compile is None:
+            compile = cuda and importlib.util.find_spec("triton") is not None
+        return cls(device, bf16, compile, cuda and (compile or _norm_keeps_channels_last(device)))
+
+    def place(self, model: nn.Module) -> nn.Module:
+        model = model.to(self.device)
+        return model.to(memory_format=torch.channels_last) if self.channels_last else model
+
+    def arrange(self, value: object) -> object:
+        """A batch entry on the device, pictures in the layout of the network."""
+        if not isinstance(value, torch.Tensor):
+            return value
+        if self.channels_last and value.ndim == 4:
+            return value.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        return value.to(self.device, non_blocking=True)
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def tuned(device: torch.device) -> Iterator[None]:
+    """TF32 and cuDNN's own search for the fastest convolution, while a run lasts; the caller's settings come back after."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = before[1:]

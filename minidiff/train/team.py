@@ -1,0 +1,103 @@
+"""Several processes, one run: the global batch stays the same, each process works on its rows.
+
+Only ``accelerate launch`` (or torchrun) makes a team; accelerate is imported only then.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from minidiff.errors import require
+from minidiff.train.speed import pick_device
+
+__all__ = ["Team", "team"]
+
+
+class Team:
+    """One process alone: every method is the obvious nothing."""
+
+    rank, size = 0, 1
+
+    def __init__(self, device: str | torch.device | None = None) -> None:
+        self.device = pick_device(device)
+
+    def check(self, batch: int) -> None:
+        """Refuse a batch that cannot be cut evenly."""
+
+    def rows(self, batch: Mapping[str, Any], n: int) -> Mapping[str, Any]:
+        """The rows of the global batch that are this process's own."""
+        return batch
+
+    def average(self, model: nn.Module, loss: torch.Tensor) -> torch.Tensor:
+        """Average gradients in place over the processes; returns the averaged loss."""
+        return loss
+
+    def share(self, make: Callable[[], Any]) -> Any:
+        """What ``make`` returns, or raises, in process 0."""
+        return make()
+
+    def agree(self, flag: bool) -> bool:
+        """Process 0's answer."""
+        return flag
+
+
+class _Accelerated(Team):
+    """One of several processes under accelerate; gradients travel as one vector."""
+
+    def __init__(self, device: str | torch.device | None = None) -> None:
+        from accelerate import Accelerator
+
+        cpu = device is not None and torch.device(device).type == "cpu"
+        self._accelerator = Accelerator(cpu=cpu)
+        self.rank, self.size = self._accelerator.process_index, self._accelerator.num_processes
+        self.device = self._accelerator.device
+
+    def check(self, batch: int) -> None:
+        require(batch % self.size == 0, "batch", batch, f"a multiple of the number of processes ({self.size})",
+                f"--num_processes {max(k for k in range(1, self.size + 1) if batch % k == 0)}")
+
+    def rows(self, batch: Mapping[str, Any], n: int) -> Mapping[str, Any]:
+        mine = slice(self.rank * n // self.size, (self.rank + 1) * n // self.size)
+        whole = {k: v for k, v in batch.items() if not hasattr(v, "__len__") or isinstance(v, str) or len(v) != n}
+        return {k: v if k in whole else v[mine] for k, v in batch.items()}
+
+    def average(self, model: nn.Module, loss: torch.Tensor) -> torch.Tensor:
+        learned = [p for p in model.parameters() if p.requires_grad]
+        for p in learned:
+            if p.grad is None:  # a weight that these rows did not use may have been used by another process's rows
+                p.grad = torch.zeros_like(p)
+        flat = torch.cat([p.grad.reshape(-1) for p in learned] + [loss.detach().float().reshape(1)])
+        flat = self._accelerator.reduce(flat, reduction="mean")
+        pieces = flat[:-1].split([p.numel() for p in learned])
+        torch._foreach_copy_([p.grad for p in learned], [piece.view_as(p) for piece, p in zip(pieces, learned)])
+        return flat[-1]
+
+    def share(self, make: Callable[[], Any]) -> Any:
+        from accelerate.utils import broadcast_object_list
+
+        parcel: list[Any] = [None, None]
+        if self.rank == 0:
+            try:
+                parcel[0] = make()
+            except Exception as error:
+                parcel[1] = error
+        try:
+            broadcast_object_list(parcel, from_process=0)
+        finally:
+            if isinstance(parcel[1], Exception):
+                raise parcel[1]
+        return parcel[0]
+
+    def agree(self, flag: bool) -> bool:
+        answer = torch.tensor(float(flag and self.rank == 0), device=self.device)
+        return bool(self._accelerator.reduce(answer, reduction="sum") > 0)
+
+
+def team(device: str | torch.device | None = None) -> Team:
+    """The processes that this one works with: itself, unless a launcher started several."""
+    return _Accelerated(device) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else Team(device)
