@@ -11,10 +11,42 @@ from minidiff.diffusion.bound import (
     prior_term,
     vlb_term,
 )
+from minidiff.diffusion.edm import (
+    EDM,
+    Scalings,
+    edm_noise_levels,
+    edm_scalings,
+    edm_weight,
+    karras_sigmas,
+)
+from minidiff.diffusion.flow import (
+    flow_euler,
+    flow_loss,
+    flow_path,
+    flow_scale,
+    flow_target,
+    flow_time,
+    flow_times,
+    velocity_of,
+)
+from minidiff.diffusion.grid import (
+    SPACINGS,
+    timesteps,
+)
+from minidiff.diffusion.invert import (
+    interpolate,
+    invert,
+    lerp,
+    slerp,
+)
 from minidiff.diffusion.loss import (
     hybrid_loss,
     min_snr_weight,
     simple_loss,
+)
+from minidiff.diffusion.oracle import (
+    Gaussian,
+    Mixture,
 )
 from minidiff.diffusion.predict import (
     X0,
@@ -28,6 +60,14 @@ from minidiff.diffusion.predict import (
     v_from,
     x0_from_eps,
     x0_from_v,
+)
+from minidiff.diffusion.sample import (
+    Step,
+    ddim,
+    ddim_sigma,
+    ddim_step,
+    ddpm,
+    last,
 )
 from minidiff.diffusion.schedule import (
     Posterior,
@@ -44,27 +84,62 @@ from minidiff.diffusion.schedule import (
     warmup,
     zero_terminal,
 )
+from minidiff.diffusion.solvers import (
+    dpm2m,
+    dpm2m_step,
+    euler,
+    heun,
+)
 
 __all__ = [
     "Bound",
     "BoundStep",
+    "EDM",
     "Eps",
+    "Gaussian",
     "LearnedRange",
     "LossAware",
+    "Mixture",
     "Posterior",
     "Prediction",
+    "SPACINGS",
+    "Scalings",
     "Schedule",
+    "Step",
     "V",
     "X0",
     "bits_per_dim",
     "bound_steps",
     "const",
     "cosine",
+    "ddim",
+    "ddim_sigma",
+    "ddim_step",
+    "ddpm",
     "decoder_nll",
+    "dpm2m",
+    "dpm2m_step",
+    "edm_noise_levels",
+    "edm_scalings",
+    "edm_weight",
     "eps_from_v",
     "eps_from_x0",
+    "euler",
+    "flow_euler",
+    "flow_loss",
+    "flow_path",
+    "flow_scale",
+    "flow_target",
+    "flow_time",
+    "flow_times",
+    "heun",
     "hybrid_loss",
+    "interpolate",
+    "invert",
     "jsd",
+    "karras_sigmas",
+    "last",
+    "lerp",
     "linear",
     "make_schedule",
     "min_snr_weight",
@@ -76,7 +151,10 @@ __all__ = [
     "sigmoid",
     "sigmoid_beta",
     "simple_loss",
+    "slerp",
+    "timesteps",
     "v_from",
+    "velocity_of",
     "vlb_term",
     "warmup",
     "x0_from_eps",

@@ -125,10 +125,10 @@ class Schedule:
         return torch.sigmoid(2 * mixed)
 
     def t_of(self, sigma: Tensor) -> Tensor:
-        """The step, in general between two, whose noise level is sigma: the inverse of :meth:`at` on floats. float64."""
+        """The step, in general between two, whose noise level is sigma: the inverse of :meth:`at` on floats. float64, CPU."""
         require(not self.zero_snr, "schedule", f"{self.name}, whose last sigma is infinite", "finite noise levels",
                 "a schedule without zero_terminal")
-        want = torch.as_tensor(sigma, dtype=torch.float64).log().clamp(-float(self.lam[0]), -float(self.lam[-1]))
+        want = torch.as_tensor(sigma, dtype=torch.float64, device="cpu").log().clamp(-float(self.lam[0]), -float(self.lam[-1]))
         grid = -self.lam
         above = torch.searchsorted(grid, want).clamp(1, max(self.T - 1, 1)).clamp(max=self.T - 1)
         below = (above - 1).clamp(min=0)
