@@ -54,17 +54,23 @@ class Said:
         Raises BadInput when the places that are said contradict each other.
         """
         check_choice("level", level, LEVELS)
-        drawn = list(sample_scenes(range(480), seed=key("said", seed), level="full"))
-        for candidate in drawn:
-            if len(candidate.things) == len(self.things or drawn[0].things):
-                made = self._upon(candidate, drawn, level)
-                for order in itertools.permutations(range(len(made.things))):
-                    moved = [dataclasses.replace(t, x=made.things[j].x, y=made.things[j].y)
-                             for t, j in zip(made.things, order, strict=True)]
-                    scene = made.replace(things=tuple(_inside(t) for t in moved))
-                    if _agrees(self, scene, 0.04):
-                        return scene.replace(things=tuple(sorted(scene.things, key=lambda t: t.y)))
+        for start in range(0, 480, 96):
+            drawn = list(sample_scenes(range(start, start + 96), seed=key("said", seed), level="full"))
+            for base in drawn:
+                enough = len(base.things) == len(self.things or drawn[0].things)
+                if enough and (scene := self._settle(base, drawn, level)):
+                    return scene
         raise BadInput("caption", "places that cannot all hold at once", "one place for each thing")
+
+    def _settle(self, base: Scene, drawn: list[Scene], level: str) -> Scene | None:
+        """The said things upon the places of ``base``, in the first order that makes all of it clearly true, if any."""
+        made = self._upon(base, drawn, level)
+        for order in itertools.permutations(made.things):
+            scene = made.replace(things=tuple(_inside(dataclasses.replace(t, x=place.x, y=place.y))
+                                              for t, place in zip(made.things, order, strict=True)))
+            if _agrees(self, scene, 0.04):
+                return scene.replace(things=tuple(sorted(scene.things, key=lambda t: t.y)))
+        return None
 
     def _upon(self, base: Scene, drawn: list[Scene], level: str) -> Scene:
         """All that is said, upon the layout of ``base``; each thing's other words from a drawn thing of its kind."""
@@ -72,7 +78,7 @@ class Said:
         things = []
         for i, place in enumerate(base.things):
             said = self.things[i] if self.things else SaidThing(place.kind)
-            donors = [t for t in pool if t.kind == said.kind]
+            donors = [t for t in pool if t.kind == said.kind] or [place.replace(kind=said.kind)]
             thing = dataclasses.replace(donors[i % len(donors)], x=place.x, y=place.y, size=place.size)
             if level == "simple":
                 thing = thing.replace(pattern="plain", wears="nothing", mood="happy" if thing.animal else "none")
