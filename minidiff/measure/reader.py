@@ -52,9 +52,9 @@ class _Residual(nn.Module):
 
 
 class Reader(nn.Module):
-    """Image -> :class:`RawReading`. About 0.9M parameters at width 24; takes any size from 16 upwards."""
+    """Image -> :class:`RawReading`. About 0.3M parameters at width 16; takes any size from 16 upwards."""
 
-    def __init__(self, width: int = 24) -> None:
+    def __init__(self, width: int = 16) -> None:
         super().__init__()
         w = width
         self.config = {"width": width}

@@ -1,0 +1,139 @@
+"""The recipes: one row for each model that ships. `minidiff train NAME` remakes it from nothing.
+
+Each recipe names its seed, network, data and budgets; every batch is a pure function of the seed and its number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .counter import generator, key, uniform
+from .diffusion import V, X0, Eps, LearnedRange, hybrid_loss, make_schedule, simple_loss
+from .errors import check_choice
+from .measure.reader import Reader, reader_loss
+from .nets import UNet
+from .train import Budget, Recipe
+from .world import Rendered, Scenes, WorldData, render, sample_scenes
+
+__all__ = ["RECIPES", "recipe", "PIXEL_NET", "SMALL_NET", "pixel_recipe", "reader_recipe"]
+
+PIXEL_NET = {"channels": 3, "dim": 48, "mults": (1, 2), "blocks": 1, "patch": 2, "attention": (8,)}
+SMALL_NET = {"channels": 3, "dim": 32, "mults": (1, 2), "blocks": 1, "patch": 2, "attention": (8,)}
+_BLOCK = 8       # batches rendered at once: many scenes together are painted faster; batch i is still a pure function of i
+_WRAP = {"eps": Eps, "x0": X0, "v": V}
+
+
+def pixel_recipe(name: str, *, seed: int, net: dict, predicts: str = "eps", schedule: str = "linear", learned: bool = False,
+                 gamma: float | None = None, lr: float = 6e-4, data: WorldData | None = None,
+                 images: tuple[int, int] = (240_000, 4_000_000), minutes: tuple[float, float] = (90, 6), expect: str = "") -> Recipe:
+    """A recipe for an unconditional pixel model. images, minutes: (laptop, gpu).
+
+    predicts: "eps", "x0" or "v"; learned adds the variance head of iDDPM; gamma weights by min-SNR.
+    """
+    data = data or WorldData(32)
+    table = make_schedule(schedule, 1000)
+
+    def build() -> nn.Module:
+        return UNet(**net, learned_variance=learned)
+
+    @functools.lru_cache(maxsize=1)
+    def block(j: int, n: int, device: torch.device) -> Tensor:
+        return data.batch(j, n * _BLOCK, device)[0]
+
+    def draw(i: int, n: int, device: torch.device) -> dict[str, Tensor]:
+        x0 = block(i // _BLOCK, n, device)[i % _BLOCK * n:][:n]
+        where = generator(seed, "t", i)
+        t = torch.randint(0, table.T, (n,), generator=where)
+        noise = torch.randn(x0.shape, generator=where)
+        return {"x0": x0, "t": t.to(device), "noise": noise.to(device)}
+
+    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        wrapped = _WRAP[predicts](model, table)
+        if learned:
+            return hybrid_loss(LearnedRange(wrapped), batch["x0"], batch["t"], batch["noise"])
+        return simple_loss(wrapped, batch["x0"], batch["t"], batch["noise"], gamma=gamma)
+
+    return Recipe(name=name, seed=seed, build=build, draw=draw, loss=loss, batch=32, lr=lr, warmup=3_200, ema=0.999,
+                  budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1])}, expect=expect)
+
+
+def _mixed(index: Tensor, size: int, seed: int, portions: tuple[tuple[str, int, float], ...]) -> tuple[Scenes, Tensor, Tensor]:
+    """Scenes of several levels, rendered at several sizes and brought to one; the share of each level is fixed by rows."""
+    scenes, images, masks, start = [], [], [], 0
+    for number, (level, side, share) in enumerate(portions):
+        stop = len(index) if number == len(portions) - 1 else start + int(share * len(index))
+        part = sample_scenes(index[start:stop], split="train", seed=seed, level=level)
+        picture = render(part, side)
+        scenes.append(part)
+        images.append(F.interpolate(picture.images, size=(size, size), mode="bilinear") if side != size else picture.images)
+        masks.append(F.interpolate(picture.masks, size=(size // 2, size // 2), mode="area"))
+        start = stop
+    return Scenes.cat(scenes), torch.cat(images), torch.cat(masks)
+
+
+def _blemish(x: Tensor, seed: int, i: int, strength: float) -> Tensor:
+    """What a reader must put up with: noise, a lost half of the resolution, a change of brightness or contrast."""
+    n = len(x)
+    dice = uniform(key(seed, "blemish"), torch.arange(i * n, (i + 1) * n), 5).to(x)[:, :, None, None, None]
+    soft = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2.0, mode="bilinear")
+    x = torch.where(dice[:, 0] < 0.25, soft, x)
+    x = x * (1 + 0.1 * (dice[:, 1] - 0.5)) + 0.1 * (dice[:, 2] - 0.5)
+    noise = torch.randn(x.shape, generator=generator(seed, "blemish", i)).to(x.device)
+    return x + strength * dice[:, 3] * (dice[:, 4] < 0.6) * noise
+
+
+def reader_recipe(name: str, *, seed: int, strength: float) -> Recipe:
+    """A recipe for one reader: its own seed, its own scenes and its own blemishes (noise up to ``strength``)."""
+    portions = (("simple", 32, 0.25), ("pairs", 64, 0.25), ("full", 64, 0.5))
+    fields = [f.name for f in dataclasses.fields(Scenes)]
+
+    @functools.lru_cache(maxsize=1)
+    @torch.no_grad()
+    def block(j: int, n: int, device: torch.device) -> tuple[Scenes, Tensor, Tensor]:
+        index = torch.arange(j * n * _BLOCK, (j + 1) * n * _BLOCK, device=device)
+        scenes, images, masks = _mixed(index, 64, seed, portions)
+        mix = torch.randperm(len(index), generator=generator(seed, "mix", j)).to(device)
+        return scenes[mix], images[mix], masks[mix]
+
+    def draw(i: int, n: int, device: torch.device) -> dict[str, Tensor]:
+        scenes, images, masks = block(i // _BLOCK, n, device)
+        rows = torch.arange(i % _BLOCK * n, (i % _BLOCK + 1) * n, device=device)
+        scenes = scenes[rows]
+        batch = {"images": _blemish(images[rows], seed, i, strength), "masks": masks[rows]}
+        return batch | {name: getattr(scenes, name) for name in fields}
+
+    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        scenes = Scenes(**{name: batch[name] for name in fields})
+        return reader_loss(model(batch["images"]), scenes, Rendered(batch["images"], batch["masks"], batch["masks"]))
+
+    return Recipe(name=name, seed=seed, build=lambda: Reader(16), draw=draw, loss=loss, batch=32, lr=2e-3, warmup=3_200,
+                  ema=0.998, budgets={"laptop": Budget(80_000, 15), "gpu": Budget(600_000, 3)},
+                  expect="kind and colour >= 99 %, backdrop >= 99.5 %, mask IoU >= 0.9 on clean held-out scenes")
+
+
+_SMALL: dict[str, tuple] = {"images": (40_000, 1_000_000), "minutes": (10, 2)}
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "readers/guide": lambda: reader_recipe("readers/guide", seed=11, strength=0.25),
+    "readers/develop": lambda: reader_recipe("readers/develop", seed=12, strength=0.20),
+    "readers/final": lambda: reader_recipe("readers/final", seed=13, strength=0.15),
+    "pixel-ddpm": lambda: pixel_recipe("pixel-ddpm", seed=21, net=PIXEL_NET, gamma=5.0, expect="validity >= 90 %"),
+    "pixel-small-eps": lambda: pixel_recipe("pixel-small-eps", seed=31, net=SMALL_NET, **_SMALL),
+    "pixel-small-x0": lambda: pixel_recipe("pixel-small-x0", seed=31, net=SMALL_NET, predicts="x0", **_SMALL),
+    "pixel-small-v": lambda: pixel_recipe("pixel-small-v", seed=31, net=SMALL_NET, predicts="v", **_SMALL),
+    "pixel-small-cosine": lambda: pixel_recipe("pixel-small-cosine", seed=31, net=SMALL_NET, schedule="cosine", **_SMALL),
+    "pixel-small-learned": lambda: pixel_recipe("pixel-small-learned", seed=31, net=SMALL_NET, schedule="cosine", learned=True,
+                                                **_SMALL),
+}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe called ``name``; an unknown name is an error that lists the nearest ones."""
+    check_choice("recipe", name, RECIPES)
+    return RECIPES[name]()
