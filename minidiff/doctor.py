@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,18 +124,22 @@ def _models() -> Iterator[Finding]:
         yield Finding("broken", f"no folder {data}, where the models should be",
                       "work in a checkout of the course, or set MINIDIFF_DATA to its data folder")
         return
-    try:
-        from .zoo import SHIPPED
-    except ImportError:      # torch is damaged (said above); what lies in the folder can still be compared with its cards
-        SHIPPED = ()
     there = {str(path.parent.relative_to(data)) for end in ("card.json", "*.safetensors") for path in data.rglob(end)}
-    for name in sorted({*there, *SHIPPED}):
-        if name in there:
-            yield from _model(data / name, name)
-        else:
-            yield Finding("broken", f"{name}: not in {data}", f"git checkout -- {data / name}   (or minidiff train {name})")
+    for name in sorted(there):
+        yield from _model(data / name, name)
     if not there:
         yield Finding("broken", f"{data} holds no model", f"git checkout -- {data}")
+    for name in _lost(data):
+        yield Finding("broken", f"{name} has been deleted", f"git checkout -- {data / name}")
+
+
+def _lost(data: Path) -> list[str]:
+    """Files of the data folder that git has and the disk has not; empty where there is no git."""
+    try:
+        done = subprocess.run(["git", "ls-files", "--deleted", "-z", "."], cwd=data, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return sorted(filter(None, done.stdout.split("\0"))) if done.returncode == 0 else []
 
 
 def examine() -> Iterator[tuple[str, Finding]]:

@@ -1,0 +1,189 @@
+"""The command ``minidiff``: doctor, draw, train, score, bench, notebooks. Each part is imported when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["main", "parser"]
+
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of every subcommand; ``minidiff COMMAND --help`` prints them."""
+    top = argparse.ArgumentParser(prog="minidiff", description="A course on diffusion models, and the tools that remake it.")
+    top.add_argument("--version", action="store_true", help="print the version and stop")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+
+    commands.add_parser("doctor", help="what is installed, what is missing or broken, and how to mend it")
+
+    draw = commands.add_parser("draw", help='draw a caption: minidiff draw "a red cat on the grass" -o cat.png')
+    draw.add_argument("caption", metavar="CAPTION")
+    draw.add_argument("-o", "--out", required=True, metavar="FILE", help=", ".join(PICTURES))
+    draw.add_argument("--size", type=int, default=256, help="pixels along one side, 16 to 2048 (256)")
+    draw.add_argument("--seed", type=int, default=0, help="chooses what the caption leaves open (0)")
+
+    train = commands.add_parser("train", help="train a model by its recipe; the same command again resumes it")
+    train.add_argument("recipe", metavar="RECIPE", nargs="?", help="leave it out to see all recipes")
+    train.add_argument("--budget", default="laptop", choices=("laptop", "gpu"))
+    train.add_argument("--minutes", type=float, help="stop after so many minutes instead")
+    train.add_argument("--images", type=int, help="stop after so many images instead")
+    train.add_argument("--device", help="cpu, cuda, cuda:1, mps; the best there is when left out")
+    train.add_argument("--out", metavar="DIR", help="where checkpoints go (runs/RECIPE)")
+
+    score = commands.add_parser("score", help="recompute rows of data/scoreboard.json")
+    score.add_argument("claims", metavar="CLAIM", nargs="*", help="ids such as 03.ddim_20_vs_ddpm_1000; all when left out")
+    score.add_argument("--n", type=int, help="samples a row, instead of the number each row asks for")
+
+    commands.add_parser("bench", help="measure this machine: images a second, rendering, sampling", add_help=False)
+
+    books = commands.add_parser("notebooks", help="bring notebooks into the form that is committed")
+    books.add_argument("action", choices=("normalise", "check", "run"),
+                       help="normalise: tidy the file; check: say what is wrong; run: execute from the top, then tidy")
+    books.add_argument("files", metavar="FILE", nargs="*", help="notebooks or folders; the course's own when left out")
+    books.add_argument("--timeout", type=float, default=120.0, help="seconds a cell may take when run (120)")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 something is wrong, 2 it could not be used so, 130 interrupted."""
+    top = parser()
+    given, rest = top.parse_known_args(argv)
+    if rest and given.command != "bench":
+        top.error(f"unrecognised: {' '.join(rest)}; minidiff {given.command or ''} --help shows what there is")
+    if given.version:
+        from . import __version__
+        print(f"minidiff {__version__}")
+        return 0
+    if given.command is None:
+        top.print_help()
+        return 2
+    commands = {"doctor": _doctor, "draw": _draw, "train": _train, "score": _score, "notebooks": _notebooks}
+    try:
+        return _bench(rest) if given.command == "bench" else commands[given.command](given)
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "minidiff":
+            raise
+        return _refuse(f"{error.name} is not installed. `minidiff doctor` says how to mend it.")
+    except OSError as error:
+        return _refuse(f"{error.filename or 'a file'}: {error.strerror or error}. Name a path that can be read and written.")
+    except ValueError as error:
+        from .errors import BadInput
+        if not isinstance(error, BadInput):
+            raise
+        return _refuse(str(error))
+
+
+def _refuse(message: str) -> int:
+    print(f"minidiff: {message}", file=sys.stderr)
+    return 2
+
+
+def _doctor(given: argparse.Namespace) -> int:
+    from .doctor import main as doctor
+    return doctor()
+
+
+def _draw(given: argparse.Namespace) -> int:
+    from .errors import require
+    from .files import replace
+    from .show.grid import pixels
+    from .world import Scenes, render
+    from .world.caption import parse
+    out = Path(given.out)
+    require(out.suffix.lower() in PICTURES, "--out", repr(given.out), f"a file that ends in {', '.join(PICTURES)}",
+            f"--out {out.stem or 'picture'}.png")
+    require(16 <= given.size <= 2048, "--size", given.size, "16 to 2048 pixels", "--size 256")
+    require(given.seed >= 0, "--seed", given.seed, "a number from 0 up", "--seed 0")
+    scene = parse(given.caption).scene(given.seed)
+    from PIL import Image
+    buffer = io.BytesIO()
+    Image.fromarray(pixels(render(Scenes.of([scene]), given.size).images)[0]).save(buffer, PICTURES[out.suffix.lower()])
+    replace(out, buffer.getvalue())
+    print(f"{out}: {scene}")
+    return 0
+
+
+def _train(given: argparse.Namespace) -> int:
+    from .errors import require
+    from .recipes import RECIPES, recipe
+    from .train import fit
+    if given.recipe is None:
+        for name in RECIPES:
+            one = recipe(name)
+            costs = ", ".join(f"{kind} {b.images:,} images or {b.minutes:g} min" for kind, b in one.budgets.items())
+            print(f"{name:24} {costs}; {one.expect}")
+        return 0
+    chosen = recipe(given.recipe)
+    require(given.minutes is None or given.minutes > 0, "--minutes", given.minutes, "more than 0", "--minutes 5")
+    require(given.images is None or given.images > 0, "--images", given.images, "more than 0", "--images 10000")
+    out = given.out or os.path.join("runs", chosen.name)
+    states = fit(chosen, budget=given.budget, images=given.images, minutes=given.minutes, device=given.device, out=out)
+    budget = chosen.budgets[given.budget]
+    _progress(states, images=given.images or budget.images, minutes=given.minutes or budget.minutes)
+    print(f"done; {out} holds the model. The same command with a larger budget goes on from there.")
+    return 0
+
+
+def _progress(states: Iterable[Any], *, images: int, minutes: float, every: float = 10.0) -> None:
+    """Consume a training run; the first process prints a line every so many seconds, and reads the loss only then."""
+    quiet = int(os.environ.get("RANK", "0")) != 0
+    start = last = time.monotonic()
+    state = None
+    for state in states:
+        now = time.monotonic()
+        if quiet or now - last < every:
+            continue
+        last = now
+        left = min((images - state.images) / max(state.rate, 1e-9), minutes * 60 - (now - start))
+        print(f"{state.images:>12,} images  loss {float(state.loss):.4f}  {state.rate:,.0f} images/s  "
+              f"{max(0.0, left) / 60:.1f} min left", flush=True)
+    if state is not None and not quiet:
+        print(f"{state.images:>12,} images  loss {float(state.loss):.4f}", flush=True)
+
+
+def _score(given: argparse.Namespace) -> int:
+    from .board import score
+    from .errors import require
+    require(given.n is None or given.n > 1, "--n", given.n, "at least 2 samples", "--n 1000")
+    rows = 0
+    failed = []
+    for row in score(given.claims, n=given.n):
+        rows += 1
+        failed += [] if row["passed"] else [row["id"]]
+        print(f"{'pass' if row['passed'] else 'FAIL'}  {row['id']:32} {row['value']:.4g} [{row['low']:.4g}, {row['high']:.4g}] "
+              f"{row['unit']}  target {row['target']}  n={row['n']}  {row['seconds']:.0f} s", flush=True)
+    print(f"{rows} rows, {len(failed)} failed" + (f": {', '.join(failed)}" if failed else ""))
+    return 0
+
+
+def _bench(rest: list[str]) -> int:
+    from .bench import main as bench
+    return bench(rest)
+
+
+def _notebooks(given: argparse.Namespace) -> int:
+    from .books import check, find, run, tidy
+    wrong = 0
+    for path in find(given.files):
+        if given.action == "normalise":
+            print(f"{path}: {'tidied' if tidy(path) else 'as it should be'}")
+        elif given.action == "run":
+            start = time.monotonic()
+            run(path, timeout=given.timeout)
+            print(f"{path}: ran in {time.monotonic() - start:.0f} s", flush=True)
+        else:
+            problems = check(path)
+            wrong += len(problems)
+            print("\n".join(f"{path}: {problem}" for problem in problems or ["as it should be"]))
+    return int(wrong > 0)
