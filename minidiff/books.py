@@ -228,7 +228,7 @@ def run(path: Path, *, timeout: float = 120.0) -> None:
     def refuse(what: str) -> BadInput:
         return BadInput("FILES", f"{path.name}: {what}", "a notebook whose cells all run from the top", f"jupyter lab {path}")
 
-    notebook = nbformat.from_dict(normalise(_read(path)))
+    notebook = nbformat.reads(_dump(normalise(_read(path))), as_version=4)
     client = NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}})
     search = os.pathsep.join(filter(None, [str(COURSE.parent), os.environ.get("PYTHONPATH")]))
     try:
