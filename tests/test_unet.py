@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 
@@ -10,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from minidiff.errors import BadInput
-from minidiff.nets import PRESETS, UNet, multiply_adds, parameters
+from minidiff.nets import PRESETS, UNet, features, multiply_adds, parameters
 from minidiff.nets.attention import Attention, LinearAttention
 from minidiff.nets.blocks import PostBlock, ResBlock, SpaceToDepth, depth_to_space, space_to_depth
 from minidiff.nets.embed import Fourier, TimeEmbedding, sinusoid
@@ -471,3 +472,50 @@ def test_bad_conditions() -> None:
             net(x, t, cond)
     with pytest.raises(BadInput, match="as x"):
         net(x, t, self_cond=x[:1])
+
+
+# The table of features ---------------------------------------------------------------------------------------------------
+
+# Every item of the checklist of denoising-diffusion-pytorch, in its own words: (part, words that one row's name holds).
+CHECKLIST = [
+    *(("unet", w) for w in ("dim,", "init_dim", "out_dim", "dim_mults", "channels", "7 x 7 stem", "2 blocks a level",
+                            "downsample", "last level 3 x 3", "middle", "skip concat", "nearest", "global skip", "1 x 1 out",
+                            "RMSNorm",
+                            "scale and shift", "SiLU", "dropout", "time MLP", "sinusoidal", "theta", "learned or random",
+                            "dim 16", "linear attention", "full_attn", "heads 4 x 32", "4 memory", "flash", "self_condition",
+                            "learned_variance", "downsample_factor")),
+    *(("adm", w) for w in ("AdaGN", "BigGAN", "64 channels a head", "class embedding", "sqrt 2", "several resolutions")),
+    *(("diffusion", w) for w in ("noise, x0, v", "linear, cosine, sigmoid", "sampling_timesteps", "eta", "auto-normalise",
+                                 "offset noise", "min-SNR", "immiscible", "self-conditioning", "return_all_timesteps",
+                                 "interpolate", "non-square", "float64", "loss_reduction", "times override")),
+    *(("trainer", w) for w in ("split batches", "fp16", "betas", "lr", "batch of 16", "100 pictures", "clip", "EMA",
+                               "sample grid", "resume", "FID", "best or latest", "flips", "colour-mode")),
+    *(("side", w) for w in ("hybrid", "log-SNR, learned", "v-param", "Heun", "DPM", "weighted objective", "U-ViT", "shifted",
+                            "Karras", "1D variant", "classifier guidance", "classifier-free", "rescale", "parallel", "CFG++",
+                            "RePaint", "XM")),
+]
+
+
+@pytest.mark.parametrize("part, words", CHECKLIST)
+def test_features_hold_the_whole_checklist(part: str, words: str) -> None:
+    assert any(words in f.name for f in features.rows(part))
+
+
+@pytest.mark.parametrize("feature", features.FEATURES, ids=lambda f: f.name[:40])
+def test_features_are_where_the_table_says(feature: features.Feature) -> None:
+    assert feature.where or feature.note, "left out without a reason"
+    for where in feature.where:
+        module, name = where.rsplit(".", 1)
+        assert hasattr(importlib.import_module(module), name)
+    if feature.use.startswith("UNet("):
+        assert eval(feature.use, {"UNet": UNet}) is not None
+
+
+def test_features_as_a_table() -> None:
+    assert len({(f.part, f.name) for f in features.rows()}) == len(features.FEATURES)
+    assert {f.part for f in features.rows()} == set(features.PARTS)
+    lines = features.markdown("unet").splitlines()
+    assert len(lines) == 2 + len(features.rows("unet"))
+    assert all(line.count("|") == 4 for line in features.markdown().splitlines())
+    with pytest.raises(BadInput, match="trainer"):
+        features.rows("trainers")
