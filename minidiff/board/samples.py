@@ -1,0 +1,68 @@
+"""Pictures that several claims share: real ones and samples, made once and kept under runs/cache."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..counter import generator, key, normal
+from ..diffusion import ddim, ddpm, dpm2m, last
+from ..measure.distance import frechet
+from ..measure.features import features
+from ..world import WorldData
+from ..zoo import card, load
+
+__all__ = ["real", "sampled", "reader_features", "fd_mini"]
+
+_LOOPS = {"ddpm": ddpm, "ddim": ddim, "dpm2m": dpm2m}
+
+
+@functools.lru_cache(maxsize=8)
+def real(n: int, *, start: int = 0, split: str = "test", level: str = "simple", size: int = 32) -> Tensor:
+    """n held-out pictures of the world, from number ``start`` on."""
+    return WorldData(size, split, level).images(n, start)
+
+
+def _cache() -> Path:
+    return Path(__file__).resolve().parents[2] / "runs" / "cache"
+
+
+def sampled(n: int, loop: str, *, name: str = "pixel-ddpm", seed: int = 0, chunk: int = 64, **options: object) -> Tensor:
+    """n samples (n, 3, 32, 32) of a shipped pixel model by ``loop`` ("ddpm", "ddim" or "dpm2m") with its options.
+
+    Sample i starts from the same noise whatever the loop, so samplers can be compared picture by picture. Chunks of 64
+    are kept on disk by the hash of the weights, so a run that was stopped goes on where it was.
+    """
+    words = sorted((k, str(v)) for k, v in options.items())
+    mark = key(card(name)["sha256"]["model.safetensors"], loop, repr(words), seed, chunk)
+    folder = _cache() / f"{name.replace('/', '-')}-{loop}-{mark & 0xFFFFFFFF:08x}"
+    model, out = None, []
+    for i in range(-(-n // chunk)):
+        file = folder / f"{i:05d}.safetensors"
+        if file.is_file():
+            out.append(load_file(file)["images"].float() / 127.5 - 1)
+            continue
+        model = model or load(name)
+        x = normal((chunk, 3, 32, 32), "sample", seed, i)
+        final = last(_LOOPS[loop](model, x, generator=generator("steps", seed, i), **options)
+                     if loop != "dpm2m" else dpm2m(model, x, **options)).x
+        images = ((final.clamp(-1, 1) + 1) * 127.5).round().byte()
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({"images": images}, file.with_suffix(".tmp"))
+        file.with_suffix(".tmp").rename(file)
+        out.append(images.float() / 127.5 - 1)
+    return torch.cat(out)[:n]
+
+
+def reader_features(images: Tensor, reader: str = "final") -> Tensor:
+    """Features (N, 64) of pictures by a shipped reader."""
+    return features(images, load(f"readers/{reader}"))
+
+
+def fd_mini(a: Tensor, b: Tensor, reader: str = "final") -> float:
+    """FDmini: the Frechet distance between the features of two sets of pictures. Biased upwards by about d/N: compare at one N."""
+    return float(frechet(reader_features(a, reader), reader_features(b, reader)))
