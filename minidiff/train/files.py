@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 from minidiff.errors import CheckpointError
 
-__all__ = ["sha256", "write_file", "replace_file", "sync_folder", "remove_folder", "disk_error", "Lock"]
+__all__ = ["sha256", "write_file", "replace_file", "sync_folder", "remove_folder", "disk", "Lock"]
 
 
 def sha256(data: bytes) -> str:
@@ -59,14 +61,18 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def disk_error(out: Path, error: OSError, kept: str) -> CheckpointError:
-    """The error for a folder that cannot be written; ``kept`` says what is still there."""
-    why = os.strerror(error.errno) if error.errno else str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        want, instead = "room on the disk", f"free some room, then run the same command again ({kept})"
-    else:
-        want, instead = "a folder that can be written", f"out='another/folder', or change its permissions ({kept})"
-    return CheckpointError("out", f"{str(out)!r}, where writing failed with: {why}", want, instead)
+@contextlib.contextmanager
+def disk(out: Path, kept: Callable[[], str]) -> Iterator[None]:
+    """Turn a failure to write into an error that says what to do; ``kept`` says what is still there."""
+    try:
+        yield
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            want, instead = "room on the disk", f"free some room, then run the same command again ({kept()})"
+        else:
+            want, instead = "a folder that can be written", f"out='another/folder', or change its permissions ({kept()})"
+        raise CheckpointError("out", f"{str(out)!r}, where writing failed with: {why}", want, instead) from error
 
 
 class Lock:

@@ -6,54 +6,26 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
-from torch import nn
-from torch.utils._pytree import tree_map
 
 from minidiff.counter import key
 from minidiff.errors import BadInput, require
-from minidiff.train.checkpoint import Snapshot, Store
+from minidiff.train.checkpoint import Snapshot
 from minidiff.train.dice import dice
-from minidiff.train.ema import Ema
-from minidiff.train.files import disk_error
 from minidiff.train.interrupt import Patience
-from minidiff.train.losses import LossLog, read_losses
-from minidiff.train.optimiser import adamw, moments, restore_moments
-from minidiff.train.preview import save_preview
 from minidiff.train.recipe import Plan, Recipe
+from minidiff.train.record import Record
 from minidiff.train.speed import Speed, tuned
+from minidiff.train.state import TrainState
 from minidiff.train.team import Team, team
+from minidiff.train.trainer import Trainer
 
-__all__ = ["TrainState", "fit"]
+__all__ = ["fit"]
 
-READ_EVERY = 50  # steps between two looks at the losses: each look makes a GPU wait
-
-
-@dataclass
-class TrainState:
-    """One step of a run, after it was taken.
-
-    step: steps taken. images, total: images seen and to be seen. loss: 0-d tensor on the device, the mean of this
-    step's batch (reading it makes a GPU wait). recent: mean loss of the last steps that were read (a float; NaN before
-    the first reading). rate: images a second. model, ema: the networks. preview: the picture just written, or None.
-    """
-
-    step: int
-    images: int
-    total: int
-    loss: torch.Tensor
-    recent: float
-    rate: float
-    model: nn.Module
-    ema: nn.Module
-    preview: Path | None = None
-
-    @property
-    def seconds_left(self) -> float:
-        return (self.total - self.images) / self.rate if self.rate > 0 else float("nan")
+READ_STEPS, READ_SECONDS = 50, 3.0  # the losses are read this often, whichever comes first: reading makes a GPU wait
 
 
 def fit(recipe: Recipe, *, budget: str = "laptop", images: int | None = None, minutes: float | None = None,
@@ -80,218 +52,174 @@ def fit(recipe: Recipe, *, budget: str = "laptop", images: int | None = None, mi
     workers = team(device)
     workers.check(plan.batch)
     speed = Speed.choose(workers.device, precision=precision, compile=compile)
-    run = _Run(plan, workers, speed, None if out is None else Path(out), save_every or max(1, plan.images // 50),
-               preview_every or max(1, plan.images // 10), minutes, say if workers.rank == 0 else _silent)
-    return run.states()
+    out = None if out is None else Path(out)
+    where = None if out is None else out.resolve()
+    earlier = _RUNNING.pop(where, None)
+    if earlier is not None:  # a notebook cell that was interrupted and is run again
+        earlier.stop()
+    run = _Run(plan, workers, speed, out, minutes, say if workers.rank == 0 else _silent,
+               save_every=save_every or max(1, plan.images // 50), preview_every=preview_every or max(1, plan.images // 10))
+    if where is not None:
+        _RUNNING[where] = run
+    return run.start()
+
+
+_RUNNING: weakref.WeakValueDictionary[Path, _Run] = weakref.WeakValueDictionary()  # the runs of this process that write
 
 
 def _silent(_: str) -> None:
     pass
 
 
-def _to_float(_model: nn.Module, _args: object, output: object) -> object:
-    """Predictions leave a bfloat16 network as float32, so that losses are float32 arithmetic."""
-    return tree_map(lambda x: x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() else x, output)
-
-
-_RUNNING: weakref.WeakValueDictionary[Path, _Run] = weakref.WeakValueDictionary()
-
-
 class _Run:
-    def __init__(self, plan: Plan, workers: Team, speed: Speed, out: Path | None, save_every: int, preview_every: int,
-                 minutes: float | None, say: Callable[[str], None]) -> None:
-        self.plan, self.team, self.speed, self.out, self.say = plan, workers, speed, out, say
-        self.save_every, self.preview_every, self.minutes = save_every, preview_every, minutes
-        recipe = plan.recipe
-        with dice(recipe.seed, "build"):
-            model = recipe.build()
-        self.model = speed.place(model).train()
-        self.ema = Ema(self.model, recipe.ema)
-        self.optimiser = adamw(self.model, lr=plan.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)
-        self.step, self.whole = 0, True
-        self.losses: list[torch.Tensor] = []
-        self.recent, self.rate, self.spent = float("nan"), float("nan"), 0.0
-        self.hook = None
-        self.store: Store | None = None
-        self.log: LossLog | None = None
-        snapshot = workers.share(self._open)
-        if snapshot is not None:
-            self.step = snapshot.step
-            self.model.load_state_dict(snapshot.model)
-            self.ema.model.load_state_dict(snapshot.ema)
-            self.spent = snapshot.meta.get("seconds", 0.0)
-            restore_moments(self.optimiser, self.model, snapshot.optimiser)
-            if snapshot.meta.get("made_on") != self._made_on():
-                say(f"The checkpoint was made with {snapshot.meta.get('made_on')}, this run has {self._made_on()}: "
-                    "the same run, no longer bit for bit.")
-        if speed.compile:
-            self.model.compile()
-        if speed.bf16:
-            self.hook = self.model.register_forward_hook(_to_float)
+    """When to read, save, show and stop."""
 
-    def _open(self) -> Snapshot | None:
-        """Process 0: take the folder, read the newest checkpoint."""
-        if self.out is None:
-            return None
-        path = self.out.resolve()
-        if (earlier := _RUNNING.get(path)) is not None:
-            earlier.stop()  # a notebook cell that was interrupted and run again
-        weights = {name: list(x.shape) for name, x in self.model.state_dict().items()}
-        self.store = Store(self.out, {**self.plan.settings(), "weights": f"{key(repr(weights)):016x}"}, say=self.say)
-        snapshot = self.store.load()
+    def __init__(self, plan: Plan, workers: Team, speed: Speed, out: Path | None, minutes: float | None,
+                 say: Callable[[str], None], *, save_every: int, preview_every: int) -> None:
+        self.plan, self.team, self.minutes, self.say = plan, workers, minutes, say
+        self.save_every, self.preview_every = save_every, preview_every
+        self.record: Record | None = None
+        self.trainer = Trainer(plan, workers, speed)
+        self.losses: list[torch.Tensor] = []  # on the device, since the last reading
+        self.recent = self.rate = float("nan")
+        self.spent = 0.0  # seconds of training, over all the times the run was taken up
+        self.made_on = {"device": speed.device.type, "bf16": speed.bf16, "threads": torch.get_num_threads(),
+                        "processes": workers.size}
         try:
-            self.log = LossLog(self.out, snapshot.step if snapshot else 0)
-        except OSError as error:
-            raise disk_error(self.out, error, self.store.kept()) from error
-        _RUNNING[path] = self
+            snapshot = workers.share(lambda: self._open(out))
+            if snapshot is not None:
+                self._restore(snapshot)
+        except BaseException:
+            self._close()
+            raise
+
+    def _open(self, out: Path | None) -> Snapshot | None:
+        """Process 0: take the folder and read the newest checkpoint."""
+        if out is None:
+            return None
+        shapes = {name: list(x.shape) for name, x in self.trainer.model.state_dict().items()}
+        count = sum(p.numel() for p in self.trainer.model.parameters())
+        network = f"{count:,} weights, shapes {key(repr(shapes)) >> 32:08x}"
+        self.record = Record(out, {**self.plan.settings(), "network": network}, say=self.say)
+        snapshot, self.record.snapshot = self.record.snapshot, None
         return snapshot
 
-    def states(self) -> Iterator[TrainState]:
+    def _restore(self, snapshot: Snapshot) -> None:
+        self.trainer.restore(snapshot)
+        self.spent = snapshot.meta.get("seconds", 0.0)
+        before = snapshot.meta.get("made_on", {})
+        odds = [f"{k} {before.get(k)} then, {v} now" for k, v in self.made_on.items() if before.get(k) != v]
+        if odds:
+            self.say(f"The checkpoint was made otherwise ({', '.join(odds)}): the same run, no longer bit for bit.")
+
+    def start(self) -> Iterator[TrainState]:
         iterator = self._states()
-        self._iterator = weakref.ref(iterator)
+        self._iterator = weakref.ref(iterator)  # weak, so that a loop that is left closes the run at once
         return iterator
 
     def stop(self) -> None:
-        """Save and let go of the folder, if the run is between two steps."""
+        """Save and let go of the folder."""
         iterator = self._iterator()
         if iterator is not None:
             iterator.close()
         self._close()
 
     def _states(self) -> Iterator[TrainState]:
-        plan, steps = self.plan, self.plan.steps
-        began = self._mark = time.monotonic()
-        self._marked = self.step
+        trainer, again = self.trainer, "To go on, run the same command again."
+        self._mark, self._marked = time.monotonic(), trainer.step
+        self._end = self._mark + 60 * self.minutes if self.minutes is not None else None
         try:
-            if self.step >= steps:
-                self.say(f"This run is complete: {self._seen():,} images.")
-                yield self._state(self._last_loss())
+            if trainer.step >= self.plan.steps:
+                self.say(f"This run is complete: {trainer.images:,} images.")
+                yield self._state(torch.tensor(float("nan")) if self.record is None else self.record.last_loss())
                 return
-            if self.step:
-                self.say(f"Going on from step {self.step} ({self._seen():,} of {plan.images:,} images).")
-            with tuned(self.speed.device):
-                while self.step < steps:
+            if trainer.step:
+                self.say(f"Going on from {self._where()}.")
+            trainer.speed_up()
+            with tuned(self.team.device):
+                while trainer.step < self.plan.steps:
                     with Patience():  # Ctrl-C waits until the step is whole
-                        self.whole = False
-                        loss = self._take_step()
-                        self.whole = True
-                        last = self.step == steps
-                        read = last or self.step % READ_EVERY == 0
-                        if read:
+                        loss = trainer.take_step()
+                        self.losses.append(loss)
+                        if trainer.step % READ_STEPS == 0 or time.monotonic() - self._mark > READ_SECONDS:
                             self._read_losses()
-                        late = self.minutes is not None and time.monotonic() - began > 60 * self.minutes
-                        if self.team.size > 1:
-                            late = read and self.team.agree(late)
+                        last, late = trainer.step == self.plan.steps, self._late()
                         if last or late or self._due(self.save_every):
                             self._save()
-                    preview = self._preview() if last or self._due(self.preview_every) else None
-                    yield self._state(loss, preview)
+                    yield self._state(loss, self._preview() if last or self._due(self.preview_every) else None)
                     if late and not last:
-                        self.say(f"{self.minutes:g} minutes are over at step {self.step}, {self._seen():,} of {plan.images:,} images. "
-                                 "To go on, run the same command again.")
+                        self.say(f"{self.minutes:g} minutes are over at {self._where()}. {again}")
                         return
         except (KeyboardInterrupt, GeneratorExit):
-            if self.whole and self.store is not None and not sys.is_finalizing():
+            if trainer.whole and self.record is not None and not sys.is_finalizing():
                 with Patience():
                     self._save()
-                self.say(f"Stopped and saved at step {self.step} of {steps} in {self.out}. To go on, run the same command again.")
+                self.say(f"Stopped and saved at {self._where()}. {again}")
             raise
         finally:
             self._close()
 
-    def _take_step(self) -> torch.Tensor:
-        """One optimiser step on batch number ``self.step``; nothing in here waits for a GPU."""
-        plan, recipe, device = self.plan, self.plan.recipe, self.speed.device
-        with dice(recipe.seed, "step", self.step * self.team.size + self.team.rank, device=device):
-            batch = self.team.rows(recipe.draw(self.step, plan.batch, device), plan.batch)
-            batch = {name: self.speed.arrange(value) for name, value in batch.items()}
-            if not self.model.training:
-                self.model.train()
-            with self.speed.autocast():
-                rows = recipe.loss(self.model, batch)
-            loss = rows.float().mean()
-            loss.backward()
-        loss = self.team.average(self.model, loss.detach())
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
-        self.step += 1
-        for group in self.optimiser.param_groups:
-            group["lr"] = plan.lr_at(self._seen())
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        self.ema.update(self.model, self.step)
-        self.losses.append(loss)
-        return loss
+    def _late(self) -> bool:
+        """True when the time is over; several processes ask the first one, now and then."""
+        late = self._end is not None and time.monotonic() > self._end
+        if self.team.size == 1 or self._end is None:
+            return late
+        return self.trainer.step % READ_STEPS == 0 and self.team.agree(late)
 
-    def _seen(self) -> int:
-        return self.step * self.plan.batch
+    def _where(self) -> str:
+        return f"step {self.trainer.step}, {self.trainer.images:,} of {self.plan.images:,} images"
 
     def _due(self, every: int) -> bool:
         """True when this step went over a multiple of ``every`` images."""
-        return self._seen() // every > (self._seen() - self.plan.batch) // every
+        images = self.trainer.images
+        return images // every > (images - self.plan.batch) // every
 
     def _state(self, loss: torch.Tensor, preview: Path | None = None) -> TrainState:
-        return TrainState(self.step, self._seen(), self.plan.images, loss, self.recent, self.rate, self.model, self.ema.model, preview)
+        trainer = self.trainer
+        return TrainState(trainer.step, trainer.images, self.plan.images, loss, self.recent, self.rate, trainer.model,
+                          trainer.ema.model, preview)
 
     def _read_losses(self) -> None:
-        """Bring the losses since the last reading to the CPU (the one wait for a GPU), check them, log them."""
+        """Bring the losses since the last reading to the CPU, check them, log them."""
         if not self.losses:
             return
-        losses = torch.stack(self.losses).float().cpu()
-        first = self.step - len(losses)
+        losses, step = torch.stack(self.losses).float().cpu(), self.trainer.step
         self.losses.clear()
         if not losses.isfinite().all():
-            bad = first + int((~losses.isfinite()).nonzero()[0])
-            kept = "nothing was saved" if self.store is None else self.store.kept()
-            raise BadInput("loss", f"{float(losses[bad - first])} at step {bad}", "a finite number",
-                           f"a smaller lr or clip in the recipe, and a new folder ({kept})")
+            first = int((~losses.isfinite()).nonzero()[0])
+            self._diverged(f"a loss of {float(losses[first])} at step {step - len(losses) + first + 1}")
         now = time.monotonic()
-        self.recent, self.rate = float(losses.mean()), (self.step - self._marked) * self.plan.batch / max(now - self._mark, 1e-9)
-        self.spent, self._mark, self._marked = self.spent + now - self._mark, now, self.step
-        if self.log is not None:
-            try:
-                self.log.append(losses)
-            except OSError as error:
-                raise disk_error(self.log.path.parent, error, self.store.kept()) from error
+        self.recent, self.rate = float(losses.mean()), (step - self._marked) * self.plan.batch / max(now - self._mark, 1e-9)
+        self.spent, self._mark, self._marked = self.spent + now - self._mark, now, step
+        if self.record is not None:
+            self.record.add_losses(losses)
+
+    def _diverged(self, got: str) -> NoReturn:
+        kept = "nothing was saved" if self.record is None else self.record.kept()
+        raise BadInput(f"recipe {self.plan.recipe.name!r}", got, "finite numbers",
+                       f"a smaller lr or clip, and a new folder ({kept})")
 
     def _save(self) -> None:
+        """Write a checkpoint, unless this step has one; never one that holds NaN."""
         self._read_losses()
-        if self.store is None or self.store.saved == self.step:
+        if self.record is None or self.record.step == self.trainer.step:
             return
-        try:
-            self.log.sync()
-        except OSError as error:
-            raise disk_error(self.out, error, self.store.kept()) from error
-        model = self.model.state_dict()
-        if not all(x.isfinite().all() for x in model.values() if x.is_floating_point()):
-            raise BadInput("weights", f"a number that is not finite after step {self.step}", "finite weights",
-                           f"a smaller lr or clip in the recipe, and a new folder ({self.store.kept()})")
-        meta = {"images": self._seen(), "seconds": round(self.spent, 1), "made_on": self._made_on()}
-        self.store.save(Snapshot(self.step, model, self.ema.model.state_dict(), moments(self.optimiser, self.model), meta))
-
-    def _made_on(self) -> dict[str, object]:
-        return {"device": self.speed.device.type, "bf16": self.speed.bf16, "threads": torch.get_num_threads(), "processes": self.team.size}
+        if not self.trainer.finite():
+            self._diverged(f"a weight that is not finite after step {self.trainer.step}")
+        self.record.save(self.trainer.snapshot({"images": self.trainer.images, "seconds": round(self.spent, 1),
+                                                "made_on": self.made_on}))
 
     def _preview(self) -> Path | None:
         recipe = self.plan.recipe
-        if recipe.preview is None or self.log is None:
+        if recipe.preview is None or self.record is None:
             return None
-        with dice(recipe.seed, "preview", device=self.speed.device), torch.no_grad():
-            images = recipe.preview(self.ema.model)
-        if images is None:
-            return None
-        try:
-            return save_preview(images, self.out / "previews" / f"{self._seen():010d}.png")
-        except OSError as error:
-            raise disk_error(self.out, error, self.store.kept()) from error
-
-    def _last_loss(self) -> torch.Tensor:
-        losses = torch.empty(0) if self.out is None else read_losses(self.out)
-        return losses[-1] if len(losses) else torch.tensor(float("nan"))
+        with dice(recipe.seed, "preview", device=self.team.device), torch.no_grad():
+            images = recipe.preview(self.trainer.ema.model)
+        return None if images is None else self.record.preview(images, self.trainer.images)
 
     def _close(self) -> None:
-        if self.hook is not None:
-            self.hook.remove()
-        if self.log is not None:
-            self.log.close()
-        if self.store is not None:
-            self.store.close()
+        self.trainer.slow_down()
+        if self.record is not None:
+            self.record.close()
+
+    __del__ = _close

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from minidiff.errors import CheckpointError
+from minidiff.errors import require
 
 __all__ = ["adamw", "moments", "restore_moments"]
 
@@ -26,12 +26,11 @@ def moments(optimiser: torch.optim.Optimizer, model: nn.Module) -> dict[str, dic
 def restore_moments(optimiser: torch.optim.Optimizer, model: nn.Module, saved: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
     """Put back what :func:`moments` gave: on each weight's device and in its memory layout."""
     weights = dict(model.named_parameters())
-    if not saved.keys() <= weights.keys():
-        raise CheckpointError("out", f"moments of unknown weights {sorted(saved.keys() - weights.keys())[:3]}", "moments of this network")
+    strange = sorted(saved.keys() - weights.keys())
+    require(not strange, "out", f"moments of {', '.join(strange[:3])}", "moments of weights that this network has")
     fused = optimiser.param_groups[0]["fused"]
     for name, state in saved.items():
         p = weights[name]
-        optimiser.state[p] = {
-            k: v.clone() if k == "step" and not fused else v.to(p.device) if k == "step" else torch.empty_like(p).copy_(v).detach()
-            for k, v in state.items()
-        }
+        here = {k: torch.empty_like(p, requires_grad=False).copy_(v) for k, v in state.items() if k != "step"}
+        here["step"] = state["step"].to(p.device) if fused else state["step"].clone()
+        optimiser.state[p] = here

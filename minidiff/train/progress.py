@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from minidiff.train.loop import TrainState
+from minidiff.train.state import TrainState
 
 __all__ = ["Progress", "describe"]
 

@@ -70,19 +70,20 @@ class Recipe:
         require(self.warmup >= 0, "warmup", self.warmup, "a number of images, 0 or more")
         require(0 <= self.ema < 1, "ema", self.ema, "a decay in [0, 1)", "ema=0.999")
         require(self.clip > 0, "clip", self.clip, "a positive norm", "clip=1.0")
+        require(all(0 <= b < 1 for b in self.betas), "betas", self.betas, "two numbers in [0, 1)", "betas=(0.9, 0.99)")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
 
     def plan(self, budget: str = "laptop", images: int | None = None) -> Plan:
-        """The numbers of one run: ``images`` replaces the budget's own count (and needs no budget to exist)."""
-        chosen = self.budgets.get(budget)
-        if chosen is None:
-            if self.budgets or images is None:
-                require(bool(self.budgets), "budget", repr(budget), f"a recipe with budgets ({self.name} has none)", "images=100_000")
-                check_choice("budget", budget, self.budgets)
-            chosen = Budget(images=1 if images is None else images, minutes=math.inf)
+        """The numbers of one run: ``images`` replaces the budget's own count (a recipe without budgets needs it)."""
+        if self.budgets:
+            check_choice("budget", budget, self.budgets)
+            chosen = self.budgets[budget]
+        else:
+            require(images is not None, "images", None, f"a number of images ({self.name!r} has no budgets)", "images=100_000")
+            chosen = Budget(images=1, minutes=math.inf)
         total = chosen.images if images is None else images
         if isinstance(total, bool) or not isinstance(total, int) or total <= 0:
-            raise BadInput("images", repr(total), "a positive whole number of images", f"images={chosen.images}")
+            raise BadInput("images", repr(total), "a positive whole number of images", "images=100_000")
         return Plan(self, batch=chosen.batch or self.batch, lr=chosen.lr or self.lr, images=total)
 
 

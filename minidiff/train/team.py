@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from minidiff.errors import require
+from minidiff.errors import BadInput, CheckpointError, require
 from minidiff.train.speed import pick_device
 
 __all__ = ["Team", "team"]
@@ -81,16 +81,20 @@ class _Accelerated(Team):
         from accelerate.utils import broadcast_object_list
 
         parcel: list[Any] = [None, None]
+        failure: Exception | None = None
         if self.rank == 0:
             try:
                 parcel[0] = make()
-            except Exception as error:
-                parcel[1] = error
-        try:
-            broadcast_object_list(parcel, from_process=0)
-        finally:
-            if isinstance(parcel[1], Exception):
-                raise parcel[1]
+            except Exception as error:  # tell the others, who wait for the parcel, then raise it here
+                failure = error
+                parcel[1] = str(error)
+                if isinstance(error, BadInput):
+                    parcel[1] = (error.argument, str(error.got), error.expected, error.instead)
+        broadcast_object_list(parcel, from_process=0)
+        if failure is not None:
+            raise failure
+        if parcel[1] is not None:
+            raise CheckpointError(*parcel[1]) if isinstance(parcel[1], tuple) else RuntimeError(f"process 0: {parcel[1]}")
         return parcel[0]
 
     def agree(self, flag: bool) -> bool:
