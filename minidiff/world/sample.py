@@ -10,13 +10,13 @@ from ..errors import check_choice, require
 from .scene import COLOUR_NAMES, MOOD_INDEX, Scenes
 from .vocab import ANIMALS, BACKDROPS, KINDS, MAX_THINGS, PATTERNS, STYLES, WEARS
 
-__all__ = ["LEVELS", "SPLITS", "held_out", "held_out_pairs", "sample_scenes"]
+__all__ = ["LEVELS", "SIZES", "SPLITS", "held_out", "held_out_pairs", "sample_scenes"]
 
 SPLITS = ("train", "valid", "test", "held_out")
 LEVELS = ("simple", "pairs", "full")
 
 _COUNTS = {"simple": (1, 1), "pairs": (1, 2), "full": (1, 3)}
-_SIZES = ((0.20, 0.30), (0.15, 0.20), (0.13, 0.18))     # half-heights when there are one, two, three things
+SIZES = ((0.20, 0.30), (0.15, 0.20), (0.13, 0.18))     # half-heights when there are one, two, three things
 _REACH, _TALL, _DRESSED = 1.14, 1.06, 1.30              # half-width, half-height, half-height with something worn, in sizes
 # (left, right, top, bottom) of each thing's cell; cells overlap by 0.08, so that things cover each other now and then
 _ALL, _LOW, _HIGH, _MID = (0.0, 1.0), (0.0, 0.54), (0.46, 1.0), (0.23, 0.77)
@@ -114,7 +114,7 @@ def sample_scenes(index: Tensor | range, *, split: str = "train", seed: int = 0,
     wears = zero if plain else torch.where(animal, (dress - 4).clamp(min=0) // 2, (dress >= 9).long())
     pattern = zero if plain else _pick(each[:, 2], len(PATTERNS))
 
-    limits = torch.tensor(_SIZES, dtype=torch.float64).to(u.device)[count - 1]
+    limits = torch.tensor(SIZES, dtype=torch.float64).to(u.device)[count - 1]
     size = limits[:, :1] + (limits[:, 1:] - limits[:, :1]) * each[:, 5]
     cell = _cells(count, one[:, 2])
     tall = torch.where((wears == WEARS.index("hat")) | (wears == WEARS.index("bow tie")), _DRESSED, _TALL)
