@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import collections
+import contextlib
 import io
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 __all__ = ["main", "parser"]
 
@@ -33,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train a model by its recipe; the same command again resumes it")
     train.add_argument("recipe", metavar="RECIPE", nargs="?", help="leave it out to see all recipes")
     train.add_argument("--budget", default="laptop", choices=("laptop", "gpu"))
-    train.add_argument("--minutes", type=float, help="stop after so many minutes instead")
+    train.add_argument("--minutes", type=float, help="stop after so many minutes; the same command goes on")
     train.add_argument("--images", type=int, help="stop after so many images instead")
     train.add_argument("--device", help="cpu, cuda, cuda:1, mps; the best there is when left out")
     train.add_argument("--out", metavar="DIR", help="where checkpoints go (runs/RECIPE)")
@@ -115,41 +116,23 @@ def _draw(given: argparse.Namespace) -> int:
 
 
 def _train(given: argparse.Namespace) -> int:
-    from .errors import require
     from .recipes import RECIPES, recipe
-    from .train import fit
     if given.recipe is None:
         for name in RECIPES:
             one = recipe(name)
-            costs = ", ".join(f"{kind} {b.images:,} images or {b.minutes:g} min" for kind, b in one.budgets.items())
-            print(f"{name:24} {costs}; {one.expect}")
+            costs = "; ".join(f"{kind} {b.images:,} images, {b.minutes:g} min" for kind, b in one.budgets.items())
+            print(f"{name:24} {costs}{f'; {one.expect}' if one.expect else ''}")
         return 0
+    from .train import Progress, fit
     chosen = recipe(given.recipe)
-    require(given.minutes is None or given.minutes > 0, "--minutes", given.minutes, "more than 0", "--minutes 5")
-    require(given.images is None or given.images > 0, "--images", given.images, "more than 0", "--images 10000")
     out = given.out or os.path.join("runs", chosen.name)
     states = fit(chosen, budget=given.budget, images=given.images, minutes=given.minutes, device=given.device, out=out)
-    budget = chosen.budgets[given.budget]
-    _progress(states, images=given.images or budget.images, minutes=given.minutes or budget.minutes)
-    print(f"done; {out} holds the model. The same command with a larger budget goes on from there.")
+    first = os.environ.get("RANK", "0") == "0"                 # of several processes one speaks
+    with contextlib.closing(states):                           # Ctrl-C saves, wherever it falls
+        ends = collections.deque(Progress(states) if first else states, maxlen=1)
+    if first and ends and ends[0].images >= ends[0].total:
+        print(f"{chosen.name} is trained: {out}. {chosen.expect}".strip())
     return 0
-
-
-def _progress(states: Iterable[Any], *, images: int, minutes: float, every: float = 10.0) -> None:
-    """Consume a training run; the first process prints a line every so many seconds, and reads the loss only then."""
-    quiet = int(os.environ.get("RANK", "0")) != 0
-    start = last = time.monotonic()
-    state = None
-    for state in states:
-        now = time.monotonic()
-        if quiet or now - last < every:
-            continue
-        last = now
-        left = min((images - state.images) / max(state.rate, 1e-9), minutes * 60 - (now - start))
-        print(f"{state.images:>12,} images  loss {float(state.loss):.4f}  {state.rate:,.0f} images/s  "
-              f"{max(0.0, left) / 60:.1f} min left", flush=True)
-    if state is not None and not quiet:
-        print(f"{state.images:>12,} images  loss {float(state.loss):.4f}", flush=True)
 
 
 def _score(given: argparse.Namespace) -> int:
