@@ -11,6 +11,11 @@ __version__ = "0.1.0"
 
 # Every name that ``from minidiff import ...`` gives, and where it lives.
 EXPORTS = {
+    "load": "minidiff.zoo",
+    "Scenes": "minidiff.world",
+    "ImageFolder": "minidiff.world",
+    "fit": "minidiff.train",
+    "recipe": "minidiff.recipes",
     "Scene": "minidiff.world",
     "Thing": "minidiff.world",
     "WorldData": "minidiff.world",
