@@ -32,7 +32,7 @@ def _points(T: int, S: int, spacing: str) -> list[int]:
     if spacing == "leading":
         return list(i * (T // S))
     if spacing == "trailing":
-        return list(np.round(T - i * (T / S)) - 1)
+        return list(np.round(np.arange(T, 0, -T / S)[:S]) - 1)
     if spacing == "linspace":
         return list(np.linspace(0, T - 1, S).round())
     if spacing == "linspace_open":

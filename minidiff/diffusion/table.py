@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from minidiff.errors import check_choice, require
+from minidiff.errors import BadInput, check_choice, require
 
 __all__ = ["Schedule", "Posterior"]
 
@@ -103,12 +103,16 @@ class Schedule:
         t: integer(s) in [-1, T-1], where -1 gives 1; or float(s) in [0, T-1], read between the steps, linearly in lam.
         The range is checked on the CPU only, so that a training step on a GPU never waits.
         """
+        if isinstance(t, float):
+            t = torch.tensor(t, dtype=torch.float64)
         if not isinstance(t, Tensor):
             try:
-                t = torch.tensor(operator.index(t))
+                t = operator.index(t)
             except TypeError:
-                require(isinstance(t, float), "t", type(t).__name__, "an integer, a float or a tensor of shape (B,)")
-                t = torch.tensor(t, dtype=torch.float64)
+                raise BadInput("t", type(t).__name__, "an integer, a float or a tensor of shape (B,)") from None
+            if -1 <= t < self.T:
+                return self._table(self.abar.device)[t + 1]
+            t = torch.tensor(t)
         low = 0 if t.is_floating_point() else -1
         if t.device.type == "cpu" and not torch.compiler.is_compiling():
             good = bool(((t >= low) & (t <= self.T - 1)).all())
