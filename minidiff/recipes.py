@@ -117,7 +117,7 @@ def reader_recipe(name: str, *, seed: int, strength: float) -> Recipe:
                   expect="kind and colour >= 99 %, backdrop >= 99.5 %, mask IoU >= 0.9 on clean held-out scenes")
 
 
-_SMALL: dict[str, tuple] = {"images": (40_000, 1_000_000), "minutes": (10, 2)}
+_SMALL: dict[str, tuple] = {"images": (24_000, 1_000_000), "minutes": (6, 2)}
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "readers/guide": lambda: reader_recipe("readers/guide", seed=11, strength=0.25),
