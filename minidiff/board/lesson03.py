@@ -14,7 +14,7 @@ from ..diffusion import Gaussian, Schedule, ddim, dpm2m, invert, last
 from ..measure.interval import Measured, bootstrap, frechet_ratio
 from ..zoo import load
 from .core import Outcome, claim, meets
-from .samples import fd_mini, real, reader_features, sampled
+from .samples import fd_mini, reader_features, real, sampled
 
 __all__ = ["even_lambda", "convergence", "orders", "psnr"]
 
@@ -110,7 +110,7 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
     return 10 * torch.log10(4 / (a - b).square().flatten(1).mean(1))
 
 
-@claim("03.inversion_psnr", "Picture to noise and back by DDIM, 100 steps each way, keeps the picture (Song et al. 2021, table 2)",
+@claim("03.inversion_psnr", "Picture to noise and back by DDIM, 100 steps each way, keeps the picture (Song et al. 2021, tab. 2)",
        unit="dB PSNR", target=">= 30", n=64, small=2)
 def inversion(n: int) -> Outcome:
     model, pictures = load("pixel-ddpm"), real(n)
@@ -172,7 +172,8 @@ def orders(errors: dict[int, float]) -> tuple[float, float, float]:
 def order_ddim(n: int) -> Outcome:
     finest = 8 * math.ceil(n / 8)
     found, mixed = orders(convergence(ddim, finest)), orders(convergence(ddim, finest, clip="x0"))
-    return Outcome(*found, baseline={"x0 clipped, eps not: converges elsewhere": mixed[0]}, why=_why(found[0], "1.0 +- 0.1", _COARSE))
+    return Outcome(*found, baseline={"x0 clipped, eps not: converges elsewhere": mixed[0]},
+                   why=_why(found[0], "1.0 +- 0.1", _COARSE))
 
 
 @claim("03.order_2m", "DPM-Solver++(2M) is of second order from one network call a step (Lu et al. 2022; Gaussian data)",
