@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +18,11 @@ from .diffusion import V, X0, Eps, LearnedRange, hybrid_loss, make_schedule, sim
 from .errors import check_choice
 from .measure.reader import Reader, reader_loss
 from .nets import UNet
-from .train import Budget, Recipe
+from .train import Budget, Recipe, load_ema
 from .world import Rendered, Scenes, WorldData, render, sample_scenes
+from .zoo import ship
 
-__all__ = ["RECIPES", "recipe", "PIXEL_NET", "SMALL_NET", "pixel_recipe", "reader_recipe"]
+__all__ = ["RECIPES", "PIXEL", "READERS", "recipe", "config", "publish", "PIXEL_NET", "SMALL_NET", "pixel_recipe", "reader_recipe"]
 
 PIXEL_NET = {"channels": 3, "dim": 48, "mults": (1, 2), "blocks": 1, "patch": 2, "attention": (8,)}
 SMALL_NET = {"channels": 3, "dim": 32, "mults": (1, 2), "blocks": 1, "patch": 2, "attention": (8,)}
@@ -117,23 +118,50 @@ def reader_recipe(name: str, *, seed: int, strength: float) -> Recipe:
                   expect="kind and colour >= 99 %, backdrop >= 99.5 %, mask IoU >= 0.9 on clean held-out scenes")
 
 
-_SMALL: dict[str, tuple] = {"images": (24_000, 1_000_000), "minutes": (6, 2)}
+_SMALL: dict = {"net": SMALL_NET, "seed": 31, "images": (24_000, 1_000_000), "minutes": (6, 2)}
 
-RECIPES: dict[str, Callable[[], Recipe]] = {
-    "readers/guide": lambda: reader_recipe("readers/guide", seed=11, strength=0.25),
-    "readers/develop": lambda: reader_recipe("readers/develop", seed=12, strength=0.20),
-    "readers/final": lambda: reader_recipe("readers/final", seed=13, strength=0.15),
-    "pixel-ddpm": lambda: pixel_recipe("pixel-ddpm", seed=21, net=PIXEL_NET, gamma=5.0, expect="validity >= 90 %"),
-    "pixel-small-eps": lambda: pixel_recipe("pixel-small-eps", seed=31, net=SMALL_NET, **_SMALL),
-    "pixel-small-x0": lambda: pixel_recipe("pixel-small-x0", seed=31, net=SMALL_NET, predicts="x0", **_SMALL),
-    "pixel-small-v": lambda: pixel_recipe("pixel-small-v", seed=31, net=SMALL_NET, predicts="v", **_SMALL),
-    "pixel-small-cosine": lambda: pixel_recipe("pixel-small-cosine", seed=31, net=SMALL_NET, schedule="cosine", **_SMALL),
-    "pixel-small-learned": lambda: pixel_recipe("pixel-small-learned", seed=31, net=SMALL_NET, schedule="cosine", learned=True,
-                                                **_SMALL),
+# name -> what pixel_recipe is called with; the small ones differ from pixel-small-eps in one thing each
+PIXEL: dict[str, dict] = {
+    "pixel-ddpm": {"seed": 21, "net": PIXEL_NET, "gamma": 5.0, "expect": "validity >= 90 %"},
+    "pixel-small-eps": _SMALL,
+    "pixel-small-x0": _SMALL | {"predicts": "x0"},
+    "pixel-small-v": _SMALL | {"predicts": "v"},
+    "pixel-small-learned": _SMALL | {"learned": True},
+    "pixel-small-cosine": _SMALL | {"schedule": "cosine"},
 }
+
+# name -> what reader_recipe is called with
+READERS: dict[str, dict] = {
+    "readers/guide": {"seed": 11, "strength": 0.25},
+    "readers/develop": {"seed": 12, "strength": 0.20},
+    "readers/final": {"seed": 13, "strength": 0.15},
+}
+
+RECIPES = (*READERS, *PIXEL)
 
 
 def recipe(name: str) -> Recipe:
     """The recipe called ``name``; an unknown name is an error that lists the nearest ones."""
     check_choice("recipe", name, RECIPES)
-    return RECIPES[name]()
+    return reader_recipe(name, **READERS[name]) if name in READERS else pixel_recipe(name, **PIXEL[name])
+
+
+def config(name: str) -> dict:
+    """The config.json of the model that the recipe ``name`` makes: what :func:`minidiff.load` builds it from."""
+    check_choice("recipe", name, RECIPES)
+    if name in READERS:
+        return {"kind": "reader", "net": recipe(name).build().config}
+    row = PIXEL[name]
+    return {"kind": "pixel", "net": recipe(name).build().config, "predicts": row.get("predicts", "eps"),
+            "schedule": {"name": row.get("schedule", "linear"), "T": 1000}, "size": 32}
+
+
+def publish(name: str, out: str | Path, *, root: Path | None = None) -> Path:
+    """Put the averaged weights of a training run into ``data/NAME`` with config and card (see :func:`minidiff.zoo.ship`)."""
+    one = recipe(name)
+    net = one.build()
+    meta = load_ema(out, net)
+    facts = {"recipe": name, "seed": one.seed, "images": meta["images"], "of": meta.get("total"), "batch": one.batch, "lr": one.lr,
+             "ema": one.ema, "minutes": round(meta.get("seconds", 0.0) / 60, 1), "made_on": meta.get("made_on"),
+             "expect": one.expect}
+    return ship(name, net, config(name), facts, root=root)
