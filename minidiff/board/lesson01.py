@@ -27,7 +27,8 @@ def _gap(schedule: Schedule, *, late: int = 0) -> float:
 
 
 @claim("01.closed_form", "T noising steps one by one give the closed form N(sqrt(abar) x0, 1 - abar) (Ho et al. 2020, eq. 4): "
-       "largest difference over all t and five schedules, float64", unit="largest difference", target="<= 1e-12", n=1000, small=1000)
+       "largest difference over all t and five schedules, float64", unit="largest difference", target="<= 1e-12",
+       n=1000, small=1000)
 def closed_form(n: int) -> Outcome:
     """n: the number of steps T."""
     plans = [maker(n) for maker in (cosine, sigmoid, jsd)] + [maker(n) for maker in (linear, scaled_linear) if n >= 20]
@@ -59,7 +60,8 @@ def cosine_keeps_signal(n: int) -> Outcome:
 
 
 @claim("01.resolution_shift", "The same scenes at 128x128 stay readable down to a signal-to-noise ratio 16 times lower than at "
-       "32x32: averaging 4x4 pixels divides the noise variance by 16", unit="factor by which the SNR may fall further", target="16 +- 4",
+       "32x32: averaging 4x4 pixels divides the noise variance by 16",
+       unit="factor by which the SNR may fall further", target="16 +- 4",
        n=384, small=48)
 def resolution_shift(n: int) -> Outcome:
     """n: pictures noised, of a gallery of as many (at least 128). The shift of the curve "share of kinds read right" along
@@ -90,8 +92,8 @@ def _dark_from_bright(schedule: Schedule, n: int) -> Tensor:
     return torch.cat(means["night"]) < torch.cat(means["snow"])
 
 
-@claim("01.zero_terminal", "Zero-terminal SNR (Lin et al. 2023) removes what Stable Diffusion's schedule leaves at the last step: how "
-       "often the mean pixel of x_T still tells a night scene from a snow scene (0.5 is chance)", unit="share told apart",
+@claim("01.zero_terminal", "Zero-terminal SNR (Lin et al. 2023) removes what Stable Diffusion's schedule leaves at the last "
+       "step: how often the mean pixel of x_T still tells a night scene from a snow scene (0.5 is chance)", unit="share told apart",
        target="0.5 +- 0.05", n=2048, small=128)
 def zero_terminal_snr(n: int) -> Outcome:
     """n: pairs of scenes."""
@@ -103,8 +105,8 @@ def zero_terminal_snr(n: int) -> Outcome:
                    why="a coin is 0.5 +- 0.05 only from about 400 pairs on")
 
 
-@claim("01.ideal_reverse", "25 Gaussians, four steps, nothing trained: drawing x0 from q(x0 | x_t) makes the reverse chain exact (a "
-       "perfect sampler has 98.9 % within 3 standard deviations); the mean E[x0 | x_t] in its place does not",
+@claim("01.ideal_reverse", "25 Gaussians, four steps, nothing trained: drawing x0 from q(x0 | x_t) makes the reverse chain "
+       "exact (a perfect sampler has 98.9 % within 3 standard deviations); the mean E[x0 | x_t] in its place does not",
        unit="share within 3 std of a centre", target=">= 0.98", n=10_000, small=2000)
 def ideal_reverse(n: int) -> Outcome:
     """n: points."""
