@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import BadInput, require
-from .check import RECORD, Result
-from .exercise import exercises
+from .checking import RECORD, Result
+from .tasks import exercises
 
 __all__ = ["Grade", "grade"]
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from types import FunctionType
 from typing import Any
 
-from .exercise import Exercise, Mistake, find
+from .tasks import Exercise, Mistake, find
 
 __all__ = ["Result", "check", "hint", "solution", "solution_markdown", "RECORD"]
 
