@@ -1,0 +1,35 @@
+"""One look for the whole course: picture grids, film strips, heat maps, plots, and panels with knobs.
+
+Everything here comes back as a :class:`Picture` (or a live panel that carries one), with alternative text and a caption.
+Nothing is loaded until it is used: matplotlib only by plots, ipywidgets only by panels.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+_HOMES = {
+    "theme": ("theme", "figure", "png", "colour", "PALETTE", "CYCLE", "PAPER", "INK"),
+    "picture": ("Picture", "picture"),
+    "grid": ("grid", "strip", "tile", "pixels", "spread", "save_grid"),
+    "heat": ("heatmap", "animation", "Animation"),
+    "plots": ("curve", "bars", "scatter2d"),
+    "knobs": ("slider", "choice", "toggle", "play", "button", "Knob"),
+    "panel": ("panel", "Panel"),
+    "sweep": ("sweep",),
+}
+EXPORTS = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [*EXPORTS]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> object:
+    if name not in EXPORTS:
+        raise AttributeError(f"minidiff.show has no {name!r}; it has {', '.join(EXPORTS)}")
+    value = getattr(import_module(f"{__name__}.{EXPORTS[name]}"), name)
+    globals()[name] = value          # also puts the function in place of the module of the same name
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
