@@ -98,7 +98,7 @@ def _doctor(given: argparse.Namespace) -> int:
 def _draw(given: argparse.Namespace) -> int:
     from .errors import require
     from .files import replace
-    from .show.grid import pixels
+    from .show import pixels
     from .world import Scenes, render
     from .world.caption import parse
     out = Path(given.out)

@@ -27,9 +27,7 @@ from ..diffusion import (
     zero_terminal,
 )
 from ..errors import check_choice, require
-from ..show.grid import pixels
-from ..show.picture import paper, write_text
-from ..show.theme import DENSITY, PALETTE, PIXELS, figure, rgb
+from ..show import DENSITY, PALETTE, PIXELS, figure, paper, pixels, rgb, write_text
 from ..world import Scene, Thing, render
 from .toys01 import swiss_roll
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from importlib import import_module
 
+# Modules are named apart from their functions, so that neither hides the other.
 _HOMES = {
-    "theme": ("theme", "figure", "png", "colour", "PALETTE", "CYCLE", "PAPER", "INK"),
-    "picture": ("Picture", "picture"),
-    "grid": ("grid", "strip", "tile", "pixels", "spread", "save_grid"),
+    "look": ("theme", "figure", "png", "colour", "rgb", "PALETTE", "CYCLE", "PAPER", "INK", "SOFT", "DENSITY", "PIXELS"),
+    "sheet": ("Picture", "picture", "paper", "write_text"),
+    "tiles": ("grid", "strip", "tile", "pixels", "spread", "save_grid"),
     "heat": ("heatmap", "animation", "Animation"),
     "plots": ("curve", "bars", "scatter2d"),
     "knobs": ("slider", "choice", "toggle", "play", "button", "Knob"),
-    "panel": ("panel", "Panel"),
-    "sweep": ("sweep",),
+    "panels": ("panel", "Panel"),
+    "sweeps": ("sweep",),
 }
 EXPORTS = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -27,7 +28,7 @@ def __getattr__(name: str) -> object:
     if name not in EXPORTS:
         raise AttributeError(f"minidiff.show has no {name!r}; it has {', '.join(EXPORTS)}")
     value = getattr(import_module(f"{__name__}.{EXPORTS[name]}"), name)
-    globals()[name] = value          # also puts the function in place of the module of the same name
+    globals()[name] = value
     return value
 
 

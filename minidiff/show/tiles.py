@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from ..errors import BadInput, check_images, require
-from .picture import FULL, Picture, encode, framed, paper, text_height, wrap, write_file, write_text
-from .theme import DENSITY, INK, SOFT
+from .look import DENSITY, INK, SOFT
+from .sheet import FULL, Picture, encode, font, framed, paper, text_height, wrap, write_file, write_text
 
 __all__ = ["pixels", "tile", "grid", "strip", "spread", "lay_out", "save_grid"]
 
@@ -102,7 +102,6 @@ def lay_out(rows: list[np.ndarray], scale: int, *, labels: Sequence[str] = (), r
     side = [wrap(text, ROOM * DENSITY, LABEL, 4) for text in row_labels]
     left = 0
     if side:
-        from .picture import font
         left = round(max(font(LABEL).getlength(line) for lines in side for line in lines)) + 8 * DENSITY
     head = [wrap(text, wide, LABEL, 2) for text in column_labels]
     y = text_height(max(map(len, head)), LABEL) + 2 * DENSITY if head else 0
@@ -174,8 +173,9 @@ def strip(frames: Images, *, labels: Sequence[object] | Callable[[int], object] 
     """
     require(isinstance(count, int) and count >= 1, "count", repr(count), "a whole number, 1 or more", "count=8")
     frames = list(frames[:, None]) if isinstance(frames, torch.Tensor) and frames.ndim == 4 else frames
-    require(isinstance(frames, Sequence) and len(frames) > 0 and all(isinstance(frame, torch.Tensor) for frame in frames), "frames",
-            type(frames).__name__, "a tensor (T, C, H, W) or a list of T tensors (B, C, H, W)", "[step.x for step in steps]")
+    sound = isinstance(frames, Sequence) and len(frames) > 0 and all(isinstance(frame, torch.Tensor) for frame in frames)
+    require(sound, "frames", type(frames).__name__, "a tensor (T, C, H, W) or a list of T tensors (B, C, H, W)",
+            "[step.x for step in steps]")
     frames = [frame[None] if frame.ndim == 3 else frame for frame in frames]
     if len({tuple(frame.shape) for frame in frames}) != 1:
         raise BadInput("frames", "frames of different shapes", "the same shape (B, C, H, W) at every time")
@@ -184,7 +184,7 @@ def strip(frames: Images, *, labels: Sequence[object] | Callable[[int], object] 
         labels = [labels(place) for place in range(len(frames))]
     texts = _texts("labels", labels, len(frames), "frame")
     rows = list(torch.stack([frames[place].detach().cpu() for place in chosen], 1))          # B tensors (T, C, H, W)
-    alt = alt or f"{caption} Film strip of {len(chosen)} frames, {len(rows)} rows{': ' + texts[0] + ' to ' + texts[-1] if texts else ''}"
+    alt = alt or f"{caption} Film strip: {len(rows)} rows, {len(chosen)} frames" + (f", {texts[0]} to {texts[-1]}" if texts else "")
     return grid(rows, column_labels=[texts[place] for place in chosen] if texts else None, row_labels=row_labels, scale=scale,
                 columns=len(chosen), alt=alt.strip(), caption=caption)
 

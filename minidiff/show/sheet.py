@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from ..errors import BadInput, require
 from ..files import replace
-from .theme import COLUMN, DENSITY, INK, PAPER, PIXELS, SOFT, font_file, png, rgb
+from .look import COLUMN, DENSITY, INK, PAPER, PIXELS, SOFT, font_file, png, rgb
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
