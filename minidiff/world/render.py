@@ -49,6 +49,7 @@ def render(scenes: Scenes | Scene | list[Scene], size: int = 64) -> Rendered:
         scenes = Scenes.of(list(scenes))
     require(isinstance(size, int) and size >= 16 and size % 2 == 0, "size", size,
             "an even whole number of pixels, at least 16", "size=64")
+    require(len(scenes) > 0, "scenes", "no scene", "at least one", "render(sample_scenes(range(8)))")
     device, batch = scenes.x.device, len(scenes)
     canvas = backdrop_table(size).to(device)[scenes.backdrop, scenes.style]
     canvas = canvas.transpose(0, 1).reshape(3, -1)                    # (3, B * S * S): one row of pixels a channel
