@@ -35,7 +35,7 @@ def normal_kl(mean1: Tensor, logvar1: Tensor, mean2: Tensor, logvar2: Tensor) ->
 def _cdf(z: Tensor, kind: str) -> Tensor:
     if kind == "tanh":  # the approximation in OpenAI's code, off by up to 2e-4
         return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
-    return torch.special.ndtr(z)
+    return 0.5 * torch.erfc(-z / math.sqrt(2))  # torch.special.ndtr loses its digits below -5
 
 
 def decoder_nll(x0: Tensor, mean: Tensor, logvar: Tensor, *, cdf: str = "erf") -> Tensor:

@@ -60,7 +60,7 @@ class Schedule:
         """Number of noising steps."""
         return len(self.abar)
 
-    @property
+    @cached_property
     def zero_snr(self) -> bool:
         """True where the last step is pure noise (abar = 0): then eps says nothing about x0 there."""
         return float(self.abar[-1]) == 0.0
