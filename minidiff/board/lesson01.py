@@ -93,7 +93,8 @@ def _dark_from_bright(schedule: Schedule, n: int) -> Tensor:
 
 
 @claim("01.zero_terminal", "Zero-terminal SNR (Lin et al. 2023) removes what Stable Diffusion's schedule leaves at the last "
-       "step: how often the mean pixel of x_T still tells a night scene from a snow scene (0.5 is chance)", unit="share told apart",
+       "step: how often the mean pixel of x_T still tells a night scene from a snow scene (0.5 is chance)",
+       unit="share told apart",
        target="0.5 +- 0.05", n=2048, small=128)
 def zero_terminal_snr(n: int) -> Outcome:
     """n: pairs of scenes."""
