@@ -151,8 +151,13 @@ class Store:
                 os.rename(folder, aside)
                 self.say(f"{folder.name} cannot be used: {error}. It is now called {aside.name}; the one of step "
                          f"{snapshot.step} is used.")
+            self._prune()
         self.saved = None if snapshot is None else snapshot.step
         return snapshot
+
+    def _prune(self) -> None:
+        for old in checkpoints(self.out)[_KEEP:]:
+            remove_folder(old)
 
     def save(self, snapshot: Snapshot) -> None:
         """Write a checkpoint; if anything fails the ones before it are untouched. Keeps the newest two."""
@@ -172,8 +177,7 @@ class Store:
                 os.rename(part, final)
                 self.saved = snapshot.step
                 sync_folder(self.out)
-                for old in checkpoints(self.out)[_KEEP:]:
-                    remove_folder(old)
+                self._prune()
         except BaseException:
             with contextlib.suppress(OSError):
                 remove_folder(part)
