@@ -10,7 +10,7 @@ JOBS ?= 2
 ARGS ?=
 
 RUN := $(VENV)/bin/python
-PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(RUN) -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(RUN) -m pip install --quiet --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 # What is installed carries the fingerprint of the files that say what to install: same files, nothing to do, no network.
 PRINT := $(shell cat pyproject.toml $(CONSTRAINTS) | cksum | cut -d ' ' -f 1)
 LAB_READY := $(VENV)/.ready-notebooks-$(PRINT)
@@ -42,11 +42,13 @@ $(RUN):
 	echo "No Python 3.11, 3.12 or 3.13 found. Name one: make lab PYTHON=/path/to/python3.12" >&2; exit 1
 
 $(LAB_READY): | $(RUN)
-	$(PIP) --editable '.[notebooks]'
+	@echo "Installing into $(VENV), once: some minutes."
+	@$(PIP) --editable '.[notebooks]'
 	@touch $@
 
 $(TEST_READY): | $(RUN)
-	$(PIP) --editable '.[test]'
+	@echo "Installing into $(VENV), once: some minutes."
+	@$(PIP) --editable '.[test]'
 	@touch $@ $(LAB_READY)
 
 clean:

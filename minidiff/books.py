@@ -21,7 +21,8 @@ __all__ = ["SETUP_CELL", "find", "normalise", "check", "ratio", "run", "tidy"]
 
 SETUP_CELL = '''\
 # Google Colab only: fetch the course, once. On your own machine this cell does nothing.
-import os, sys
+import os
+import sys
 
 if "google.colab" in sys.modules:
     if not os.path.isdir("minidiff-course"):
