@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Picture", "picture", "encode", "font", "wrap", "text_height", "write_text", "paper", "framed", "write_file", "FULL"]
 
 FULL = int(COLUMN * PIXELS)          # display pixels of a full-width picture
-BUDGET = 140_000                     # bytes; a notebook output may have 150 KB
+BUDGET = 106_000                     # bytes; a notebook output may have 150 KB, and there a byte takes 4/3
 _PAD, _CAPTION = 12, 12.5            # display pixels: margin and caption size
 
 
@@ -35,6 +35,14 @@ class Picture:
         self.png, self.alt, self.caption = data, " ".join(alt.split()), caption
         with Image.open(io.BytesIO(data)) as opened:
             self.width, self.height = -(-opened.width // density), -(-opened.height // density)
+
+    @classmethod
+    def of(cls, array: np.ndarray, *, alt: str, caption: str = "") -> Picture:
+        """From uint8 device pixels (H, W, 3); at half the density if it would be too large for a notebook otherwise."""
+        data = encode(array)
+        if len(data) <= BUDGET:
+            return cls(data, alt=alt, caption=caption)
+        return cls(encode(np.asarray(Image.fromarray(array).reduce(DENSITY))), alt=alt, caption=caption, density=1)
 
     @property
     def array(self) -> np.ndarray:
@@ -67,7 +75,7 @@ def picture(source: Figure | np.ndarray, *, alt: str, caption: str = "") -> Pict
     if hasattr(source, "savefig"):
         with Image.open(io.BytesIO(png(source))) as opened:
             array = np.asarray(opened.convert("RGB"))
-        return Picture(encode(framed(array, caption=caption, margin=0)), alt=alt, caption=caption)
+        return Picture.of(framed(array, caption=caption, margin=0), alt=alt, caption=caption)
     array = np.asarray(source)
     if array.ndim == 2:
         array = np.repeat(array[..., None], 3, 2)
@@ -78,7 +86,7 @@ def picture(source: Figure | np.ndarray, *, alt: str, caption: str = "") -> Pict
         require(ok, "source", f"{array.dtype} values from {array.min():.3g} to {array.max():.3g}", "uint8, or floats in [0, 1]",
                 "show.grid(images) for tensors in [-1, 1]")
         array = np.round(array * 255).astype(np.uint8)
-    return Picture(encode(framed(array, caption=caption)), alt=alt, caption=caption)
+    return Picture.of(framed(array, caption=caption), alt=alt, caption=caption)
 
 
 def encode(array: np.ndarray, *, fast: bool = False, budget: int = BUDGET) -> bytes:

@@ -102,7 +102,7 @@ def lay_out(rows: list[np.ndarray], scale: int, *, labels: Sequence[str] = (), r
     side = [wrap(text, ROOM * DENSITY, LABEL, 4) for text in row_labels]
     left = 0
     if side:
-        left = round(max(font(LABEL).getlength(line) for lines in side for line in lines)) + 8 * DENSITY
+        left = 2 * round(max(font(LABEL).getlength(line) for lines in side for line in lines) / 2) + 8 * DENSITY
     head = [wrap(text, wide, LABEL, 2) for text in column_labels]
     y = text_height(max(map(len, head)), LABEL) + 2 * DENSITY if head else 0
     tops, places, start = [], [], 0
@@ -153,7 +153,7 @@ def grid(images: Images, *, columns: int | None = None, labels: Sequence[object]
         named = "; ".join([*side, *head, *below][:12])
         alt = f"{count} pictures in {len(rows)} rows and {wide} columns" + (f": {named}" if named else "")
         alt = f"{caption} {alt}".strip()
-    return Picture(encode(framed(array, caption=caption)), alt=alt, caption=caption)
+    return Picture.of(framed(array, caption=caption), alt=alt, caption=caption)
 
 
 def spread(total: int, count: int) -> list[int]:
@@ -184,7 +184,8 @@ def strip(frames: Images, *, labels: Sequence[object] | Callable[[int], object] 
         labels = [labels(place) for place in range(len(frames))]
     texts = _texts("labels", labels, len(frames), "frame")
     rows = list(torch.stack([frames[place].detach().cpu() for place in chosen], 1))          # B tensors (T, C, H, W)
-    alt = alt or f"{caption} Film strip: {len(rows)} rows, {len(chosen)} frames" + (f", {texts[0]} to {texts[-1]}" if texts else "")
+    span = f": {texts[0]} to {texts[-1]}" if texts else ""
+    alt = alt or f"{caption} Film strip of {len(chosen)} frames, {len(rows)} rows{span}"
     return grid(rows, column_labels=[texts[place] for place in chosen] if texts else None, row_labels=row_labels, scale=scale,
                 columns=len(chosen), alt=alt.strip(), caption=caption)
 

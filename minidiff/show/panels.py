@@ -1,0 +1,140 @@
+"""A thin live panel around a pure render function; on pages without a kernel it is the picture of its first state."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets as widgets
+import numpy as np
+
+from ..errors import BadInput, require
+from .knobs import Knob
+from .look import DENSITY
+from .sheet import Picture, encode, picture
+
+__all__ = ["Panel", "panel"]
+
+_WIDEST = 700       # display pixels: the width of a notebook column
+
+
+class Panel(widgets.VBox):
+    """Knobs above one picture and a line of text. ``panel.set(t=3)`` moves a knob from Python, through its widget.
+
+    knobs: name -> widget; image: the picture's widget; status: the line of text, whose ``value`` tests may read.
+    """
+
+    def __init__(self, render: Callable[..., Any], knobs: tuple[Knob, ...], caption: str, alt: str) -> None:
+        self.render, self.specs, self.alt = render, {k.name: k for k in knobs}, alt
+        self.knobs = {k.name: k.widget() for k in knobs}
+        self.presses = {k.name: 0 for k in knobs if k.kind == "button"}
+        self.image = widgets.Image(format="png")
+        self.status = widgets.Label()
+        self.failed = widgets.HTML()
+        self._quiet = False
+        array, text = self._draw()
+        self._place(array, text)
+        self.image.add_class("minidiff-picture")
+        self.still = picture(array, alt=alt, caption=f"{text}. {caption}" if text and caption else text or caption)
+        rows = [self._row(k) for k in knobs]
+        for k in knobs:
+            if k.kind == "button":
+                self.knobs[k.name].on_click(lambda _, name=k.name: self._press(name))
+            else:
+                self.knobs[k.name].observe(lambda _: self._changed(), "value")
+        super().__init__([*rows, self.image, self.status, widgets.Label(caption), self.failed])
+
+    def _row(self, knob: Knob) -> widgets.Widget:
+        widget = self.knobs[knob.name]
+        if knob.kind != "play":
+            return widget
+        player = widgets.Play(min=knob.options["min"], max=knob.options["max"], step=knob.options["step"],
+                              interval=knob.options["interval"])
+        widgets.jslink((player, "value"), (widget, "value"))
+        return widgets.HBox([player, widget])
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What every knob says now, as render gets it."""
+        return {name: self.presses[name] if name in self.presses else widget.value for name, widget in self.knobs.items()}
+
+    def set(self, **values: Any) -> Panel:
+        """Move knobs as a hand would, then draw once. An unknown knob or a value out of range is an error."""
+        for name, value in values.items():
+            require(name in self.specs, "knob", repr(name), f"one of {', '.join(self.specs)}")
+            spec = self.specs[name]
+            if spec.kind in ("choice", "toggle"):
+                require(value in spec.values, name, repr(value), f"one of {', '.join(map(repr, spec.values))}")
+            elif spec.kind != "button":
+                require(spec.options["min"] <= value <= spec.options["max"], name, value,
+                        f"a number from {spec.options['min']} to {spec.options['max']}")
+        self._quiet = True
+        try:
+            for name, value in values.items():
+                if name in self.presses:
+                    self.presses[name] = value
+                else:
+                    self.knobs[name].value = value
+        finally:
+            self._quiet = False
+        self._changed()
+        return self
+
+    def _press(self, name: str) -> None:
+        self.presses[name] += 1
+        self._changed()
+
+    def _changed(self) -> None:
+        if self._quiet:
+            return
+        try:
+            array, text = self._draw()
+        except Exception as error:
+            self.failed.value = f"<pre>{type(error).__name__}: {error}</pre>"
+            raise
+        self.failed.value = ""
+        self._place(array, text)
+
+    def _draw(self) -> tuple[np.ndarray, str]:
+        out = self.render(**self.values)
+        shown, text = out if isinstance(out, tuple) else (out, "")
+        if isinstance(shown, Picture):
+            shown = shown.array
+        if not (isinstance(shown, np.ndarray) and shown.dtype == np.uint8 and shown.ndim == 3 and shown.shape[2] == 3):
+            raise BadInput("render", f"{type(shown).__name__} {getattr(shown, 'shape', '')}", "uint8 pixels (H, W, 3) or a Picture, "
+                           "alone or with a line of text", "show.tile(images)")
+        return shown, str(text)
+
+    def _place(self, array: np.ndarray, text: str) -> None:
+        width = min(_WIDEST, -(-array.shape[1] // DENSITY))
+        with self.hold_trait_notifications() if hasattr(self, "_trait_values") and self._trait_values.get("children") else _nothing():
+            self.image.width, self.image.height = str(width), str(round(array.shape[0] * width / array.shape[1]))
+            self.image.value = encode(array, fast=True)
+            self.status.value = text
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        data, meta = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
+        still = {"image/png": base64.b64encode(self.still.png).decode(), "text/plain": "<Panel>"}
+        return {**data, **still}, {**meta, "image/png": {"alt": self.alt, "width": self.still.width, "height": self.still.height}}
+
+
+class _nothing:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def panel(render: Callable[..., Any], *knobs: Knob, caption: str = "", alt: str) -> Panel:
+    """A live panel: ``render(**{knob.name: value})`` is called when a knob moves and returns what to show.
+
+    render: gives uint8 device pixels (H, W, 3) (two for each display pixel) or a Picture; or a pair of that and a line
+            of text that says what the picture shows now. It must be pure: the same knobs, the same picture.
+    knobs:  slider, choice, toggle, play or button of ``minidiff.show``
+    caption: what to try and what to look for; alt: what the first picture shows, for readers who cannot see it
+    """
+    require(len(knobs) > 0, "knobs", "none", "at least one", "panel(render, slider('t', 0, 10, 1), alt='...')")
+    names = [k.name for k in knobs]
+    require(len(set(names)) == len(names), "knobs", names, "different names")
+    return Panel(render, knobs, caption, alt)

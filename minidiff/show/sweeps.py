@@ -1,0 +1,27 @@
+"""Visit the whole range of a panel's knobs, as a test should."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .panels import Panel
+
+__all__ = ["sweep"]
+
+
+def sweep(panel: Panel, *, most: int = 12) -> Iterator[dict[str, Any]]:
+    """Move each knob over its range (at most ``most`` stops, ends included), the others at their first value.
+
+    Yields the knobs' values after each move; the panel draws at every stop, so an error in render comes through. At the
+    end all knobs stand as they stood.
+    """
+    start = dict(panel.values)
+    for name, spec in panel.specs.items():
+        count = min(most, len(spec.values))
+        for k in range(count):
+            value = spec.values[round(k * (len(spec.values) - 1) / max(count - 1, 1))]
+            panel.set(**{name: value})
+            yield dict(panel.values)
+        panel.set(**{name: start[name]})
