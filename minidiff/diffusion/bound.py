@@ -76,7 +76,7 @@ def _log_variance(model: Callable, variance: Variance, t: Tensor, frac: Tensor |
     schedule = model.schedule
     if callable(variance):
         return torch.as_tensor(variance(t, t - 1), dtype=torch.float64, device=x.device).log().to(x.dtype).view(shape)
-    tables = {kind: schedule.log_variance(kind).to(x.device)[t].to(x.dtype).view(shape) for kind in ("small", "large")}
+    tables = {kind: schedule.log_variance(kind, device=x.device)[t].to(x.dtype).view(shape) for kind in ("small", "large")}
     if variance != "learned":
         return tables[variance]
     assert frac is not None
@@ -105,7 +105,7 @@ def _term(model: Callable, x0: Tensor, t: Tensor, noise: Tensor, variance: Varia
     guess = prediction.x0.clamp(-1, 1) if clip else prediction.x0
     shape = (-1,) + (1,) * (x0.ndim - 1)
     c1, c2, _ = (c.to(x0.dtype).view(shape) for c in model.schedule.posterior(t))
-    true_logvar = model.schedule.log_variance("small").to(x0.device)[t].to(x0.dtype).view(shape)
+    true_logvar = model.schedule.log_variance("small", device=x0.device)[t].to(x0.dtype).view(shape)
     logvar = _log_variance(model, variance, t, frac, x0)
     mean = c1 * guess + c2 * x_t
     kl = normal_kl(c1 * x0 + c2 * x_t, true_logvar, mean, logvar)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from minidiff.diffusion.predict import Prediction, _Wrapped, batch_t
+from minidiff.diffusion.predict import Prediction, Wrapped, batch_t
 from minidiff.diffusion.table import Schedule
 from minidiff.errors import require
 
@@ -51,7 +51,7 @@ def karras_sigmas(steps: int, *, sigma_min: float = 0.002, sigma_max: float = 80
     return torch.cat([sigmas, sigmas.new_zeros(1)])
 
 
-class EDM(_Wrapped):
+class EDM(Wrapped):
     """A network F in EDM's clothes: every sampler and ``simple_loss`` of this package takes EDM(net, schedule).
 
     F is called with c_in (x + sigma n) and c_noise = log(sigma) / 4, shape (B,); its target is (x0 - c_skip x) / c_out.
@@ -59,7 +59,7 @@ class EDM(_Wrapped):
 
     kind = "edm"
 
-    def __init__(self, net, schedule: Schedule, *, sigma_data: float = 0.5) -> None:  # noqa: ANN001 - as in _Wrapped
+    def __init__(self, net, schedule: Schedule, *, sigma_data: float = 0.5) -> None:  # noqa: ANN001 - as in Wrapped
         super().__init__(net, schedule)
         require(not schedule.zero_snr, "schedule", schedule.name, "finite noise levels", "a schedule without zero_terminal")
         self.sigma_data = sigma_data

@@ -94,7 +94,8 @@ def velocity_of(model: Callable) -> Callable[..., Tensor]:
     check_model(model)
 
     def net(x: Tensor, u: Tensor, cond: object = None) -> Tensor:
-        t = model.schedule.t_of(u.double() / (1 - u.double())).to(x)
+        u = u.cpu().double()
+        t = model.schedule.t_of(u / (1 - u)).to(x)
         abar = model.schedule.at(t).to(x).view((-1,) + (1,) * (x.ndim - 1))
         x_t = x * (abar.sqrt() + (1 - abar).sqrt())
         x0, eps = model(x_t, t) if cond is None else model(x_t, t, cond)

@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -56,13 +56,15 @@ def timesteps(T: int, steps: int | Sequence[int], *, spacing: str = "leading", o
     steps: how many (1 to T), or the steps themselves. offset: added to each, for the leading spacings.
     Where a convention names one step twice (quad, at many steps) it is visited once: the second visit does nothing.
     """
-    if not isinstance(steps, int):
+    if isinstance(steps, Iterable):
         chosen = [operator.index(t) for t in steps]
         falls = len(chosen) > 0 and all(a > b for a, b in zip(chosen, chosen[1:], strict=False))
         require(falls and chosen[0] < T and chosen[-1] >= 0, "steps", chosen[:8], f"falling integers in [0, {T - 1}]",
                 "sorted(set(steps), reverse=True)")
         return chosen
     check_choice("spacing", spacing, SPACINGS)
+    require(hasattr(steps, "__index__"), "steps", repr(steps), "a whole number, or the steps themselves", "steps=50")
+    steps = operator.index(steps)
     most = T - 1 if spacing.endswith("_open") else T
     require(1 <= steps <= most, "steps", steps, f"1 to {most} steps: the model was trained on T = {T}", f"steps={min(50, most)}")
     if offset and not spacing.startswith("leading"):
@@ -84,6 +86,6 @@ def pairs(T: int, steps: int | Sequence[int], *, spacing: str = "leading", offse
         check_choice("compat", compat, ("diffusers",))
     visited = timesteps(T, steps, spacing=spacing, offset=offset)
     if compat == "diffusers":
-        count = steps if isinstance(steps, int) else len(visited)
+        count = len(visited) if isinstance(steps, Iterable) else steps
         return [(t, max(t - T // count, -1)) for t in visited]
     return list(zip(visited, [*visited[1:], -1], strict=True))

@@ -64,9 +64,9 @@ def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
     a, b: (B, ...). Where the two are parallel (angle below 1e-4) it is lerp. Refuses opposite directions: no circle is shortest.
     """
     require(a.shape == b.shape, "b", f"shape {tuple(b.shape)}", f"the shape of a, {tuple(a.shape)}")
-    flat_a, flat_b = a.flatten(1).double(), b.flatten(1).double()
-    cos = (flat_a * flat_b).sum(1) / (flat_a.norm(dim=1) * flat_b.norm(dim=1)).clamp(min=1e-300)
-    angle = torch.arccos(cos.clamp(-1, 1))
+    wide = torch.float64 if a.dtype == torch.float64 else torch.float32
+    unit_a, unit_b = (torch.nn.functional.normalize(x.flatten(1).to(wide), dim=1) for x in (a, b))
+    angle = 2 * torch.atan2((unit_a - unit_b).norm(dim=1), (unit_a + unit_b).norm(dim=1))  # exact near 0, where arccos is not
     require(bool((angle < torch.pi - 1e-4).all()), "b", "exactly the opposite of a in some row", "two directions less than 180 "
             "degrees apart", "lerp(a, b, weight), or other noise")
     near = angle < 1e-4

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from minidiff.diffusion.schedule import Schedule
 from minidiff.errors import BadInput, check_finite, require
 
-__all__ = ["Prediction", "Eps", "X0", "V", "LearnedRange", "q_sample", "x0_from_eps", "eps_from_x0", "v_from",
+__all__ = ["Prediction", "Wrapped", "Eps", "X0", "V", "LearnedRange", "q_sample", "x0_from_eps", "eps_from_x0", "v_from",
            "x0_from_v", "eps_from_v", "roots", "batch_t", "check_state"]
 
 
@@ -106,7 +106,7 @@ def eps_from_v(x: Tensor, v: Tensor, t: int | Tensor, schedule: Schedule) -> Ten
     return s * x + a * v
 
 
-class _Wrapped(nn.Module):
+class Wrapped(nn.Module):
     """net(x, t, cond=None) with its meaning and its schedule: what every sampler and loss takes."""
 
     kind = ""
@@ -141,7 +141,7 @@ class _Wrapped(nn.Module):
         raise NotImplementedError
 
 
-class Eps(_Wrapped):
+class Eps(Wrapped):
     """The network predicts the noise (Ho et al. 2020)."""
 
     kind = "eps"
@@ -153,7 +153,7 @@ class Eps(_Wrapped):
         return noise
 
 
-class X0(_Wrapped):
+class X0(Wrapped):
     """The network predicts the clean picture."""
 
     kind = "x0"
@@ -165,7 +165,7 @@ class X0(_Wrapped):
         return x0
 
 
-class V(_Wrapped):
+class V(Wrapped):
     """The network predicts v, the speed along the circle between picture and noise (Salimans and Ho 2022)."""
 
     kind = "v"
@@ -184,9 +184,9 @@ class LearnedRange(nn.Module):
     frac = (v + 1) / 2, not clamped: 0 means the small variance, 1 the large one, and the log variance lies between.
     """
 
-    def __init__(self, base: _Wrapped) -> None:
+    def __init__(self, base: Wrapped) -> None:
         super().__init__()
-        require(isinstance(base, _Wrapped), "base", type(base).__name__, "a wrapped network", "LearnedRange(Eps(net, schedule))")
+        require(isinstance(base, Wrapped), "base", type(base).__name__, "a wrapped network", "LearnedRange(Eps(net, schedule))")
         self.base = base
 
     @property

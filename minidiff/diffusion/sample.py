@@ -18,12 +18,12 @@ from torch import Tensor
 
 from minidiff import counter
 from minidiff.diffusion.bound import Variance, check_variance
-from minidiff.diffusion.grid import pairs
+from minidiff.diffusion.grid import pairs, timesteps
 from minidiff.diffusion.predict import Prediction, check_state
 from minidiff.diffusion.table import Schedule
 from minidiff.errors import BadInput, check_choice, require
 
-__all__ = ["Step", "last", "ddpm", "ddim", "ddim_sigma", "ddim_step", "check_model", "noise_source", "predict_at"]
+__all__ = ["Step", "last", "timesteps", "ddpm", "ddim", "ddim_sigma", "ddim_step", "check_model", "noise_source", "predict_at"]
 
 
 class Step(NamedTuple):

@@ -7,7 +7,7 @@ d x / d sigma = eps (Song et al. 2021, eq. 14); there, Euler is DDIM.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -81,7 +81,7 @@ def _levels(schedule: Schedule, steps: int | Sequence[int], spacing: str, offset
         raise BadInput("schedule", f"{schedule.name!r}, whose last noise level is infinite", "finite noise levels",
                        "ddim(model, x, spacing='trailing') or dpm2m(model, x, spacing='trailing')")
     lowest = float(schedule.sigma[0]) if final == "first" else 0.0
-    if spacing == "karras" and isinstance(steps, int):
+    if spacing == "karras" and not isinstance(steps, Iterable):
         sigmas = karras_sigmas(steps, sigma_min=float(schedule.sigma[0]), sigma_max=float(schedule.sigma[-1]), rho=rho)[:-1]
         return schedule.t_of(sigmas).tolist(), [*sigmas.tolist(), lowest]
     visited = timesteps(schedule.T, steps, spacing=spacing, offset=offset)

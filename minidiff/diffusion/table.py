@@ -8,6 +8,7 @@ SNR = abar / (1 - abar), sigma = sqrt((1 - abar) / abar) (the noise level of EDM
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -90,12 +91,16 @@ class Schedule:
         """(T,) half the log of the SNR; -inf where abar = 0 (Lu et al. 2022, DPM-Solver)."""
         return 0.5 * (self.abar.log() - torch.log1p(-self.abar))
 
+    def _kept(self, key: str, device: torch.device, make: Callable[[], Tensor]) -> Tensor:
+        """A table, made once and kept on each device. float64 (float32 where there is none: mps)."""
+        if (key, device) not in self._tables:
+            table = make()
+            self._tables[key, device] = table.to(torch.float32).to(device) if device.type == "mps" else table.to(device)
+        return self._tables[key, device]
+
     def _table(self, device: torch.device) -> Tensor:
-        """(T + 1,) abar with abar(-1) = 1 in front, kept on each device. float64 (float32 where there is none: mps)."""
-        if device not in self._tables:
-            table = torch.cat([self.abar.new_ones(1), self.abar])
-            self._tables[device] = table.to(torch.float32).to(device) if device.type == "mps" else table.to(device)
-        return self._tables[device]
+        """(T + 1,) abar with abar(-1) = 1 in front."""
+        return self._kept("abar", device, lambda: torch.cat([self.abar.new_ones(1), self.abar]))
 
     def at(self, t: int | float | Tensor) -> Tensor:
         """abar at t, float64, shaped like t (0-d for a number) and on its device.
@@ -161,14 +166,18 @@ class Schedule:
             return self.posterior(t, t_prev).var
         return 1 - self.at(t) / self.at(t - 1 if t_prev is None else t_prev)
 
-    def log_variance(self, kind: str, *, first: str = "second") -> Tensor:
+    def log_variance(self, kind: str, *, first: str = "second", device: torch.device | str = "cpu") -> Tensor:
         """(T,) log of :meth:`variance` along the whole chain. At index 0 the small variance is 0, so its log needs a rule.
 
         first: "second" copies the small variance of index 1 into index 0 of both kinds (Ho's and OpenAI's code),
         "clamp" floors the variance at 1e-20 (lucidrains, LDM), "plain" leaves it (the DDIM code, for "large").
         It matters only for the decoder term of the bound: no noise is added at index 0.
         """
+        check_choice("kind", kind, ("small", "large"))
         check_choice("first", first, ("second", "clamp", "plain"))
+        return self._kept(f"{kind} {first}", torch.device(device), lambda: self._log_variance(kind, first))
+
+    def _log_variance(self, kind: str, first: str) -> Tensor:
         t = torch.arange(self.T)
         var = self.variance(kind, t).clone()
         if first == "second":
