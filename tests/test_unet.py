@@ -391,6 +391,16 @@ def test_attention_at_the_start_is_the_identity() -> None:
             assert torch.equal(layer(x), x)
 
 
+@pytest.mark.parametrize("name", ["plain", "ddpm block", "biggan"])
+def test_blocks_at_the_start_are_their_shortcut(name: str) -> None:
+    blocks = [m for m in UNet(dim=16, **OPTIONS[name]).modules() if isinstance(m, ResBlock)]
+    assert len(blocks) == (8 if name == "biggan" else 6)
+    for block in blocks:
+        x = torch.randn(2, block.conv1.in_channels, 4, 4)
+        short = {"up": lambda z: F.interpolate(z, scale_factor=2), "down": lambda z: F.avg_pool2d(z, 2), None: lambda z: z}
+        assert torch.equal(block(x, torch.randn(2, 64)), block.skip(short[block.resample](x)))
+
+
 def test_attention_lands_on_the_named_sides() -> None:
     def sides(**options) -> list[tuple[str, int]]:
         net, seen = UNet(dim=16, mults=(1, 2, 2), **options), []
