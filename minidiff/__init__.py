@@ -10,30 +10,29 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 # Every name that ``from minidiff import ...`` gives, and where it lives.
-EXPORTS = {
-    "load": "minidiff.zoo",
-    "Scenes": "minidiff.world",
-    "ImageFolder": "minidiff.world",
-    "fit": "minidiff.train",
-    "recipe": "minidiff.recipes",
-    "Scene": "minidiff.world",
-    "Thing": "minidiff.world",
-    "WorldData": "minidiff.world",
-    "render": "minidiff.world",
-    "sample_scenes": "minidiff.world",
-    "UNet": "minidiff.nets",
-    "BadInput": "minidiff.errors",
+_HOMES = {
+    "minidiff.world": ("Scene", "Scenes", "Thing", "WorldData", "ImageFolder", "caption", "parse", "render", "sample_scenes"),
+    "minidiff.nets": ("UNet",),
+    "minidiff.diffusion": ("Eps", "X0", "V", "make_schedule", "ddpm", "ddim", "dpm2m", "invert", "last"),
+    "minidiff.train": ("Budget", "Recipe", "fit"),
+    "minidiff.lessons": ("check", "hint", "solution", "grade"),
+    "minidiff.zoo": ("load",),
+    "minidiff.errors": ("BadInput", "CheckpointError"),
 }
+EXPORTS = {name: home for home, names in _HOMES.items() for name in names}
+PARTS = ("world", "show", "train", "measure", "nets", "diffusion", "lessons")
 
-__all__ = ["__version__", *EXPORTS]  # noqa: PLE0604
+__all__ = ["__version__", *EXPORTS, *PARTS]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> object:
+    if name in PARTS:
+        return import_module(f"minidiff.{name}")
     if name in EXPORTS:
         value = getattr(import_module(EXPORTS[name]), name)
         globals()[name] = value
         return value
-    raise AttributeError(f"minidiff has no {name!r}; it has {', '.join(EXPORTS)}, and its parts such as minidiff.world")
+    raise AttributeError(f"minidiff has no {name!r}; it has {', '.join([*PARTS, *EXPORTS])}")
 
 
 def __dir__() -> list[str]:

@@ -28,7 +28,7 @@ def test_import_loads_nothing_else_and_says_nothing() -> None:
 
 
 def test_every_export_comes_without_the_heavy_libraries() -> None:
-    code = ("import sys, minidiff\nfor name in minidiff.EXPORTS: getattr(minidiff, name)\n"
+    code = ("import sys, minidiff\nfor name in minidiff.__all__: getattr(minidiff, name)\n"
             f"print(sorted({{m.partition('.')[0] for m in sys.modules}} & {set(HEAVY)}))")
     assert fresh(code).strip() == "[]"
 
@@ -39,6 +39,13 @@ def test_export_is_there_and_at_home(name: str) -> None:
     assert name in dir(minidiff) and name in minidiff.__all__
     assert name in sys.modules[minidiff.EXPORTS[name]].__all__
     assert value is getattr(sys.modules[minidiff.EXPORTS[name]], name)
+
+
+def test_the_parts_come_with_the_package() -> None:
+    """`import minidiff; minidiff.show.grid` works without a second import, and every folder below the top is a part."""
+    folders = {path.parent.name for path in (ROOT / "minidiff").glob("*/__init__.py")}
+    assert folders - {"board"} == set(minidiff.PARTS)
+    assert fresh("import minidiff; print(minidiff.nets.UNet.__name__)").strip() == "UNet"
 
 
 def test_an_unknown_name_is_an_attribute_error_that_helps() -> None:
