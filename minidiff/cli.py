@@ -139,14 +139,9 @@ def _score(given: argparse.Namespace) -> int:
     from .board import score
     from .errors import require
     require(given.n is None or given.n > 1, "--n", given.n, "at least 2 samples", "--n 1000")
-    rows = 0
-    failed = []
-    for row in score(given.claims, n=given.n):
-        rows += 1
-        failed += [] if row["passed"] else [row["id"]]
-        print(f"{'pass' if row['passed'] else 'FAIL'}  {row['id']:32} {row['value']:.4g} [{row['low']:.4g}, {row['high']:.4g}] "
-              f"{row['unit']}  target {row['target']}  n={row['n']}  {row['seconds']:.0f} s", flush=True)
-    print(f"{rows} rows, {len(failed)} failed" + (f": {', '.join(failed)}" if failed else ""))
+    rows = score(given.claims, n=given.n)
+    failed = [row.id for row in rows if not row.passed]
+    print(f"{len(rows)} rows, {len(failed)} failed" + (f": {', '.join(failed)}" if failed else ""))
     return 0
 
 
