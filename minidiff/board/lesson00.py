@@ -62,7 +62,7 @@ _reader_claims()
 
 
 @claim("00.validity", "clean held-out pictures are valid: some scene explains them", unit="share valid", target=">= 0.97",
-       n=400, small=32, reader="final")
+       n=400, small=24, reader="final")
 def validity(n: int) -> Outcome:
     reader = load("readers/final")
     x = real(n)
@@ -101,7 +101,7 @@ def _ladder(n: int, distance: Callable[[Tensor, Tensor], float]) -> tuple[float,
 
 
 @claim("00.fd_mini_ladder", "FDmini grows with every step of four kinds of damage", unit="share of steps in order", target=">= 1.0",
-       n=1300, small=200, reader="final")
+       n=1300, small=96, reader="final")
 def fd_ladder(n: int) -> Outcome:
     reader = load("readers/final")
     cached: dict[int, Tensor] = {}
@@ -117,7 +117,7 @@ def fd_ladder(n: int) -> Outcome:
 
 
 @claim("00.mini_lpips_rank", "MiniLPIPS ranks pairs of scenes as the distance of their parameters does", unit="Spearman correlation",
-       target=">= 0.8", n=400, small=100, reader="final")
+       target=">= 0.8", n=400, small=64, reader="final")
 def lpips_rank(n: int) -> Outcome:
     reader = load("readers/final")
     _, scenes = WorldData(32, "test", "simple").batch(0, n)

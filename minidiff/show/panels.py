@@ -59,7 +59,7 @@ class Panel(widgets.VBox):
         """What every knob says now, as render gets it."""
         return {name: self.presses[name] if name in self.presses else widget.value for name, widget in self.knobs.items()}
 
-    def set(self, **values: Any) -> Panel:
+    def set(self, **values: Any) -> None:
         """Move knobs as a hand would, then draw once. An unknown knob or a value out of range is an error."""
         for name, value in values.items():
             require(name in self.specs, "knob", repr(name), f"one of {', '.join(self.specs)}")
@@ -79,7 +79,6 @@ class Panel(widgets.VBox):
         finally:
             self._quiet = False
         self._changed()
-        return self
 
     def _press(self, name: str) -> None:
         self.presses[name] += 1
