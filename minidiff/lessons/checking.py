@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import json
 import os
 import traceback
@@ -68,7 +69,8 @@ def _is_stub(answer: Any) -> bool:
     code = answer.__code__
     doc = (answer.__doc__,) if answer.__doc__ else ()
     return (not code.co_names and code.co_nlocals == code.co_argcount + code.co_kwonlyargcount
-            and set(code.co_consts) <= {None, Ellipsis, *doc} and len(code.co_code) <= 12)
+            and set(code.co_consts) <= {None, Ellipsis, *doc}
+            and not any(step.opname.startswith("LOAD_FAST") for step in dis.get_instructions(code)))
 
 
 def _where(answer: Any, error: Exception) -> str:
