@@ -60,6 +60,17 @@ def test_decoder_is_the_mass_of_a_byte(mean: float, std: float) -> None:
     assert 0 < float(((-near).exp() - (-nll).exp()).abs().max()) < 1e-3  # the published approximation, not the same
 
 
+@pytest.mark.parametrize("cdf", ["erf", "tanh"])
+def test_decoder_in_float32_keeps_its_digits_in_both_tails(cdf: str) -> None:
+    """5 standard deviations out, 1 - 1e-7 would be 1: the mirror image must give the same number, and float64 too."""
+    x = torch.linspace(-0.9, 0.9, 19)
+    mean, logvar = torch.zeros_like(x), torch.full_like(x, 2 * math.log(0.18))
+    nll = decoder_nll(x, mean, logvar, cdf=cdf)
+    assert torch.allclose(nll, nll.flip(0), rtol=1e-5)
+    if cdf == "erf":
+        assert torch.allclose(nll.double(), decoder_nll(x.double(), mean.double(), logvar.double()), rtol=1e-4)
+
+
 def test_decoder_has_finite_gradients() -> None:
     x = torch.tensor([[-1.0, 1.0, 0.0, 0.5]], dtype=torch.float64)
     mean = torch.tensor([[50.0, -50.0, 0.0, 0.5]], dtype=torch.float64, requires_grad=True)

@@ -20,6 +20,7 @@ from torch import Tensor
 from minidiff.diffusion import (
     X0,
     Eps,
+    Gaussian,
     LearnedRange,
     V,
     cosine,
@@ -156,7 +157,10 @@ def test_ddim_linspace_without_compat_reads_each_picture_at_its_own_level() -> N
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_small_log", "fixed_large", "learned_range"])
 @pytest.mark.parametrize("schedule", [*SCHEDULES, "sigmoid"])
 def test_ddpm_whole_matrix(shipped: bool, variance: str, schedule: str) -> None:
-    """variance type x clip x prediction type x (spacing, offset, steps), for each schedule; the last one is the whole chain."""
+    """variance type x clip x prediction type x (spacing, offset, steps), for each schedule; the whole chain is the next test.
+
+    Not fixed_large_log: its step takes the root of a logarithm, which is NaN. Not learned: raw variances, which we do not offer.
+    """
     from diffusers import DDPMScheduler
 
     table, names = {**SCHEDULES, "sigmoid": (sigmoid_beta(), {"beta_schedule": "sigmoid"})}[schedule]
@@ -314,7 +318,7 @@ def test_flow_is_ddim_after_rescaling() -> None:
         straight = list(flow_euler(velocity_of(model), noise() / flow_scale(table, ts[0]), steps=times))
         for a, b in zip(straight, ddim(model, noise(), steps=ts), strict=True):
             assert torch.allclose(a.x * flow_scale(table, b.t_prev), b.x, atol=1e-7)
-            assert torch.allclose(a.x0, b.x0, atol=1e-7)
+            assert torch.allclose(a.x0, b.x0, atol=1e-7) and torch.allclose(a.eps, b.eps, atol=1e-7)
 
 
 @pytest.mark.parametrize("T", [1000, 77])
@@ -371,10 +375,14 @@ def test_generator_rules() -> None:
     assert torch.equal(a, b) and not torch.equal(a, c)
     d, e = (last(ddim(model, noise(), steps=9, eta=1.0, generator=torch.Generator().manual_seed(s))).x for s in (1, 2))
     assert not torch.equal(d, e)
-    flat = Eps(lambda x, t: 0 * x, linear())
-    x1, x2 = noise(), noise() + 1e-3  # without a generator two batches do not share their noise
-    far = (last(ddpm(flat, x1, steps=5, clip=False)).x - last(ddpm(flat, x2, steps=5, clip=False)).x).abs().mean()
-    assert float(far) > 0.01
+    true = Gaussian(linear(), std=0.5)  # forgets x_T along the way: what differs in the end is the noise of the steps
+    x1, x2 = noise(), noise() + 1e-3
+
+    def far(**options: object) -> float:
+        g = [{"generator": torch.Generator().manual_seed(0)} if options else {} for _ in range(2)]
+        return float((last(ddpm(true, x1, steps=50, **g[0])).x - last(ddpm(true, x2, steps=50, **g[1])).x).abs().mean())
+
+    assert far() > 0.1 and far(same=True) < 0.01  # without a generator two batches do not share their noise
 
 
 def test_float32_gives_the_same_picture() -> None:
