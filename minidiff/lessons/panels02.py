@@ -1,0 +1,74 @@
+"""The panels of lesson 02: an ancestral chain step by step, samples on demand, and the weights of the bound."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..counter import generator, normal
+from ..diffusion import ddpm, last, linear, min_snr_weight
+from ..errors import check_choice, require
+from ..measure import Reader, read
+from ..show import curve, tile
+from ..show.sheet import Picture
+from ..world import KINDS
+
+__all__ = ["Chain", "Sampler", "weights"]
+
+
+class Chain:
+    """One ancestral run, kept: ``render(step=...)`` shows x_t and the guess of x_0, and what the reader makes of the guess."""
+
+    def __init__(self, model, reader: Reader, *, count: int = 4, steps: int = 60, seed: int = 0) -> None:
+        x = normal((count, 3, 32, 32), "chain", seed)
+        run = list(ddpm(model, x, steps=steps, generator=generator("chain-noise", seed)))
+        self.ts = [run[0].t, *(s.t_prev for s in run)]
+        self.x: list[Tensor] = [x, *(s.x for s in run)]
+        self.guess: list[Tensor] = [run[0].x0, *(s.x0 for s in run)]
+        everything = read(torch.cat(self.guess), reader)
+        self.kind = everything.scenes.kind[:, 0].view(len(self.x), count)
+        self.sure = (everything.chance["kind"][:, 0].amax(-1) * everything.sure[:, 0]).view(len(self.x), count)
+        self.backdrop = everything.scenes.backdrop.view(len(self.x), count)
+
+    def settled(self, values: Tensor) -> list[float]:
+        """Share of the pictures whose reading is already the final one, at every step."""
+        return (values == values[-1:]).double().mean(1).tolist()
+
+    def render(self, *, step: int) -> tuple[np.ndarray, str]:
+        """Upper row: x_t. Lower row: the network's guess of x_0."""
+        array = tile([self.x[step].clamp(-1, 1), self.guess[step].clamp(-1, 1)], scale=4, gap=6)
+        read_as = ", ".join(f"{KINDS[int(k)]} ({float(s):.0%})" for k, s in zip(self.kind[step], self.sure[step], strict=True))
+        return array, f"after {step} steps, t = {max(self.ts[step], 0)}; the guesses read as {read_as}"
+
+
+class Sampler:
+    """Samples on demand, and kept: six pictures by DDPM with a choice of steps and variance."""
+
+    def __init__(self, model, *, count: int = 6, budget: int = 180) -> None:
+        self.model, self.count, self.budget = model, count, budget
+        self._kept: dict[tuple, Tensor] = {}
+
+    def render(self, *, seed: int, steps: int, variance: str) -> tuple[np.ndarray, str]:
+        check_choice("variance", variance, ("small", "large"))
+        require(steps * self.count <= self.budget, "steps", steps, f"at most {self.budget // self.count} for {self.count} pictures")
+        mark = (seed, steps, variance)
+        if mark not in self._kept:
+            x = normal((self.count, 3, 32, 32), "sampler", seed)
+            self._kept[mark] = last(ddpm(self.model, x, steps=steps, variance=variance, generator=generator("sampler", seed))).x
+        return tile(self._kept[mark].clamp(-1, 1), columns=self.count, scale=3, gap=6), \
+            f"seed {seed}, {steps} steps, {variance} variance: {steps * self.count} network calls"
+
+
+def weights(*, gamma: int) -> tuple[Picture, str]:
+    """The weight on the squared eps error over t: the bound, L_simple, and min-SNR."""
+    table = linear(1000)
+    t = torch.arange(1, 1000)
+    abar, beta = table.abar[1:], table.beta[1:]
+    bound = beta ** 2 / (2 * table.variance("small", t) * (1 - beta) * (1 - abar))
+    capped = min_snr_weight(table, t, "eps", gamma=float(gamma))
+    lines = {"the bound": (t, bound), "L_simple": (t, torch.ones(999)), f"min-SNR, gamma = {gamma}": (t, capped)}
+    shown = curve(lines, x="noising step t", y="weight on the eps error (log scale)", log_x=True, log_y=True, markers=False,
+                  alt="Three weights over t: the bound falls by four orders of magnitude, L_simple is flat, min-SNR rises and is then flat")
+    edge = int(t[table.snr[1:] > gamma].max()) if bool((table.snr[1:] > gamma).any()) else 0
+    return shown, f"gamma = {gamma}: steps up to t = {edge} have SNR above gamma and are weighted down"
