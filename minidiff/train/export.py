@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from minidiff.errors import CheckpointError
+from minidiff.files import replace
 from minidiff.train.checkpoint import checkpoints, plain, read_ema, unusable
-from minidiff.train.files import disk, replace_file
+from minidiff.train.files import disk
 
 __all__ = ["newest", "load_ema", "export"]
 
@@ -60,5 +61,5 @@ def export(out: str | os.PathLike[str], folder: str | os.PathLike[str], *, half:
     folder = Path(folder)
     with disk(folder, lambda: "nothing has been overwritten"):
         folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / "model.safetensors", safetensors.torch.save(plain(weights)))
+        replace(folder / "model.safetensors", safetensors.torch.save(plain(weights)))
     return meta

@@ -13,7 +13,7 @@ from typing import IO
 
 from minidiff.errors import CheckpointError
 
-__all__ = ["sha256", "write_file", "replace_file", "sync_folder", "remove_folder", "disk", "Lock"]
+__all__ = ["sha256", "write_file", "sync_folder", "remove_folder", "disk", "Lock"]
 
 
 def sha256(data: bytes) -> str:
@@ -37,18 +37,6 @@ def write_file(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path`` at once: a reader sees the old file or the new one, never half of it."""
-    part = path.with_name(path.name + ".tmp")
-    try:
-        write_file(part, data)
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
 
 
 def remove_folder(folder: Path) -> None:

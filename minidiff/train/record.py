@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import torch
 from minidiff.train.checkpoint import Snapshot, Store
 from minidiff.train.files import disk
 from minidiff.train.losses import LossLog, read_losses
-from minidiff.train.preview import save_preview
 
 __all__ = ["Record"]
 
@@ -57,8 +57,14 @@ class Record:
         self._store.save(snapshot)
 
     def preview(self, images: torch.Tensor, seen: int) -> Path:
+        """Write a grid of (B, C, H, W) pictures, enlarged by a whole number to at most 512 pixels a side where they fit."""
+        from minidiff.show import save_grid
+
+        columns = math.ceil(math.sqrt(len(images)))
+        path = self.out / "previews" / f"{seen:010d}.png"
         with self._disk():
-            return save_preview(images, self.out / "previews" / f"{seen:010d}.png")
+            path.parent.mkdir(exist_ok=True)
+        return save_grid(path, images.clamp(-1, 1), columns=columns, scale=max(1, 512 // (columns * images.shape[-1])))
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # a full disk was reported when it happened

@@ -1,6 +1,9 @@
 """Several processes, one run: the global batch stays the same, each process works on its rows.
 
-Only ``accelerate launch`` (or torchrun) makes a team; accelerate is imported only then.
+Only a launcher makes a team, and accelerate is imported only then. On GPUs ``accelerate launch -m minidiff train RECIPE``;
+for two processes on the CPU, put ``ACCELERATE_USE_CPU=true`` before it and ``--multi_gpu --num_processes 2`` after
+``launch`` (accelerate's own ``--cpu`` starts one process, whatever the number), or use torchrun or mpirun. All processes
+need the same machine or a shared folder only for the launcher: checkpoints are read and written by the first alone.
 """
 
 from __future__ import annotations
@@ -63,8 +66,7 @@ class _Accelerated(Team):
 
     def rows(self, batch: Mapping[str, Any], n: int) -> Mapping[str, Any]:
         mine = slice(self.rank * n // self.size, (self.rank + 1) * n // self.size)
-        whole = {k: v for k, v in batch.items() if not hasattr(v, "__len__") or isinstance(v, str) or len(v) != n}
-        return {k: v if k in whole else v[mine] for k, v in batch.items()}
+        return {name: value[mine] if _has_rows(value, n) else value for name, value in batch.items()}
 
     def average(self, model: nn.Module, loss: torch.Tensor) -> torch.Tensor:
         learned = [p for p in model.parameters() if p.requires_grad]
@@ -75,7 +77,7 @@ class _Accelerated(Team):
         flat = self._accelerator.reduce(flat, reduction="mean")
         pieces = flat[:-1].split([p.numel() for p in learned])
         torch._foreach_copy_([p.grad for p in learned], [piece.view_as(p) for piece, p in zip(pieces, learned)])
-        return flat[-1]
+        return flat[-1].clone()  # a view would keep all the gradients
 
     def share(self, make: Callable[[], Any]) -> Any:
         from accelerate.utils import broadcast_object_list
@@ -102,6 +104,13 @@ class _Accelerated(Team):
         return bool(self._accelerator.reduce(answer, reduction="sum") > 0)
 
 
+def _has_rows(value: object, n: int) -> bool:
+    if isinstance(value, torch.Tensor):
+        return value.ndim > 0 and len(value) == n
+    return hasattr(value, "__getitem__") and not isinstance(value, str | Mapping) and len(value) == n
+
+
 def team(device: str | torch.device | None = None) -> Team:
     """The processes that this one works with: itself, unless a launcher started several."""
-    return _Accelerated(device) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else Team(device)
+    sizes = (int(os.environ.get(name) or 1) for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"))
+    return _Accelerated(device) if max(sizes) > 1 else Team(device)
