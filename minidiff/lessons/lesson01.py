@@ -15,12 +15,12 @@ from .tasks import Mistake, call, exercise, expect, expect_number
 __all__: list[str] = []
 
 
-@exercise("01.q_sample", "Noise a batch, each picture to its own step", name="q_sample", points=2, stub='''
-def q_sample(x0, t, noise, abar):
+@exercise("01.q_sample", "Noise a batch, each picture to its own step", name="noise_batch", points=2, stub='''
+def noise_batch(x0, t, noise, abar):
     """x_t for a batch. x0, noise: (B, C, H, W). t: (B,) integers. abar: (T,), index 0 = one noising step."""
     ...
 ''', solution='''
-def q_sample(x0, t, noise, abar):
+def noise_batch(x0, t, noise, abar):
     a = abar[t].view(-1, 1, 1, 1)
     return a.sqrt() * x0 + (1 - a).sqrt() * noise
 ''', hints=("Look up alpha-bar for each picture: abar[t] has the shape (B,).",
@@ -167,12 +167,12 @@ def _same_noise(fn: Callable) -> None:
     }, otherwise="Find, for each t, the index whose log-SNR differs least.")
 
 
-@exercise("01.zero_terminal", "End in pure noise", name="zero_terminal", stub='''
-def zero_terminal(abar):
+@exercise("01.zero_terminal", "End in pure noise", name="end_in_noise", stub='''
+def end_in_noise(abar):
     """abar (T,) -> abar (T,) that ends at exactly 0 and begins where it did: shift and scale sqrt(abar) (Lin et al. 2023)."""
     ...
 ''', solution='''
-def zero_terminal(abar):
+def end_in_noise(abar):
     root = abar.sqrt()
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     return root**2

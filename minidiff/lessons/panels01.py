@@ -1,4 +1,4 @@
-"""The moving pictures of lesson 01. Each ``*_view`` is a pure function of its knobs and returns uint8 pixels (H, W, 3)."""
+"""The moving pictures of lesson 01. Each ``*_view`` is a pure function of its knobs: pixels (H, W, 3) and a line of text."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _MAKERS: dict[str, Callable[[], Schedule]] = {
     "linear": linear, "cosine": cosine, "sigmoid": sigmoid, "sigmoid_beta": sigmoid_beta, "scaled_linear": scaled_linear,
     "zero_terminal": lambda: zero_terminal(scaled_linear()), "jsd": jsd}
 SCHEDULES = tuple(_MAKERS)
-_COLOURS = ("blue", "orange", "purple", "green", "red", "ink", "grey")
+_COLOURS = ("blue", "orange", "purple", "green", "red", "ink", "#8a6d00")
 SCENES = {
     "cat on the beach": Scene((Thing("cat", "red", size=0.28),), "beach"),
     "tree in the snow": Scene((Thing("tree", "green", size=0.30, y=0.55),), "snow"),
@@ -95,13 +95,13 @@ def _still_noise() -> Tensor:
     return normal((1, 3, 64, 64), "01 forward view")
 
 
-def forward_view(t: int = 250, schedule: str = "linear", scene: str = "cat on the beach") -> np.ndarray:
+def forward_view(t: int = 250, schedule: str = "linear", scene: str = "cat on the beach") -> tuple[np.ndarray, str]:
     """A scene after t + 1 noising steps, and where that is on the schedule. t: index 0..999; the noise is always the same."""
     plan = _schedule(schedule)
     x = q_sample(_scene_image(scene), t, _still_noise(), plan)
     left = np.repeat(np.repeat(pixels(x)[0], 8, 0), 8, 1)                      # 64 -> 512 device pixels
     chart = _abar_chart()
-    sheet = paper(left.shape[1] + 16 + chart.base.shape[1], left.shape[0] + 56)
+    sheet = paper(left.shape[1] + 16 + chart.base.shape[1], left.shape[0])
     sheet.paste(Image.fromarray(left), (0, 0))
     right = chart.sheet()
     draw, colour = ImageDraw.Draw(right), rgb(_COLOURS[SCHEDULES.index(schedule)])
@@ -112,9 +112,8 @@ def forward_view(t: int = 250, schedule: str = "linear", scene: str = "cat on th
     draw.ellipse([x_at - 11, y_at - 11, x_at + 11, y_at + 11], fill=colour, outline=(255, 255, 255), width=3)
     sheet.paste(right, (left.shape[1] + 16, 0))
     abar, snr = float(plan.abar[t]), float(plan.snr[t])
-    write_text(sheet, (4, left.shape[0] + 6),
-               (f"{schedule}, t = {t}:   √ᾱ = {abar**0.5:.3f}    √(1-ᾱ) = {(1 - abar)**0.5:.3f}    SNR = {snr:.3g}",), size=13)
-    return np.asarray(sheet)
+    return np.asarray(sheet), (f"{schedule}, t = {t}: {abar**0.5:.3f} of the picture + {(1 - abar)**0.5:.3f} of noise, "
+                               f"SNR {snr:.3g}, λ {plan.lam[t]:.2f}")
 
 
 @functools.cache
@@ -124,7 +123,7 @@ def _line_chart() -> Chart:
     return _chart(fig, axis)
 
 
-def posterior_view(x0: float = 0.8, xt: float = -0.3, t: int = 4) -> np.ndarray:
+def posterior_view(x0: float = 0.8, xt: float = -0.3, t: int = 4) -> tuple[np.ndarray, str]:
     """One pixel, ten-step cosine chain: what x_0 says about x_{t-1}, what x_t says, and both together. t: 0..9."""
     plan, chart = cosine(TEN), _line_chart()
     c1, c2, var = (float(c) for c in plan.posterior(t))
@@ -148,7 +147,8 @@ def posterior_view(x0: float = 0.8, xt: float = -0.3, t: int = 4) -> np.ndarray:
     write_text(sheet, (330, y), ("q(xₜ | xₜ₋₁)",), size=12, fill=PALETTE["orange"], bold=True)
     write_text(sheet, (640, y), (f"both: mean {c1:.2f}·x₀ + {c2:.2f}·xₜ = {c1 * x0 + c2 * xt:.2f},  std {var**0.5:.2f}",),
                size=12, bold=True)
-    return np.asarray(sheet)
+    says = [f"{mean:.2f} ± {variance**0.5:.2f}" for mean, variance, _ in curves]
+    return np.asarray(sheet), f"t = {t}: x₀ alone says {says[0]}, xₜ alone {says[1]}, both {says[2]}"
 
 
 class Roll(NamedTuple):
@@ -185,14 +185,14 @@ def _dots(image: np.ndarray, chart: Chart, points: np.ndarray, colour: str, reac
     image[rows, columns] = rgb(colour)
 
 
-def roll_view(rolls: dict[str, Roll], steps: str, moment: float = 0.0) -> np.ndarray:
-    """Left the points x_t, right what the ideal denoiser makes of them. steps: a key of ``rolls``; moment: share of the way
-    back, 0 (noise) to 1 (done)."""
+def roll_view(rolls: dict[str, Roll], steps: str, moment: int = 0) -> tuple[np.ndarray, str]:
+    """Left the points x_t, right what the ideal denoiser makes of them. steps: a key of ``rolls``; moment: how far back in
+    fortieths of the way, 0 (noise) to 40 (done)."""
     check_choice("steps", steps, rolls)
-    require(0 <= moment <= 1, "moment", moment, "a number from 0 (noise) to 1 (done)", "moment=0.5")
+    require(0 <= moment <= 40, "moment", moment, "a number from 0 (noise) to 40 (done)", "moment=20")
     roll, chart = rolls[steps], _plane()
     T = len(roll.x0)
-    k = round(moment * T)
+    k = round(moment / 40 * T)
     halves = []
     for points in (roll.x[k], roll.x0[min(k, T - 1)]):
         image = chart.base.copy()
@@ -204,4 +204,5 @@ def roll_view(rolls: dict[str, Roll], steps: str, moment: float = 0.0) -> np.nda
     titles: Sequence[str] = (f"points after {k} of {T} reverse steps", "where the ideal denoiser thinks they came from")
     for place, title in enumerate(titles):
         write_text(sheet, (place * chart.base.shape[1] + 60, 16), (title,), size=12, fill=("blue", "orange")[place], bold=True)
-    return np.asarray(sheet)
+    spread = float(roll.x0[min(k, T - 1)].std())
+    return np.asarray(sheet), f"{k} of {T} reverse steps done; the guesses spread over {spread:.2f} (the data over 1.00)"
