@@ -67,8 +67,11 @@ def grade(notebook: str | Path, *, timeout: float = 120.0) -> Grade:
         raise BadInput("notebook", f"{path.name}, which cannot be read ({error})", "a Jupyter notebook") from None
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "record.jsonl"
+        here = str(Path(__file__).resolve().parents[2])            # the kernel must find this very package
+        paths = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
         NotebookClient(book, timeout=timeout, allow_errors=True, kernel_name="python3",
-                       resources={"metadata": {"path": str(path.parent)}}).execute(env=os.environ | {RECORD: str(record)})
+                       resources={"metadata": {"path": str(path.parent)}}).execute(
+                           env=os.environ | {RECORD: str(record), "PYTHONPATH": paths})
         lines = record.read_text(encoding="utf-8").splitlines() if record.is_file() else []
     last = {r["id"]: Result(**r) for r in map(json.loads, lines)}
     everything = exercises(number.group())
