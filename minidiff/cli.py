@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--images", type=int, help="stop after so many images instead")
     train.add_argument("--device", help="cpu, cuda, cuda:1, mps; the best there is when left out")
     train.add_argument("--out", metavar="DIR", help="where checkpoints go (runs/RECIPE)")
+    train.add_argument("--ship", action="store_true", help="when trained, put the weights and a card into data/RECIPE")
 
     score = commands.add_parser("score", help="recompute rows of data/scoreboard.json")
     score.add_argument("claims", metavar="CLAIM", nargs="*", help="ids such as 03.ddim_20_vs_ddpm_1000; all when left out")
@@ -132,6 +133,9 @@ def _train(given: argparse.Namespace) -> int:
         ends = collections.deque(Progress(states) if first else states, maxlen=1)
     if first and ends and ends[0].images >= ends[0].total:
         print(f"{chosen.name} is trained: {out}. {chosen.expect}".strip())
+        if given.ship:
+            from .recipes import publish
+            print(f"shipped: {publish(chosen.name, out)}")
     return 0
 
 
