@@ -43,7 +43,9 @@ def _rows(device: torch.device) -> list[tuple[str, float, str]]:
     for level, size in (("simple", 32), ("simple", 64), ("full", 64)):
         scenes = sample_scenes(torch.arange(512, device=device), level=level)
         with torch.no_grad():
-            rows.append((f"render, {level} scenes at {size} x {size}", rate(lambda s=scenes, p=size: render(s, p), 512), "scenes/s"))
+            rows.append(
+                (f"render, {level} scenes at {size} x {size}", rate(lambda s=scenes, p=size: render(s, p), 512), "scenes/s")
+            )
     net = UNet(**PIXEL_NET).to(device, memory_format=torch.channels_last).eval()
     x = normal((32, 3, 32, 32), "bench").to(device)
     t = torch.full((32,), 500, device=device)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .counter import generator, key, uniform
-from .diffusion import V, X0, Eps, LearnedRange, hybrid_loss, make_schedule, simple_loss
+from .diffusion import X0, Eps, LearnedRange, V, hybrid_loss, make_schedule, simple_loss
 from .errors import check_choice
 from .measure.reader import Reader, reader_loss
 from .nets import UNet
@@ -22,17 +22,41 @@ from .train import Budget, Recipe, load_ema
 from .world import Rendered, Scenes, WorldData, render, sample_scenes
 from .zoo import load, ship
 
-__all__ = ["RECIPES", "PIXEL", "READERS", "recipe", "config", "publish", "PIXEL_NET", "SMALL_NET", "pixel_recipe", "reader_recipe"]
+__all__ = [
+    "RECIPES",
+    "PIXEL",
+    "READERS",
+    "recipe",
+    "config",
+    "publish",
+    "PIXEL_NET",
+    "SMALL_NET",
+    "pixel_recipe",
+    "reader_recipe",
+]
 
 PIXEL_NET = {"channels": 3, "dim": 48, "mults": (1, 2), "blocks": 1, "patch": 2, "attention": (8,)}
 SMALL_NET = {"channels": 3, "dim": 32, "mults": (1, 2), "blocks": 1, "patch": 2, "attention": (8,)}
-_BLOCK = 8       # batches rendered at once: many scenes together are painted faster; batch i is still a pure function of i
+_BLOCK = 8  # batches rendered at once: many scenes together are painted faster; batch i is still a pure function of i
 _WRAP = {"eps": Eps, "x0": X0, "v": V}
 
 
-def pixel_recipe(name: str, *, seed: int, net: dict, predicts: str = "eps", schedule: str = "linear", learned: bool = False,
-                 gamma: float | None = None, start: str = "", lr: float = 6e-4, data: WorldData | None = None,
-                 images: tuple[int, int] = (240_000, 4_000_000), minutes: tuple[float, float] = (90, 6), expect: str = "") -> Recipe:
+def pixel_recipe(
+    name: str,
+    *,
+    seed: int,
+    net: dict,
+    predicts: str = "eps",
+    schedule: str = "linear",
+    learned: bool = False,
+    gamma: float | None = None,
+    start: str = "",
+    lr: float = 6e-4,
+    data: WorldData | None = None,
+    images: tuple[int, int] = (240_000, 4_000_000),
+    minutes: tuple[float, float] = (90, 6),
+    expect: str = "",
+) -> Recipe:
     """A recipe for an unconditional pixel model. images, minutes: (laptop, gpu).
 
     predicts: "eps", "x0" or "v"; learned adds the variance head of iDDPM; gamma weights by min-SNR; start: a shipped
@@ -52,7 +76,7 @@ def pixel_recipe(name: str, *, seed: int, net: dict, predicts: str = "eps", sche
         return data.batch(j, n * _BLOCK, device)[0]
 
     def draw(i: int, n: int, device: torch.device) -> dict[str, Tensor]:
-        x0 = block(i // _BLOCK, n, device)[i % _BLOCK * n:][:n]
+        x0 = block(i // _BLOCK, n, device)[i % _BLOCK * n :][:n]
         where = generator(seed, "t", i)
         t = torch.randint(0, table.T, (n,), generator=where)
         noise = torch.randn(x0.shape, generator=where)
@@ -64,8 +88,19 @@ def pixel_recipe(name: str, *, seed: int, net: dict, predicts: str = "eps", sche
             return hybrid_loss(LearnedRange(wrapped), batch["x0"], batch["t"], batch["noise"])
         return simple_loss(wrapped, batch["x0"], batch["t"], batch["noise"], gamma=gamma)
 
-    return Recipe(name=name, seed=seed, build=build, draw=draw, loss=loss, batch=32, lr=lr, warmup=3_200, ema=0.999,
-                  budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1])}, expect=expect)
+    return Recipe(
+        name=name,
+        seed=seed,
+        build=build,
+        draw=draw,
+        loss=loss,
+        batch=32,
+        lr=lr,
+        warmup=3_200,
+        ema=0.999,
+        budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1])},
+        expect=expect,
+    )
 
 
 def _mixed(index: Tensor, size: int, seed: int, portions: tuple[tuple[str, int, float], ...]) -> tuple[Scenes, Tensor, Tensor]:
@@ -117,9 +152,19 @@ def reader_recipe(name: str, *, seed: int, strength: float) -> Recipe:
         scenes = Scenes(**{name: batch[name] for name in fields})
         return reader_loss(model(batch["images"]), scenes, Rendered(batch["images"], batch["masks"], batch["masks"]))
 
-    return Recipe(name=name, seed=seed, build=lambda: Reader(16), draw=draw, loss=loss, batch=32, lr=2e-3, warmup=3_200,
-                  ema=0.998, budgets={"laptop": Budget(80_000, 15), "gpu": Budget(600_000, 3)},
-                  expect="kind and colour >= 99 %, backdrop >= 99.5 %, mask IoU >= 0.9 on clean held-out scenes")
+    return Recipe(
+        name=name,
+        seed=seed,
+        build=lambda: Reader(16),
+        draw=draw,
+        loss=loss,
+        batch=32,
+        lr=2e-3,
+        warmup=3_200,
+        ema=0.998,
+        budgets={"laptop": Budget(80_000, 15), "gpu": Budget(600_000, 3)},
+        expect="kind and colour >= 99 %, backdrop >= 99.5 %, mask IoU >= 0.9 on clean held-out scenes",
+    )
 
 
 _SMALL: dict = {"net": SMALL_NET, "seed": 31, "images": (16_000, 1_000_000), "minutes": (4, 2)}
@@ -129,8 +174,16 @@ PIXEL: dict[str, dict] = {
     # v after eps: near pure noise an error of eps is an error of x0 a hundred times as large, and small networks pick the
     # wrong brightness there; what eps has taught the trunk is kept
     "pixel-eps": {"seed": 21, "net": PIXEL_NET, "gamma": 5.0, "expect": "the first stage of pixel-ddpm"},
-    "pixel-ddpm": {"seed": 22, "net": PIXEL_NET, "predicts": "v", "start": "pixel-eps", "lr": 5e-4, "images": (40_000, 4_000_000),
-                   "minutes": (12, 6), "expect": "validity >= 90 %"},
+    "pixel-ddpm": {
+        "seed": 22,
+        "net": PIXEL_NET,
+        "predicts": "v",
+        "start": "pixel-eps",
+        "lr": 5e-4,
+        "images": (40_000, 4_000_000),
+        "minutes": (12, 6),
+        "expect": "validity >= 90 %",
+    },
     "pixel-small-eps": _SMALL,
     "pixel-small-x0": _SMALL | {"predicts": "x0"},
     "pixel-small-v": _SMALL | {"predicts": "v"},
@@ -160,8 +213,13 @@ def config(name: str) -> dict:
     if name in READERS:
         return {"kind": "reader", "net": recipe(name).build().config}
     row = PIXEL[name]
-    return {"kind": "pixel", "net": recipe(name).build().config, "predicts": row.get("predicts", "eps"),
-            "schedule": {"name": row.get("schedule", "linear"), "T": 1000}, "size": 32}
+    return {
+        "kind": "pixel",
+        "net": recipe(name).build().config,
+        "predicts": row.get("predicts", "eps"),
+        "schedule": {"name": row.get("schedule", "linear"), "T": 1000},
+        "size": 32,
+    }
 
 
 def publish(name: str, out: str | Path, *, root: Path | None = None) -> Path:
@@ -169,7 +227,16 @@ def publish(name: str, out: str | Path, *, root: Path | None = None) -> Path:
     one = recipe(name)
     net = one.build()
     meta = load_ema(out, net)
-    facts = {"recipe": name, "seed": one.seed, "images": meta["images"], "of": meta.get("total"), "batch": one.batch, "lr": one.lr,
-             "ema": one.ema, "minutes": round(meta.get("seconds", 0.0) / 60, 1), "made_on": meta.get("made_on"),
-             "expect": one.expect}
+    facts = {
+        "recipe": name,
+        "seed": one.seed,
+        "images": meta["images"],
+        "of": meta.get("total"),
+        "batch": one.batch,
+        "lr": one.lr,
+        "ema": one.ema,
+        "minutes": round(meta.get("seconds", 0.0) / 60, 1),
+        "made_on": meta.get("made_on"),
+        "expect": one.expect,
+    }
     return ship(name, net, config(name), facts, root=root)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .diffusion import V, X0, Eps, LearnedRange, make_schedule
+from .diffusion import X0, Eps, LearnedRange, V, make_schedule
 from .errors import CheckpointError
 from .files import data_folder, replace, sha256
 from .measure.reader import Reader
@@ -36,8 +36,12 @@ def _folder(name: str) -> Path:
     folder = data_folder() / name
     if not (folder / "config.json").is_file():
         known = ", ".join(shipped()) or "none: data/ is empty"
-        raise CheckpointError("name", repr(name), f"a shipped model ({known})",
-                              f"minidiff train {name} --out runs/{name}, which makes it from nothing")
+        raise CheckpointError(
+            "name",
+            repr(name),
+            f"a shipped model ({known})",
+            f"minidiff train {name} --out runs/{name}, which makes it from nothing",
+        )
     return folder
 
 
@@ -59,8 +63,12 @@ def load(name: str, *, device: torch.device | str = "cpu") -> Any:
     if not weights.is_file():
         raise CheckpointError("name", f"{name!r} without model.safetensors", "a complete model folder", "git checkout -- data")
     if sha256(weights) != promised:
-        raise CheckpointError("name", f"{name!r}, whose model.safetensors differs from the hash on its card",
-                              "the file as it was shipped", "git checkout -- data, or train it again")
+        raise CheckpointError(
+            "name",
+            f"{name!r}, whose model.safetensors differs from the hash on its card",
+            "the file as it was shipped",
+            "git checkout -- data, or train it again",
+        )
     model = _build(config, name)
     _fill(model, weights, name)
     return model.to(device).eval().requires_grad_(False)
@@ -70,8 +78,9 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError("name", f"{path.parent.name!r}, whose {path.name} cannot be read ({error})", "a JSON file",
-                              "git checkout -- data") from None
+        raise CheckpointError(
+            "name", f"{path.parent.name!r}, whose {path.name} cannot be read ({error})", "a JSON file", "git checkout -- data"
+        ) from None
 
 
 def _build(config: dict[str, Any], name: str) -> nn.Module:
@@ -96,8 +105,12 @@ def _fill(model: nn.Module, weights: Path, name: str) -> None:
         state = {k: v.float() for k, v in load_file(weights).items()}
         _net(model).load_state_dict(state)
     except (SafetensorError, RuntimeError) as error:
-        raise CheckpointError("name", f"{name!r}, whose weights do not fit its config ({str(error).splitlines()[0]})",
-                              "weights and config from the same training run", "git checkout -- data") from None
+        raise CheckpointError(
+            "name",
+            f"{name!r}, whose weights do not fit its config ({str(error).splitlines()[0]})",
+            "weights and config from the same training run",
+            "git checkout -- data",
+        ) from None
 
 
 def ship(name: str, net: nn.Module, config: dict[str, Any], facts: dict[str, Any], *, root: Path | None = None) -> Path:
@@ -112,9 +125,14 @@ def ship(name: str, net: nn.Module, config: dict[str, Any], facts: dict[str, Any
         shutil.rmtree(stale, ignore_errors=True)
     fresh.mkdir()
     save_file({k: v.detach().cpu().half().contiguous() for k, v in net.state_dict().items()}, fresh / "model.safetensors")
-    facts = facts | {"name": name, "parameters": sum(p.numel() for p in net.parameters()), "torch": torch.__version__,
-                     "machine": platform.machine(), "date": datetime.date.today().isoformat(),
-                     "sha256": {"model.safetensors": sha256(fresh / "model.safetensors")}}
+    facts = facts | {
+        "name": name,
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "date": datetime.date.today().isoformat(),
+        "sha256": {"model.safetensors": sha256(fresh / "model.safetensors")},
+    }
     replace(fresh / "config.json", json.dumps(config, indent=1) + "\n")
     replace(fresh / "card.json", json.dumps(facts, indent=1) + "\n")
     if folder.exists():

@@ -74,8 +74,9 @@ CASES = {
     "noise with NaN": lambda: next(dpm2m(MODEL, NAN, steps=5)),
     "integers as a start": lambda: next(ddim(MODEL, X.long(), steps=5)),
     "inversion in no steps": lambda: next(invert(MODEL, X, steps=0)),
-    "eps prediction at zero SNR": lambda: last(ddim(Eps(lambda x, t, cond=None: x, zero_terminal(scaled_linear(1000))), X, steps=4,
-                                                    spacing="trailing")),
+    "eps prediction at zero SNR": lambda: last(
+        ddim(Eps(lambda x, t, cond=None: x, zero_terminal(scaled_linear(1000))), X, steps=4, spacing="trailing")
+    ),
     "a U-Net whose levels do not fit": lambda: UNet(dim=32)(torch.zeros(1, 3, 30, 30), torch.zeros(1)),
     "a U-Net given the wrong channels": lambda: UNet(dim=32)(torch.zeros(1, 4, 32, 32), torch.zeros(1)),
     "a condition for a net without one": lambda: UNet(dim=32)(torch.zeros(1, 3, 32, 32), torch.zeros(1), torch.zeros(1, 4)),
@@ -119,6 +120,7 @@ def _truncate(root: Path) -> None:
 def _foreign(root: Path) -> None:
     """Weights of another net, with a card that vouches for them."""
     from minidiff.files import sha256
+
     file = root / "readers/final/model.safetensors"
     save_file({"something": torch.zeros(3)}, file)
     card = root / "readers/final/card.json"
@@ -133,7 +135,9 @@ def _flip(root: Path) -> None:
 
 
 BROKEN = {
-    "truncated weights": _truncate, "foreign weights": _foreign, "one flipped bit": _flip,
+    "truncated weights": _truncate,
+    "foreign weights": _foreign,
+    "one flipped bit": _flip,
     "no weights": lambda r: (r / "readers/final/model.safetensors").unlink(),
     "no card": lambda r: (r / "readers/final/card.json").unlink(),
     "a card that is no JSON": lambda r: (r / "readers/final/card.json").write_text("{"),
@@ -154,6 +158,7 @@ def test_a_broken_model_is_named(case, models):
 
 def test_image_folders(tmp_path):
     from PIL import Image
+
     with pytest.raises(BadInput, match="path"):
         ImageFolder(tmp_path / "nowhere")
     with pytest.raises(BadInput):
@@ -171,9 +176,18 @@ def test_image_folders(tmp_path):
         ImageFolder(tmp_path)
 
 
-@pytest.mark.parametrize("words", [["draw", "a red dragon", "-o", "OUT/x.png"], ["draw", "a red cat", "-o", "OUT/x.txt"],
-                                   ["draw", "a red cat", "-o", "OUT/x.png", "--size", "7"], ["draw", "a red cat", "-o", "OUT/no/x.png"],
-                                   ["train", "pixel-dpm"], ["score", "99.nothing"], ["notebooks", "check", "OUT/none.ipynb"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["draw", "a red dragon", "-o", "OUT/x.png"],
+        ["draw", "a red cat", "-o", "OUT/x.txt"],
+        ["draw", "a red cat", "-o", "OUT/x.png", "--size", "7"],
+        ["draw", "a red cat", "-o", "OUT/no/x.png"],
+        ["train", "pixel-dpm"],
+        ["score", "99.nothing"],
+        ["notebooks", "check", "OUT/none.ipynb"],
+    ],
+)
 def test_the_command_refuses_in_one_sentence(words, tmp_path, capsys):
     kept = tmp_path / "x.png"
     kept.write_bytes(b"precious")

@@ -23,8 +23,9 @@ FLOORS = {
     "latent": 3,
     "steer": 4,
     "editing": 5, "personal": 5, "morphing": 5,
+    "zoo": 3,
     "lessons": 6,
-    "recipes": TOP, "zoo": TOP, "board": TOP, "bench": TOP, "books": TOP, "doctor": TOP, "cli": TOP, "__main__": TOP,
+    "recipes": TOP, "board": TOP, "bench": TOP, "books": TOP, "doctor": TOP, "cli": TOP, "__main__": TOP,
 }
 TOP_LEVEL = {"notebooks", "minidiff", "data", "tests", "environment.yml", "README.md", "pyproject.toml", "constraints.txt",
              "Makefile", "LICENSE", "CITATION.cff", ".ci", ".gitignore", ".gitattributes", ".github", ".devcontainer"}

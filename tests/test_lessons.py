@@ -10,7 +10,19 @@ import pytest
 import torch
 
 from minidiff.errors import BadInput
-from minidiff.lessons import Mistake, call, check, exercises, expect, expect_number, grade, hint, solution, solution_markdown, solve
+from minidiff.lessons import (
+    Mistake,
+    call,
+    check,
+    exercises,
+    expect,
+    expect_number,
+    grade,
+    hint,
+    solution,
+    solution_markdown,
+    solve,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOKS = {path.name[:2]: path for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
@@ -37,6 +49,7 @@ def test_a_learners_mistakes_never_stop_the_notebook(capsys):
     def raises(x0):
         y = x0 + 1
         return y.nothing
+
     result = check("00.to_pixels", raises)
     assert result.state == "wrong" and "line 3" in result.message and "AttributeError" in result.message
     for answer in (3, "text", [], lambda: 0, lambda x: None, torch.zeros(2), object()):
@@ -47,6 +60,7 @@ def test_a_learners_mistakes_never_stop_the_notebook(capsys):
 
     def later(x):
         raise NotImplementedError
+
     assert check("00.to_pixels", later).state == "not attempted"
 
 
@@ -71,8 +85,13 @@ def test_hints_come_one_by_one_and_the_solution_on_request(capsys):
 def test_call_looks_at_what_comes_back():
     x = torch.zeros(3)
     assert call(lambda x: 1, x).item() == 1
-    for fn, words in ((lambda x: x.add_(1), "in place"), (lambda x: x / 0, "NaN"), (lambda x: None, "nothing"),
-                      (lambda x: "text", "str"), (lambda x: x[:2] + 1, "shape")):
+    for fn, words in (
+        (lambda x: x.add_(1), "in place"),
+        (lambda x: x / 0, "NaN"),
+        (lambda x: None, "nothing"),
+        (lambda x: "text", "str"),
+        (lambda x: x[:2] + 1, "shape"),
+    ):
         with pytest.raises(Mistake, match=words):
             call(fn, x, shape=(3,))
     expect(x + 1e-6, x + 0.0 + 1e-6)
@@ -85,10 +104,19 @@ def test_call_looks_at_what_comes_back():
 
 
 def test_grading_a_notebook(tmp_path):
-    book = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+    book = nbformat.v4.new_notebook(
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    )
     task = exercises()["00.psnr"]
-    for code in ("from minidiff.lessons import check", task.solution, 'check("00.psnr", psnr)', "1 / 0", "def iou(a, b):\n    return a.sum()",
-                 'check("00.iou", iou)', 'check("00.to_pixels", ...)'):
+    for code in (
+        "from minidiff.lessons import check",
+        task.solution,
+        'check("00.psnr", psnr)',
+        "1 / 0",
+        "def iou(a, b):\n    return a.sum()",
+        'check("00.iou", iou)',
+        'check("00.to_pixels", ...)',
+    ):
         book.cells.append(nbformat.v4.new_code_cell(code))
     path = tmp_path / "00_mine.ipynb"
     nbformat.write(book, path)

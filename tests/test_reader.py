@@ -38,21 +38,39 @@ def perfect(scenes: Scenes, masks: torch.Tensor) -> RawReading:
                 k = int(mine[b, i, j])
                 owner[b, 1, i, j] = (float(scenes.x[b, k]) - (j + 0.5) / 32) * 2
                 owner[b, 2, i, j] = (float(scenes.y[b, k]) - (i + 0.5) / 32) * 2
-    return RawReading(centre, place, words, 20.0 * F.one_hot(scenes.backdrop, len(BACKDROPS)).float(),
-                      20.0 * F.one_hot(scenes.style, len(STYLES)).float(), owner, torch.zeros(n, 64), [])
+    return RawReading(
+        centre,
+        place,
+        words,
+        20.0 * F.one_hot(scenes.backdrop, len(BACKDROPS)).float(),
+        20.0 * F.one_hot(scenes.style, len(STYLES)).float(),
+        owner,
+        torch.zeros(n, 64),
+        [],
+    )
 
 
 def test_a_perfect_answer_decodes_to_the_scene_and_costs_next_to_nothing():
-    clear = torch.tensor([b for b in range(len(SCENES)) if int(SCENES.present[b].sum()) < 3 and float(TRUTH.masks[b].sum((1, 2))[
-        SCENES.present[b]].min()) > 250])[:12]
+    clear = torch.tensor(
+        [
+            b
+            for b in range(len(SCENES))
+            if int(SCENES.present[b].sum()) < 3 and float(TRUTH.masks[b].sum((1, 2))[SCENES.present[b]].min()) > 250
+        ]
+    )[:12]
     scenes, masks = SCENES[clear], TRUTH.masks[clear]
     raw = perfect(scenes, masks)
     got = decode(raw, size=64)
     for name in ("kind", "colour", "pattern", "mood", "wears"):
         for b in range(len(scenes)):
-            want = sorted((round(float(scenes.y[b, k]), 3), int(getattr(scenes, name)[b, k])) for k in range(3) if scenes.present[b, k])
-            have = sorted((round(float(got.scenes.y[b, k]), 3), int(getattr(got.scenes, name)[b, k])) for k in range(3)
-                          if got.scenes.present[b, k])
+            want = sorted(
+                (round(float(scenes.y[b, k]), 3), int(getattr(scenes, name)[b, k])) for k in range(3) if scenes.present[b, k]
+            )
+            have = sorted(
+                (round(float(got.scenes.y[b, k]), 3), int(getattr(got.scenes, name)[b, k]))
+                for k in range(3)
+                if got.scenes.present[b, k]
+            )
             assert [w for _, w in want] == [h for _, h in have], name
     assert torch.equal(got.scenes.backdrop, scenes.backdrop) and torch.equal(got.scenes.style, scenes.style)
     loss = reader_loss(raw, scenes, render(scenes, 64))
@@ -74,11 +92,12 @@ def test_scores_count_planted_errors():
     class Wrong(Reader):
         def forward(self, x):
             return raw
+
     raw = perfect(SCENES, TRUTH.masks)
     raw = raw._replace(backdrop=torch.where(torch.arange(40)[:, None] < 10, raw.backdrop.roll(1, 1), raw.backdrop))
     score = score_reader(Wrong(8), TRUTH.images, SCENES, TRUTH.masks)
     assert score.backdrop == pytest.approx(0.75) and score.style == 1.0
-    assert score.kind > 0.98 and score.found > 0.97 and score.iou > 0.8      # crowded cells may hide a thing
+    assert score.kind > 0.98 and score.found > 0.97 and score.iou > 0.8  # crowded cells may hide a thing
     raw = raw._replace(words=raw.words | {"colour": raw.words["colour"].roll(1, 1)})
     assert score_reader(Wrong(8), TRUTH.images, SCENES, TRUTH.masks).colour < 0.05
 
@@ -127,7 +146,12 @@ def test_explaining_real_pictures_and_refusing_cross_fades():
 def test_features_have_their_width_and_bad_pictures_are_refused():
     reader = load("readers/develop")
     assert features(TRUTH.images[:5], reader).shape == (5, 64)
-    for bad in (torch.zeros(3, 64, 64), torch.zeros(2, 1, 64, 64), torch.full((1, 3, 64, 64), float("nan")),
-                torch.zeros(1, 3, 64, 64, dtype=torch.uint8), None):
+    for bad in (
+        torch.zeros(3, 64, 64),
+        torch.zeros(2, 1, 64, 64),
+        torch.full((1, 3, 64, 64), float("nan")),
+        torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
+        None,
+    ):
         with pytest.raises(BadInput):
             read(bad, reader)

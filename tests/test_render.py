@@ -7,7 +7,20 @@ import torch
 import torch.nn.functional as F
 
 from minidiff.errors import BadInput
-from minidiff.world import ANIMALS, BACKDROPS, COLOURS, KINDS, PATTERNS, STYLES, WEARS, Scene, Scenes, Thing, render, sample_scenes
+from minidiff.world import (
+    ANIMALS,
+    BACKDROPS,
+    COLOURS,
+    KINDS,
+    PATTERNS,
+    STYLES,
+    WEARS,
+    Scene,
+    Scenes,
+    Thing,
+    render,
+    sample_scenes,
+)
 from minidiff.world.sprites import parts
 
 FULL = sample_scenes(torch.arange(48), level="full")
@@ -55,7 +68,7 @@ def test_mask_area_by_brute_force(kind):
     v, u = torch.meshgrid(line, line, indexing="ij")
     mood = torch.full((1, 1, 1), 1 if kind in ANIMALS else 0)
     inside = torch.stack([d for d, _ in parts(kind, u[None], v[None], mood)]).amin(0) < 0
-    area = float(inside.double().mean()) * 2.6 ** 2 * (0.25 * 64) ** 2
+    area = float(inside.double().mean()) * 2.6**2 * (0.25 * 64) ** 2
     got = float(render(Scene((Thing(kind, "blue", size=0.25),)), 64).masks.sum())
     assert got == pytest.approx(area, rel=0.03)
 
@@ -64,7 +77,7 @@ def test_mask_area_by_brute_force(kind):
 def test_gradient_against_finite_differences(field):
     scenes = sample_scenes(torch.arange(6), level="simple")
     weight = torch.randn(6, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    weight = F.avg_pool2d(weight, 9, 1, 4)         # smooth, so that a finite step sees the same slope
+    weight = F.avg_pool2d(weight, 9, 1, 4)  # smooth, so that a finite step sees the same slope
 
     def value(shift: float) -> torch.Tensor:
         moved = dataclasses.replace(scenes, **{field: getattr(scenes, field) + shift})
@@ -72,7 +85,7 @@ def test_gradient_against_finite_differences(field):
 
     leaf = getattr(scenes, field).clone().requires_grad_(True)
     (render(dataclasses.replace(scenes, **{field: leaf}), 64).images * weight).sum().backward()
-    h = 2e-4       # anti-aliasing bends the function at every pixel's edge: the step must stay far below a pixel (1/64)
+    h = 2e-4  # anti-aliasing bends the function at every pixel's edge: the step must stay far below a pixel (1/64)
     slope = (value(h) - value(-h)) / (2 * h)
     assert slope.abs().max() > 100
     assert torch.allclose(leaf.grad.sum(1).double(), slope, atol=0.05 * float(slope.abs().max()), rtol=0.05)
@@ -101,18 +114,26 @@ def test_the_last_thing_is_in_front():
 def test_every_word_of_a_scene_can_be_seen(name, values):
     pictures = [render(Scene((Thing("cat", "red"),), **{name: value}), 64).images for value in values]
     for i, a in enumerate(pictures):
-        for b in pictures[i + 1:]:
+        for b in pictures[i + 1 :]:
             assert (a - b).abs().mean() > 0.02
 
 
-@pytest.mark.parametrize("name,values", [("kind", KINDS), ("colour", tuple(COLOURS)), ("pattern", PATTERNS), ("wears", WEARS),
-                                         ("mood", ("happy", "sad", "surprised"))])
+@pytest.mark.parametrize(
+    "name,values",
+    [
+        ("kind", KINDS),
+        ("colour", tuple(COLOURS)),
+        ("pattern", PATTERNS),
+        ("wears", WEARS),
+        ("mood", ("happy", "sad", "surprised")),
+    ],
+)
 @pytest.mark.parametrize("style", STYLES)
 def test_every_word_of_a_thing_can_be_seen(name, values, style):
     base = Thing("dog", "orange", size=0.28)
     pictures = [render(Scene((base.replace(**{name: value}),), style=style), 64).images for value in values]
     for i, a in enumerate(pictures):
-        for b in pictures[i + 1:]:
+        for b in pictures[i + 1 :]:
             assert (a - b).abs().amax(1).flatten().topk(8).values.mean() > 0.08, (name, style)
 
 

@@ -1,4 +1,4 @@
-"""Every check against its bank: at least five plausible mistakes rejected by name, honest variants accepted, stub and solution."""
+"""Every check against its bank: five or more mistakes rejected by name, honest variants accepted, stub and solution."""
 
 import importlib.util
 from pathlib import Path

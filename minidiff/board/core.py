@@ -29,9 +29,9 @@ class Outcome:
     value: float
     low: float
     high: float
-    baseline: dict[str, float] = field(default_factory=dict)     # name -> value of a bad method, same unit
-    floor: dict[str, float] = field(default_factory=dict)        # name -> the best that can be: real against real
-    why: str = ""                                                # needed when the claim fails
+    baseline: dict[str, float] = field(default_factory=dict)  # name -> value of a bad method, same unit
+    floor: dict[str, float] = field(default_factory=dict)  # name -> the best that can be: real against real
+    why: str = ""  # needed when the claim fails
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,15 @@ class Row:
     def __str__(self) -> str:
         def listed(d: dict[str, float]) -> str:
             return ", ".join(f"{k} {v:.3g}" for k, v in d.items())
-        extra = [f"floor: {listed(self.floor)}"] * bool(self.floor) + [f"bad baseline: {listed(self.baseline)}"] * bool(self.baseline)
+
+        extra = [f"floor: {listed(self.floor)}"] * bool(self.floor) + [f"bad baseline: {listed(self.baseline)}"] * bool(
+            self.baseline
+        )
         verdict = "passed" if self.passed else "FAILED"
-        return (f"{self.id}: {self.value:.3g} [{self.low:.3g}, {self.high:.3g}] {self.unit}, N = {self.n}; "
-                f"target {self.target}: {verdict}" + "".join(f"; {e}" for e in extra))
+        return (
+            f"{self.id}: {self.value:.3g} [{self.low:.3g}, {self.high:.3g}] {self.unit}, N = {self.n}; "
+            f"target {self.target}: {verdict}" + "".join(f"; {e}" for e in extra)
+        )
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,7 @@ def claim(id: str, text: str, *, unit: str, target: str, n: int, small: int, rea
     def register(run: Callable[[int], Outcome]) -> Callable[[int], Outcome]:
         CLAIMS[id] = Claim(id, text, unit, target, n, small, run, reader)
         return run
+
     return register
 
 
@@ -125,9 +131,25 @@ def compute(id: str, n: int | None = None) -> Row:
     start = time.perf_counter()
     found = c.run(n)
     seconds = round(time.perf_counter() - start, 1)
-    return Row(id, c.lesson, c.text, found.value, found.low, found.high, c.unit, found.baseline, found.floor, n, c.target,
-               math.isfinite(found.value) and meets(found.value, c.target), c.reader,
-               "cuda" if torch.cuda.is_available() else "cpu", seconds, f"minidiff score {id}", found.why)
+    return Row(
+        id,
+        c.lesson,
+        c.text,
+        found.value,
+        found.low,
+        found.high,
+        c.unit,
+        found.baseline,
+        found.floor,
+        n,
+        c.target,
+        math.isfinite(found.value) and meets(found.value, c.target),
+        c.reader,
+        "cuda" if torch.cuda.is_available() else "cpu",
+        seconds,
+        f"minidiff score {id}",
+        found.why,
+    )
 
 
 def _file() -> Path:
@@ -169,8 +191,10 @@ def table(rows: Iterable[Row]) -> str:
     for r in rows:
         ends = "; ".join(f"{k} {v:.3g}" for k, v in (*r.floor.items(), *r.baseline.items()))
         verdict = "yes" if r.passed else f"**no**: {r.why}"
-        lines.append(f"| {r.lesson} | {r.claim} | {r.value:.3g} [{r.low:.3g}, {r.high:.3g}] {r.unit} | {r.target} | {ends} | "
-                     f"{r.n} | {verdict} |")
+        lines.append(
+            f"| {r.lesson} | {r.claim} | {r.value:.3g} [{r.low:.3g}, {r.high:.3g}] {r.unit} | {r.target} | {ends} | "
+            f"{r.n} | {verdict} |"
+        )
     return "\n".join(lines)
 
 

@@ -48,8 +48,11 @@ def sampled(n: int, loop: str, *, name: str = "pixel-ddpm", seed: int = 0, chunk
             continue
         model = model or load(name)
         x = normal((chunk, 3, 32, 32), "sample", seed, i)
-        final = last(_LOOPS[loop](model, x, generator=generator("steps", seed, i), **options)
-                     if loop != "dpm2m" else dpm2m(model, x, **options)).x
+        final = last(
+            _LOOPS[loop](model, x, generator=generator("steps", seed, i), **options)
+            if loop != "dpm2m"
+            else dpm2m(model, x, **options)
+        ).x
         images = ((final.clamp(-1, 1) + 1) * 127.5).round().byte()
         folder.mkdir(parents=True, exist_ok=True)
         save_file({"images": images}, file.with_suffix(".tmp"))
@@ -64,5 +67,5 @@ def reader_features(images: Tensor, reader: str = "final") -> Tensor:
 
 
 def fd_mini(a: Tensor, b: Tensor, reader: str = "final") -> float:
-    """FDmini: the Frechet distance between the features of two sets of pictures. Biased upwards by about d/N: compare at one N."""
+    """FDmini: the Frechet distance between the features of two sets of pictures. Biased by about d/N: compare at one N."""
     return float(frechet(reader_features(a, reader), reader_features(b, reader)))

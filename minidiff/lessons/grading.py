@@ -35,8 +35,10 @@ class Grade:
 
     def to_json(self) -> str:
         """{"notebook", "points", "of", "results": [{"id", "state", "message", "points", "of"}, ...]}."""
-        return json.dumps({"notebook": self.notebook, "points": self.points, "of": self.of,
-                           "results": [asdict(r) for r in self.results]}, indent=1)
+        return json.dumps(
+            {"notebook": self.notebook, "points": self.points, "of": self.of, "results": [asdict(r) for r in self.results]},
+            indent=1,
+        )
 
     def to_csv(self) -> str:
         """One line for each exercise: notebook, id, state, points, of, message."""
@@ -67,13 +69,15 @@ def grade(notebook: str | Path, *, timeout: float = 120.0) -> Grade:
         raise BadInput("notebook", f"{path.name}, which cannot be read ({error})", "a Jupyter notebook") from None
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "record.jsonl"
-        here = str(Path(__file__).resolve().parents[2])            # the kernel must find this very package
+        here = str(Path(__file__).resolve().parents[2])  # the kernel must find this very package
         paths = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
-        NotebookClient(book, timeout=timeout, allow_errors=True, kernel_name="python3",
-                       resources={"metadata": {"path": str(path.parent)}}).execute(
-                           env=os.environ | {RECORD: str(record), "PYTHONPATH": paths})
+        NotebookClient(
+            book, timeout=timeout, allow_errors=True, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+        ).execute(env=os.environ | {RECORD: str(record), "PYTHONPATH": paths})
         lines = record.read_text(encoding="utf-8").splitlines() if record.is_file() else []
     last = {r["id"]: Result(**r) for r in map(json.loads, lines)}
     everything = exercises(number.group())
-    results = tuple(last.get(id, Result(id, "not attempted", "not attempted yet.", 0, task.points)) for id, task in everything.items())
+    results = tuple(
+        last.get(id, Result(id, "not attempted", "not attempted yet.", 0, task.points)) for id, task in everything.items()
+    )
     return Grade(path.name, results)

@@ -1,4 +1,4 @@
-"""Exercises of lesson 00: scenes and counterfactuals, pixels, overlap, and distances that come with an interval."""
+"""Exercises of lesson 00: scenes and counterfactuals, pixels, overlap."""
 
 from __future__ import annotations
 
@@ -6,23 +6,36 @@ import torch
 
 from ..counter import normal, uniform
 from ..world import Scene, Thing
-from .tasks import Mistake, call, exercise, expect, expect_number
+from .tasks import Mistake, call, exercise, expect
 
 __all__: list[str] = []
 
 
-@exercise("00.make_it_snow", "A counterfactual", name="make_it_snow", points=1, stub='''
+@exercise(
+    "00.make_it_snow",
+    "A counterfactual",
+    name="make_it_snow",
+    points=1,
+    stub='''
 def make_it_snow(scene):
     """The same scene before a snowy backdrop, its first thing wearing a hat; everything else as it was."""
     ...
-''', solution='''
+''',
+    solution="""
 def make_it_snow(scene):
     return scene.replace(backdrop="snow").replace_thing(0, wears="hat")
-''', hints=("scene.replace(...) changes what belongs to the whole picture.", "scene.replace_thing(0, ...) changes one thing.",
-            "Both return a new scene, so they can be chained."))
+""",
+    hints=(
+        "scene.replace(...) changes what belongs to the whole picture.",
+        "scene.replace_thing(0, ...) changes one thing.",
+        "Both return a new scene, so they can be chained.",
+    ),
+)
 def _make_it_snow(fn) -> None:
-    for scene in (Scene((Thing("cat", "red", x=0.3), Thing("house", "blue", x=0.7)), "grass", "flat"),
-                  Scene((Thing("bear", "brown", wears="glasses", mood="sad"),), "night", "neon")):
+    for scene in (
+        Scene((Thing("cat", "red", x=0.3), Thing("house", "blue", x=0.7)), "grass", "flat"),
+        Scene((Thing("bear", "brown", wears="glasses", mood="sad"),), "night", "neon"),
+    ):
         got = fn(scene)
         if not isinstance(got, Scene):
             raise Mistake(f"It returns {type(got).__name__}; a Scene is expected (render comes later).")
@@ -44,19 +57,30 @@ def _make_it_snow(fn) -> None:
         raise Mistake("Something else of the first thing changed too (its place, colour, size or mood).")
 
 
-@exercise("00.to_pixels", "From [-1, 1] to bytes", name="to_pixels", points=1, stub='''
+@exercise(
+    "00.to_pixels",
+    "From [-1, 1] to bytes",
+    name="to_pixels",
+    points=1,
+    stub='''
 def to_pixels(images):
     """images: (B, 3, H, W) float in [-1, 1], sometimes a little outside. Returns (B, H, W, 3) uint8, rounded."""
     ...
-''', solution='''
+''',
+    solution="""
 import torch
 
 
 def to_pixels(images):
     bytes_ = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return bytes_.permute(0, 2, 3, 1)
-''', hints=("-1 becomes 0, 0 becomes 127.5 and 1 becomes 255 before rounding.",
-            "uint8 wraps around: clamp first.", "Pictures on screen have the channels last: permute."))
+""",
+    hints=(
+        "-1 becomes 0, 0 becomes 127.5 and 1 becomes 255 before rounding.",
+        "uint8 wraps around: clamp first.",
+        "Pictures on screen have the channels last: permute.",
+    ),
+)
 def _to_pixels(fn) -> None:
     x = normal((2, 3, 5, 7), "to_pixels", dtype=torch.float64) * 0.7
     x[0, 0, 0] = torch.tensor([-1.3, 1.4, -1.0, 1.0, 0.0, 0.99999, -0.5])
@@ -70,25 +94,45 @@ def _to_pixels(fn) -> None:
     if got.shape == (2, 7, 5, 3):
         raise Mistake("Rows and columns are swapped: (B, H, W, 3) is expected.")
     unclamped = ((x + 1) * 127.5).round().permute(0, 2, 3, 1)
-    expect(got.double(), want, tol=1e-6, wrong={
-        "Values outside [-1, 1] wrapped around: clamp before converting.": unclamped % 256,
-        "It cuts fractions off instead of rounding.": scaled.floor().permute(0, 2, 3, 1),
-        "It maps -1 to 1 instead of 0: add 1 before scaling.": (x.clamp(0, 1) * 255).round().permute(0, 2, 3, 1),
-        "It scales by 128; the largest byte is 255, so the factor is 127.5.": ((x.clamp(-1, 1) + 1) * 128).round().clamp(max=255).permute(0, 2, 3, 1),
-    }, otherwise="Some bytes are wrong: 0 should become 127 or 128, -1 should become 0, 1 should become 255.")
+    expect(
+        got.double(),
+        want,
+        tol=1e-6,
+        wrong={
+            "Values outside [-1, 1] wrapped around: clamp before converting.": unclamped % 256,
+            "It cuts fractions off instead of rounding.": scaled.floor().permute(0, 2, 3, 1),
+            "It maps -1 to 1 instead of 0: add 1 before scaling.": (x.clamp(0, 1) * 255).round().permute(0, 2, 3, 1),
+            "It scales by 128; the largest byte is 255, so the factor is 127.5.": ((x.clamp(-1, 1) + 1) * 128)
+            .round()
+            .clamp(max=255)
+            .permute(0, 2, 3, 1),
+        },
+        otherwise="Some bytes are wrong: 0 should become 127 or 128, -1 should become 0, 1 should become 255.",
+    )
 
 
-@exercise("00.iou", "Overlap of two masks", name="iou", points=1, stub='''
+@exercise(
+    "00.iou",
+    "Overlap of two masks",
+    name="iou",
+    points=1,
+    stub='''
 def iou(a, b):
     """a, b: (B, H, W) masks in {0, 1}. Intersection over union of each pair, (B,); 0 where both are empty."""
     ...
-''', solution='''
+''',
+    solution="""
 def iou(a, b):
     a, b = a > 0.5, b > 0.5
     both, either = (a & b).sum((1, 2)), (a | b).sum((1, 2))
     return both / either.clamp(min=1)
-''', hints=("The intersection is where both masks are 1, the union where at least one is.",
-            "Sum over rows and columns, not over the batch.", "clamp(min=1) keeps an empty union from dividing by zero."))
+""",
+    hints=(
+        "The intersection is where both masks are 1, the union where at least one is.",
+        "Sum over rows and columns, not over the batch.",
+        "clamp(min=1) keeps an empty union from dividing by zero.",
+    ),
+)
 def _iou(fn) -> None:
     u = uniform(7, torch.arange(5), 2 * 36).reshape(5, 2, 6, 6)
     a, b = (u[:, 0] < 0.5).double(), (u[:, 1] < 0.35).double()
@@ -102,28 +146,43 @@ def _iou(fn) -> None:
         raise Mistake("Two empty masks give 0 / 0; return 0 there.") if "NaN" in str(mistake) else mistake from None
     if got.ndim == 0:
         raise Mistake("One number for the whole batch: sum over rows and columns only, so that one value a pair is left.")
-    expect(got, want, wrong={
-        "This is the Dice score: 2 |A and B| / (|A| + |B|).": 2 * both / (a.sum((1, 2)) + b.sum((1, 2))).clamp(min=1),
-        "It divides by |A| + |B|, which counts the intersection twice.": both / (a.sum((1, 2)) + b.sum((1, 2))).clamp(min=1),
-        "It divides by the area of the first mask: that is recall, not overlap.": both / a.sum((1, 2)).clamp(min=1),
-        "It divides by the area of the second mask: that is precision, not overlap.": both / b.sum((1, 2)).clamp(min=1),
-        "It counts where the masks agree, background included: that is pixel accuracy.": (a == b).double().mean((1, 2)),
-    })
+    expect(
+        got,
+        want,
+        wrong={
+            "This is the Dice score: 2 |A and B| / (|A| + |B|).": 2 * both / (a.sum((1, 2)) + b.sum((1, 2))).clamp(min=1),
+            "It divides by |A| + |B|, which counts the intersection twice.": both / (a.sum((1, 2)) + b.sum((1, 2))).clamp(min=1),
+            "It divides by the area of the first mask: that is recall, not overlap.": both / a.sum((1, 2)).clamp(min=1),
+            "It divides by the area of the second mask: that is precision, not overlap.": both / b.sum((1, 2)).clamp(min=1),
+            "It counts where the masks agree, background included: that is pixel accuracy.": (a == b).double().mean((1, 2)),
+        },
+    )
 
 
-@exercise("00.psnr", "Peak signal-to-noise ratio", name="psnr", points=1, stub='''
+@exercise(
+    "00.psnr",
+    "Peak signal-to-noise ratio",
+    name="psnr",
+    points=1,
+    stub='''
 def psnr(x, y):
     """x, y: (B, 3, H, W) in [-1, 1]. 10 log10(peak^2 / mean squared error) of each pair in decibels, (B,)."""
     ...
-''', solution='''
+''',
+    solution="""
 import torch
 
 
 def psnr(x, y):
     error = ((x - y) ** 2).mean((1, 2, 3))
     return 10 * torch.log10(2.0 ** 2 / error)
-''', hints=("The peak is the distance from the darkest to the brightest value: here it is 2.",
-            "The mean runs over channels, rows and columns of one picture.", "Decibels: ten times the logarithm to base ten."))
+""",
+    hints=(
+        "The peak is the distance from the darkest to the brightest value: here it is 2.",
+        "The mean runs over channels, rows and columns of one picture.",
+        "Decibels: ten times the logarithm to base ten.",
+    ),
+)
 def _psnr(fn) -> None:
     x, y = normal((4, 3, 6, 6), "psnr", 0, dtype=torch.float64) * 0.4, normal((4, 3, 6, 6), "psnr", 1, dtype=torch.float64) * 0.4
     y = x + y * torch.tensor([0.01, 0.1, 0.5, 1.0]).view(4, 1, 1, 1).double()
@@ -132,76 +191,15 @@ def _psnr(fn) -> None:
     got = call(fn, x, y)
     if got.ndim == 0:
         raise Mistake("One number for the whole batch: take the mean over channels, rows and columns only.")
-    expect(got, want, wrong={
-        "The peak is 1 there; values run from -1 to 1, so the peak is 2.": 10 * torch.log10(1 / error),
-        "The peak is 255 there, which belongs to bytes; here it is 2.": 10 * torch.log10(255 ** 2 / error),
-        "The factor is 20 there; with a squared error it is 10.": 20 * torch.log10(4 / error),
-        "It takes the natural logarithm; decibels use base ten.": 10 * torch.log(4 / error),
-        "The peak is not squared.": 10 * torch.log10(2 / error),
-        "The sign is turned round: peak over error, not error over peak.": -want,
-    })
-
-
-@exercise("00.frechet_1d", "Frechet distance of two Gaussians on the line", name="frechet_1d", points=2, stub='''
-def frechet_1d(a, b):
-    """a: (N,), b: (M,) numbers. Fit a Gaussian to each (unbiased variance); return the squared Frechet distance, a 0-d tensor."""
-    ...
-''', solution='''
-def frechet_1d(a, b):
-    return (a.mean() - b.mean()) ** 2 + (a.std() - b.std()) ** 2
-''', hints=("In one dimension the trace term S_a + S_b - 2 sqrt(S_a S_b) is a square.", "It is (sigma_a - sigma_b)^2.",
-            "Add the squared distance of the means."))
-def _frechet_1d(fn) -> None:
-    a = normal((9,), "frechet", 0, dtype=torch.float64) * 2 + 1
-    b = normal((7,), "frechet", 1, dtype=torch.float64) * 0.7 - 0.5
-    mean, spread = (a.mean() - b.mean()) ** 2, (a.std() - b.std()) ** 2
-    got = call(fn, a, b)
-    expect(got, mean + spread, wrong={
-        "The spread term compares variances; it is the standard deviations that are subtracted.": mean + (a.var() - b.var()) ** 2,
-        "It uses the biased standard deviation (divided by N).": mean + (a.std(correction=0) - b.std(correction=0)) ** 2,
-        "The cross term is missing: S_a + S_b - 2 sqrt(S_a S_b).": mean + a.var() + b.var(),
-        "The means are not squared.": (a.mean() - b.mean()).abs() + spread,
-        "Only the means are compared; the spreads count too.": mean,
-        "Only the spreads are compared; the means count too.": spread,
-        "It takes the root; the squared distance is what FID reports.": (mean + spread).sqrt(),
-    })
-
-
-@exercise("00.total_variation", "Total variation of two histograms", name="total_variation", points=1, stub='''
-def total_variation(counts_a, counts_b):
-    """counts_a, counts_b: (K,) how often each of K values came. Half the sum of |p - q| over the shares, a 0-d tensor."""
-    ...
-''', solution='''
-def total_variation(counts_a, counts_b):
-    p, q = counts_a / counts_a.sum(), counts_b / counts_b.sum()
-    return (p - q).abs().sum() / 2
-''', hints=("Turn counts into shares first: the two sets may differ in size.", "Then half the sum of absolute differences."))
-def _total_variation(fn) -> None:
-    a, b = torch.tensor([5.0, 0.0, 3.0, 12.0]).double(), torch.tensor([1.0, 4.0, 9.0, 2.0]).double()
-    p, q = a / a.sum(), b / b.sum()
-    expect(call(fn, a, b), (p - q).abs().sum() / 2, wrong={
-        "The half is missing: two histograms without overlap should be 1 apart, not 2.": (p - q).abs().sum(),
-        "Counts are compared, not shares: divide each by its own sum.": (a - b).abs().sum() / 2,
-        "It takes the largest difference instead of half the sum.": (p - q).abs().max(),
-        "It squares the differences; take absolute values.": ((p - q) ** 2).sum() / 2,
-        "The signs cancel: take absolute values before summing.": (p - q).sum() / 2,
-        "It takes a mean over the values; it is a sum.": (p - q).abs().mean() / 2,
-    })
-
-
-@exercise("00.forty_of_forty", "What forty of forty proves", name="answer", points=1, stub='''
-# All of 40 samples were valid. Predict: how low may the true share of valid samples still be (95 %, Wilson)?
-answer = ...
-''', solution='''
-from minidiff.measure import wilson
-
-answer = wilson(40, 40).low
-''', hints=("It is not 1: forty samples cannot tell 100 % from 99 %.", "The rule of three says about 1 - 3 / 40; Wilson is a bit lower.",
-            "from minidiff.measure import wilson"))
-def _forty(value) -> None:
-    expect_number(value, 0.9124, tol=0.006, wrong={
-        "1 is the share that was seen; the interval reaches below it.": 1.0, "That is 39 of 40 seen.": 0.975,
-        "That is 95 %, the confidence, not the bound.": 0.95, "That is the rule of three (1 - 3 / N), near but a different bound.": 0.925,
-        "That is the normal approximation of a neighbour; at 40 of 40 it has no width at all.": 0.9524,
-        "That is the width of the interval, not its lower end.": 0.0876,
-    }, otherwise="Not quite; compute it with minidiff.measure.wilson(40, 40).")
+    expect(
+        got,
+        want,
+        wrong={
+            "The peak is 1 there; values run from -1 to 1, so the peak is 2.": 10 * torch.log10(1 / error),
+            "The peak is 255 there, which belongs to bytes; here it is 2.": 10 * torch.log10(255**2 / error),
+            "The factor is 20 there; with a squared error it is 10.": 20 * torch.log10(4 / error),
+            "It takes the natural logarithm; decibels use base ten.": 10 * torch.log(4 / error),
+            "The peak is not squared.": 10 * torch.log10(2 / error),
+            "The sign is turned round: peak over error, not error over peak.": -want,
+        },
+    )

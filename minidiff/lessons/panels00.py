@@ -30,7 +30,9 @@ def draw_scene(**knobs: object) -> tuple[np.ndarray, str]:
     scene = scene_from(**knobs)
     out = render(scene, 128)
     mask = out.masks[:, :1].expand(-1, 3, -1, -1) * 2 - 1
-    return tile(torch.cat([out.images, mask, out.depth[:, None].expand(-1, 3, -1, -1) * 2 - 1]), columns=3, scale=2, gap=6), caption(scene, 0)
+    return tile(
+        torch.cat([out.images, mask, out.depth[:, None].expand(-1, 3, -1, -1) * 2 - 1]), columns=3, scale=2, gap=6
+    ), caption(scene, 0)
 
 
 @functools.lru_cache(maxsize=1)
@@ -62,7 +64,10 @@ def share_interval(*, n: int, percent: int) -> tuple[np.ndarray, str]:
     for tick in range(0, 601, 60):
         sheet[20:40, tick] = 170
     low, high = round(600 * found.low), round(600 * found.high)
-    sheet[18:42, low:high + 1] = (120, 170, 225)
+    sheet[18:42, low : high + 1] = (120, 170, 225)
     middle = round(600 * found.value)
-    sheet[10:50, max(0, middle - 1):middle + 2] = (20, 60, 140)
-    return sheet, f"{right} of {n}: share {found.value:.2f}, 95 % interval {found.low:.2f} to {found.high:.2f} (scale from 0 to 1)"
+    sheet[10:50, max(0, middle - 1) : middle + 2] = (20, 60, 140)
+    return (
+        sheet,
+        f"{right} of {n}: share {found.value:.2f}, 95 % interval {found.low:.2f} to {found.high:.2f} (scale from 0 to 1)",
+    )

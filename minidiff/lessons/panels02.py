@@ -51,13 +51,16 @@ class Sampler:
 
     def render(self, *, seed: int, steps: int, variance: str) -> tuple[np.ndarray, str]:
         check_choice("variance", variance, ("small", "large"))
-        require(steps * self.count <= self.budget, "steps", steps, f"at most {self.budget // self.count} for {self.count} pictures")
+        require(
+            steps * self.count <= self.budget, "steps", steps, f"at most {self.budget // self.count} for {self.count} pictures"
+        )
         mark = (seed, steps, variance)
         if mark not in self._kept:
             x = normal((self.count, 3, 32, 32), "sampler", seed)
             self._kept[mark] = last(ddpm(self.model, x, steps=steps, variance=variance, generator=generator("sampler", seed))).x
-        return tile(self._kept[mark].clamp(-1, 1), columns=self.count, scale=3, gap=6), \
-            f"seed {seed}, {steps} steps, {variance} variance: {steps * self.count} network calls"
+        return tile(
+            self._kept[mark].clamp(-1, 1), columns=self.count, scale=3, gap=6
+        ), f"seed {seed}, {steps} steps, {variance} variance: {steps * self.count} network calls"
 
 
 def weights(*, gamma: int) -> tuple[Picture, str]:
@@ -65,10 +68,17 @@ def weights(*, gamma: int) -> tuple[Picture, str]:
     table = linear(1000)
     t = torch.arange(1, 1000)
     abar, beta = table.abar[1:], table.beta[1:]
-    bound = beta ** 2 / (2 * table.variance("small", t) * (1 - beta) * (1 - abar))
+    bound = beta**2 / (2 * table.variance("small", t) * (1 - beta) * (1 - abar))
     capped = min_snr_weight(table, t, "eps", gamma=float(gamma))
     lines = {"the bound": (t, bound), "L_simple": (t, torch.ones(999)), f"min-SNR, gamma = {gamma}": (t, capped)}
-    shown = curve(lines, x="noising step t", y="weight on the eps error (log scale)", log_x=True, log_y=True, markers=False,
-                  alt="Three weights over t: the bound falls by four orders of magnitude, L_simple is flat, min-SNR rises and is then flat")
+    shown = curve(
+        lines,
+        x="noising step t",
+        y="weight on the eps error (log scale)",
+        log_x=True,
+        log_y=True,
+        markers=False,
+        alt="Three weights over t: the bound falls by four orders of magnitude, L_simple is flat, min-SNR rises and is then flat",
+    )
     edge = int(t[table.snr[1:] > gamma].max()) if bool((table.snr[1:] > gamma).any()) else 0
     return shown, f"gamma = {gamma}: steps up to t = {edge} have SNR above gamma and are weighted down"

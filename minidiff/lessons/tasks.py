@@ -45,11 +45,17 @@ def exercise(id: str, title: str, *, name: str, stub: str, solution: str, hints:
     """Register the decorated test as the exercise ``id``, such as "02.posterior_mean"."""
     require(re.fullmatch(r"\d\d\.[a-z0-9_]+", id) is not None, "id", repr(id), "a lesson and a name", "'02.posterior_mean'")
     for text, what in ((stub, "stub"), (solution, "solution")):
-        require(re.search(rf"(def {name}\(|^{name}\s*=)", text, re.M) is not None, what, repr(text[:40]), f"source that defines {name}")
+        require(
+            re.search(rf"(def {name}\(|^{name}\s*=)", text, re.M) is not None,
+            what,
+            repr(text[:40]),
+            f"source that defines {name}",
+        )
 
     def register(test: Callable[[Any], None]) -> Callable[[Any], None]:
         EXERCISES[id] = Exercise(id, title, name, points, stub.strip("\n"), solution.strip("\n"), tuple(hints), test)
         return test
+
     return register
 
 
@@ -83,8 +89,10 @@ def call(fn: Callable, *args: Any, shape: tuple[int, ...] | None = None, **kwarg
 
     Python numbers become 0-d tensors. Returns float64 where the answer is floating point.
     """
+
     def copy(x: Any) -> Any:
         return x.clone() if isinstance(x, Tensor) else x
+
     given, named = [copy(a) for a in args], {k: copy(v) for k, v in kwargs.items()}
     out = fn(*given, **named)
     for number, (before, after) in enumerate(zip((*args, *kwargs.values()), (*given, *named.values()), strict=True)):
@@ -106,14 +114,18 @@ def call(fn: Callable, *args: Any, shape: tuple[int, ...] | None = None, **kwarg
     return out
 
 
-def expect(got: Tensor, want: Tensor, *, wrong: Mapping[str, Tensor] | None = None, otherwise: str = "", tol: float = 2e-4) -> None:
+def expect(
+    got: Tensor, want: Tensor, *, wrong: Mapping[str, Tensor] | None = None, otherwise: str = "", tol: float = 2e-4
+) -> None:
     """Raise Mistake unless ``got`` equals ``want`` within tol (relative to the largest value of want).
 
     wrong: message -> what a known mistake gives; the first that matches is named. otherwise: the message when none does.
     """
+
     def close(a: Tensor, b: Tensor) -> bool:
         scale = max(float(b.double().abs().max()), 1e-12)
         return a.shape == b.shape and float((a.double() - b.double()).abs().max()) <= tol * scale
+
     if tuple(got.shape) != tuple(want.shape):
         raise Mistake(f"The shape is {tuple(got.shape)}, but {tuple(want.shape)} is expected.")
     if close(got, want):

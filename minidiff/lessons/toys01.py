@@ -22,7 +22,7 @@ def swiss_roll(n: int = 400, *, seed: int = 0) -> Tensor:
     """n points (n, 2) float32 on a spiral without thickness, mean 0 and variance 1 over both axes together."""
     require(isinstance(n, int) and n >= 2, "n", repr(n), "a whole number from 2 on", "swiss_roll(400)")
     u = (torch.arange(n) + uniform(key("swiss roll", seed), torch.arange(n), 1)[:, 0]) / n      # one point in each n-th
-    angle = 1.5 * math.pi * (1 + 2 * u.sqrt())
+    angle = 1.5 * math.pi * (1 + 8 * u).sqrt()                       # from 1.5 pi to 4.5 pi, evenly along the curve
     points = angle[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
     points = points - points.mean(0)
     return (points / points.square().mean().sqrt()).float()

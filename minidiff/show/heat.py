@@ -19,16 +19,27 @@ __all__ = ["heatmap", "animation", "Animation"]
 def _colours(values: np.ndarray) -> np.ndarray:
     """Values in [0, 1] as viridis colours, uint8."""
     from matplotlib import colormaps
+
     return (colormaps["viridis"](values)[..., :3] * 255).round().astype(np.uint8)
 
 
-def heatmap(maps: torch.Tensor, *, over: torch.Tensor | None = None, labels: Sequence[object] | None = None, scale: int = 2,
-            limits: tuple[float, float] | None = None, alt: str, caption: str = "") -> Picture:
+def heatmap(
+    maps: torch.Tensor,
+    *,
+    over: torch.Tensor | None = None,
+    labels: Sequence[object] | None = None,
+    scale: int = 2,
+    limits: tuple[float, float] | None = None,
+    alt: str,
+    caption: str = "",
+) -> Picture:
     """Maps (B, H, W) as colours, dark for low and bright for high; ``over`` (B, 3, S, S) shows through at half strength.
 
     limits: values of the darkest and the brightest colour; the smallest and largest of all maps when left out.
     """
-    require(isinstance(maps, torch.Tensor) and maps.ndim == 3, "maps", f"{getattr(maps, 'shape', type(maps))}", "a tensor (B, H, W)")
+    require(
+        isinstance(maps, torch.Tensor) and maps.ndim == 3, "maps", f"{getattr(maps, 'shape', type(maps))}", "a tensor (B, H, W)"
+    )
     values = maps.detach().cpu().double()
     low, high = limits or (float(values.min()), float(values.max()))
     if over is not None:
@@ -48,6 +59,7 @@ class Animation(Picture):
     def save_gif(self, path: str, *, milliseconds: int = 120) -> None:
         """Write all frames as a looping GIF."""
         from .sheet import write_file
+
         buffer = io.BytesIO()
         self.frames[0].save(buffer, "GIF", save_all=True, append_images=self.frames[1:], duration=milliseconds, loop=0)
         write_file(path, buffer.getvalue(), suffix=".gif")

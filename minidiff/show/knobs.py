@@ -25,6 +25,7 @@ class Knob:
     def widget(self) -> Any:
         """A new ipywidget, labelled and reachable by keyboard."""
         import ipywidgets as w
+
         label = {"description": self.name.replace("_", " "), "style": {"description_width": "90px"}}
         wide = w.Layout(width="440px")
         if self.kind == "choice":
@@ -42,14 +43,20 @@ class Knob:
 
 def slider(name: str, low: float, high: float, step: float, value: float | None = None, *, live: bool = True) -> Knob:
     """A slider from low to high. live: follow the hand (for what is computed beforehand); else act when it is let go."""
-    require(isinstance(name, str) and name.isidentifier(), "name", repr(name), "the name of an argument of render", "slider('t', ...)")
-    require(low < high and step > 0, "low, high, step", (low, high, step), "low < high and a positive step", "slider('t', 0, 10, 1)")
+    require(
+        isinstance(name, str) and name.isidentifier(), "name", repr(name), "the name of an argument of render", "slider('t', ...)"
+    )
+    require(
+        low < high and step > 0, "low, high, step", (low, high, step), "low < high and a positive step", "slider('t', 0, 10, 1)"
+    )
     value = low if value is None else value
     require(low <= value <= high, "value", value, f"a number from {low} to {high}")
     count = int(round((high - low) / step)) + 1
     whole = all(isinstance(v, int) for v in (low, high, step, value))
     digits = max(0, len(f"{step:.6f}".rstrip("0").partition(".")[2]))
-    values = tuple(low + k * step if whole else round(low + k * step, digits + 3) for k in range(count) if low + k * step <= high + 1e-9)
+    values = tuple(
+        low + k * step if whole else round(low + k * step, digits + 3) for k in range(count) if low + k * step <= high + 1e-9
+    )
     return Knob(name, "slider", value, values, live, {"min": low, "max": high, "step": step, "digits": digits})
 
 

@@ -16,7 +16,7 @@ from .sheet import Picture, encode, picture
 
 __all__ = ["Panel", "panel"]
 
-_WIDEST = 700       # display pixels: the width of a notebook column
+_WIDEST = 700  # display pixels: the width of a notebook column
 
 
 class Panel(widgets.VBox):
@@ -49,8 +49,9 @@ class Panel(widgets.VBox):
         widget = self.knobs[knob.name]
         if knob.kind != "play":
             return widget
-        player = widgets.Play(min=knob.options["min"], max=knob.options["max"], step=knob.options["step"],
-                              interval=knob.options["interval"])
+        player = widgets.Play(
+            min=knob.options["min"], max=knob.options["max"], step=knob.options["step"], interval=knob.options["interval"]
+        )
         widgets.jslink((player, "value"), (widget, "value"))
         return widgets.HBox([player, widget])
 
@@ -67,8 +68,12 @@ class Panel(widgets.VBox):
             if spec.kind in ("choice", "toggle"):
                 require(value in spec.values, name, repr(value), f"one of {', '.join(map(repr, spec.values))}")
             elif spec.kind != "button":
-                require(spec.options["min"] <= value <= spec.options["max"], name, value,
-                        f"a number from {spec.options['min']} to {spec.options['max']}")
+                require(
+                    spec.options["min"] <= value <= spec.options["max"],
+                    name,
+                    value,
+                    f"a number from {spec.options['min']} to {spec.options['max']}",
+                )
         self._quiet = True
         try:
             for name, value in values.items():
@@ -101,13 +106,21 @@ class Panel(widgets.VBox):
         if isinstance(shown, Picture):
             shown = shown.array
         if not (isinstance(shown, np.ndarray) and shown.dtype == np.uint8 and shown.ndim == 3 and shown.shape[2] == 3):
-            raise BadInput("render", f"{type(shown).__name__} {getattr(shown, 'shape', '')}", "uint8 pixels (H, W, 3) or a Picture, "
-                           "alone or with a line of text", "show.tile(images)")
+            raise BadInput(
+                "render",
+                f"{type(shown).__name__} {getattr(shown, 'shape', '')}",
+                "uint8 pixels (H, W, 3) or a Picture, alone or with a line of text",
+                "show.tile(images)",
+            )
         return shown, str(text)
 
     def _place(self, array: np.ndarray, text: str) -> None:
         width = min(_WIDEST, -(-array.shape[1] // DENSITY))
-        with self.hold_trait_notifications() if hasattr(self, "_trait_values") and self._trait_values.get("children") else _nothing():
+        with (
+            self.hold_trait_notifications()
+            if hasattr(self, "_trait_values") and self._trait_values.get("children")
+            else _nothing()
+        ):
             self.image.width, self.image.height = str(width), str(round(array.shape[0] * width / array.shape[1]))
             self.image.value = encode(array, fast=True)
             self.status.value = text

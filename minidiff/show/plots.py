@@ -19,8 +19,20 @@ def _numbers(x: Any) -> np.ndarray:
     return x.detach().cpu().double().numpy() if isinstance(x, torch.Tensor) else np.asarray(x, dtype=float)
 
 
-def curve(lines: Mapping[str, tuple[Any, Any]], *, x: str, y: str, title: str = "", log_x: bool = False, log_y: bool = False,
-          markers: bool = True, level: Mapping[str, float] | None = None, height: float = 3.0, alt: str, caption: str = "") -> Picture:
+def curve(
+    lines: Mapping[str, tuple[Any, Any]],
+    *,
+    x: str,
+    y: str,
+    title: str = "",
+    log_x: bool = False,
+    log_y: bool = False,
+    markers: bool = True,
+    level: Mapping[str, float] | None = None,
+    height: float = 3.0,
+    alt: str,
+    caption: str = "",
+) -> Picture:
     """Curves with a legend: lines is name -> (xs, ys). level: name -> height of a dashed horizontal line (a floor, a target)."""
     require(len(lines) > 0, "lines", "none", "name -> (xs, ys)", "curve({'DDIM': (steps, errors)}, ...)")
     fig, ax = figure(x, y, title=title, height=height)
@@ -38,8 +50,15 @@ def curve(lines: Mapping[str, tuple[Any, Any]], *, x: str, y: str, title: str = 
     return picture(fig, alt=alt, caption=caption)
 
 
-def bars(rows: Mapping[str, tuple[float, float, float]], *, x: str, level: Mapping[str, float] | None = None, title: str = "",
-         alt: str, caption: str = "") -> Picture:
+def bars(
+    rows: Mapping[str, tuple[float, float, float]],
+    *,
+    x: str,
+    level: Mapping[str, float] | None = None,
+    title: str = "",
+    alt: str,
+    caption: str = "",
+) -> Picture:
     """Measured values with intervals, one below the other: rows is name -> (value, low, high). level: name -> vertical line."""
     require(len(rows) > 0, "rows", "none", "name -> (value, low, high)")
     fig, ax = figure(x, "method", title=title, height=0.9 + 0.42 * len(rows))
@@ -55,8 +74,16 @@ def bars(rows: Mapping[str, tuple[float, float, float]], *, x: str, level: Mappi
     return picture(fig, alt=alt, caption=caption)
 
 
-def scatter2d(sets: Mapping[str, Any] | Sequence[Any], *, x: str = "x", y: str = "y", limit: float | None = None, size: float = 4.0,
-              alt: str, caption: str = "") -> Picture:
+def scatter2d(
+    sets: Mapping[str, Any] | Sequence[Any],
+    *,
+    x: str = "x",
+    y: str = "y",
+    limit: float | None = None,
+    size: float = 4.0,
+    alt: str,
+    caption: str = "",
+) -> Picture:
     """Points in the plane, one plot beside another: sets is name -> (N, 2). limit: half of the side that is shown."""
     named = sets if isinstance(sets, Mapping) else {str(k): value for k, value in enumerate(sets)}
     require(len(named) > 0, "sets", "none", "name -> points (N, 2)")

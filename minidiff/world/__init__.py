@@ -8,6 +8,34 @@ from .sample import held_out, held_out_pairs, sample_scenes
 from .scene import COLOUR_NAMES, MOOD_INDEX, Scene, Scenes, Thing
 from .vocab import ANIMALS, ATTRIBUTES, BACKDROPS, COLOURS, KINDS, MAX_THINGS, MOODS, PATTERNS, SIZE_RANGE, STYLES, WEARS
 
-__all__ = ["VOCABULARY", "Said", "agrees", "caption", "captions", "parse", "WorldData", "ImageFolder", "Rendered", "render", "held_out", "held_out_pairs", "sample_scenes", "COLOUR_NAMES", "MOOD_INDEX",
-           "Scene", "Scenes", "Thing", "ANIMALS", "ATTRIBUTES", "BACKDROPS", "COLOURS", "KINDS", "MAX_THINGS", "MOODS",
-           "PATTERNS", "SIZE_RANGE", "STYLES", "WEARS"]
+__all__ = [
+    "VOCABULARY",
+    "Said",
+    "agrees",
+    "caption",
+    "captions",
+    "parse",
+    "WorldData",
+    "ImageFolder",
+    "Rendered",
+    "render",
+    "held_out",
+    "held_out_pairs",
+    "sample_scenes",
+    "COLOUR_NAMES",
+    "MOOD_INDEX",
+    "Scene",
+    "Scenes",
+    "Thing",
+    "ANIMALS",
+    "ATTRIBUTES",
+    "BACKDROPS",
+    "COLOURS",
+    "KINDS",
+    "MAX_THINGS",
+    "MOODS",
+    "PATTERNS",
+    "SIZE_RANGE",
+    "STYLES",
+    "WEARS",
+]

@@ -16,18 +16,18 @@ __all__ = ["backdrop_table", "depth_table", "texture", "STYLE"]
 
 # one column for each style: flat, outline, watercolour, pixel, neon
 STYLE = {
-    "fill_white": (0.00, 0.30, 0.12, 0.00, 0.00),    # how far a fill is washed towards white
-    "fill_gain": (1.00, 1.00, 1.00, 1.00, 0.34),     # brightness of the fill
-    "rim_width": (0.07, 0.095, 0.10, 0.00, 0.13),     # stroke inside the silhouette, in half-heights
+    "fill_white": (0.00, 0.30, 0.12, 0.00, 0.00),  # how far a fill is washed towards white
+    "fill_gain": (1.00, 1.00, 1.00, 1.00, 0.34),  # brightness of the fill
+    "rim_width": (0.07, 0.095, 0.10, 0.00, 0.13),  # stroke inside the silhouette, in half-heights
     "rim_alpha": (0.55, 1.00, 0.45, 0.00, 1.00),
-    "rim_ink": (0.00, 1.00, 0.00, 0.00, 0.00),       # 1: the stroke is ink; 0: a shade of the thing's colour
+    "rim_ink": (0.00, 1.00, 0.00, 0.00, 0.00),  # 1: the stroke is ink; 0: a shade of the thing's colour
     "rim_gain": (0.70, 1.00, 0.72, 1.00, 1.25),
-    "glow": (0.00, 0.00, 0.00, 0.00, 0.75),          # light around the silhouette
-    "wobble": (0.00, 0.00, 0.06, 0.00, 0.00),        # how far the edge wanders, in half-heights
-    "wash": (0.00, 0.00, 0.34, 0.00, 0.00),          # how much the paper shows through
-    "shadow": (0.22, 0.00, 0.10, 0.22, 0.00),        # soft shadow under the thing
-    "light": (0.10, 0.00, 0.06, 0.00, 0.00),         # brighter above, darker below
-    "cell": (0.0, 0.0, 0.0, 1.0, 0.0),               # 1: drawn on a grid of 2 x 2 pixels
+    "glow": (0.00, 0.00, 0.00, 0.00, 0.75),  # light around the silhouette
+    "wobble": (0.00, 0.00, 0.06, 0.00, 0.00),  # how far the edge wanders, in half-heights
+    "wash": (0.00, 0.00, 0.34, 0.00, 0.00),  # how much the paper shows through
+    "shadow": (0.22, 0.00, 0.10, 0.22, 0.00),  # soft shadow under the thing
+    "light": (0.10, 0.00, 0.06, 0.00, 0.00),  # brighter above, darker below
+    "cell": (0.0, 0.0, 0.0, 1.0, 0.0),  # 1: drawn on a grid of 2 x 2 pixels
 }
 
 # sky above, sky at the horizon, ground at the horizon, ground below
@@ -65,7 +65,15 @@ def _scene(name: str, size: int) -> Tensor:
     if name == "night":
         canvas = _over(canvas, circle(x, y, 0.84, 0.15, 0.085), (0.98, 0.95, 0.80), px)
         canvas = _over(canvas, circle(x, y, 0.805, 0.13, 0.07), (0.19, 0.21, 0.43), px)
-        for cx, cy, r in ((0.1, 0.1, 9), (0.22, 0.28, 7), (0.36, 0.08, 8), (0.55, 0.2, 7), (0.68, 0.06, 6), (0.93, 0.36, 7), (0.07, 0.45, 6)):
+        for cx, cy, r in (
+            (0.1, 0.1, 9),
+            (0.22, 0.28, 7),
+            (0.36, 0.08, 8),
+            (0.55, 0.2, 7),
+            (0.68, 0.06, 6),
+            (0.93, 0.36, 7),
+            (0.07, 0.45, 6),
+        ):
             canvas = _over(canvas, circle(x, y, cx, cy, r * 0.0014), (1.0, 0.98, 0.9), px)
     if name == "sunset":
         canvas = _over(canvas, circle(x, y, 0.5, _HORIZON - 0.02, 0.17), (1.0, 0.88, 0.62), px)
@@ -79,7 +87,9 @@ def _scene(name: str, size: int) -> Tensor:
     if name == "room":
         canvas = _over(canvas, box(x, y, 0.80, 0.24, 0.14, 0.16), (0.86, 0.72, 0.60), px)
         canvas = _over(canvas, box(x, y, 0.80, 0.24, 0.115, 0.135), (0.74, 0.89, 0.97), px)
-        canvas = _over(canvas, torch.minimum(box(x, y, 0.80, 0.24, 0.01, 0.14), box(x, y, 0.80, 0.24, 0.12, 0.01)), (0.86, 0.72, 0.60), px)
+        canvas = _over(
+            canvas, torch.minimum(box(x, y, 0.80, 0.24, 0.01, 0.14), box(x, y, 0.80, 0.24, 0.12, 0.01)), (0.86, 0.72, 0.60), px
+        )
         canvas = _over(canvas, box(x, y, 0.17, 0.22, 0.09, 0.11), (0.80, 0.62, 0.52), px)
         canvas = _over(canvas, box(x, y, 0.17, 0.22, 0.07, 0.09), (0.97, 0.84, 0.62), px)
     if name == "beach":

@@ -23,8 +23,8 @@ from .vocab import COLOURS, KINDS, MAX_THINGS
 
 __all__ = ["Rendered", "render"]
 
-_REACH = 1.38            # half-side of a patch, in half-heights of the thing
-_CHUNK = 24              # things painted at once: keeps the working set in the processor's cache
+_REACH = 1.38  # half-side of a patch, in half-heights of the thing
+_CHUNK = 24  # things painted at once: keeps the working set in the processor's cache
 
 
 class Rendered(NamedTuple):
@@ -47,12 +47,17 @@ def render(scenes: Scenes | Scene | list[Scene], size: int = 64) -> Rendered:
         scenes = [scenes]
     if not isinstance(scenes, Scenes):
         scenes = Scenes.of(list(scenes))
-    require(isinstance(size, int) and size >= 16 and size % 2 == 0, "size", size,
-            "an even whole number of pixels, at least 16", "size=64")
+    require(
+        isinstance(size, int) and size >= 16 and size % 2 == 0,
+        "size",
+        size,
+        "an even whole number of pixels, at least 16",
+        "size=64",
+    )
     require(len(scenes) > 0, "scenes", "no scene", "at least one", "render(sample_scenes(range(8)))")
     device, batch = scenes.x.device, len(scenes)
     canvas = backdrop_table(size).to(device)[scenes.backdrop, scenes.style]
-    canvas = canvas.transpose(0, 1).reshape(3, -1)                    # (3, B * S * S): one row of pixels a channel
+    canvas = canvas.transpose(0, 1).reshape(3, -1)  # (3, B * S * S): one row of pixels a channel
     covers = []
     for k in range(MAX_THINGS):
         canvas, cover = _lay_slot(canvas, scenes, k, size)
@@ -85,7 +90,7 @@ def _lay_slot(canvas: Tensor, scenes: Scenes, k: int, size: int) -> tuple[Tensor
 
 
 def _groups(scenes: Scenes, present: Tensor, k: int, size: int) -> Iterator[tuple[Tensor, str, int]]:
-    """Scenes whose thing k is of one kind, with the side of a patch that holds it; on the CPU small things share small patches."""
+    """Scenes whose thing k is of one kind, and the side of a patch that holds it; on the CPU small things get small ones."""
     on_cpu = scenes.x.device.type == "cpu"
     kinds, sizes = scenes.kind[present, k], scenes.size[present, k].detach()
     full = _side(float(sizes.max()), size)
@@ -107,7 +112,7 @@ def _side(thing_size: float, size: int) -> int:
 
 @functools.cache
 def _style_table(device: torch.device) -> Tensor:
-    return torch.tensor(list(STYLE.values()), device=device).T.contiguous()        # (styles, columns)
+    return torch.tensor(list(STYLE.values()), device=device).T.contiguous()  # (styles, columns)
 
 
 @functools.cache
@@ -128,17 +133,17 @@ def _paint(scenes: Scenes, which: Tensor, k: int, kind: str, size: int, side: in
     style = {name: row[:, i, None, None] for i, name in enumerate(STYLE)}
     textured, celled = bool((style["wash"] > 0).any()), bool((style["cell"] > 0).any())
     steps = torch.arange(side, device=device)
-    ix = torch.floor(cx.detach() * size).long() - side // 2 + steps[None, None, :]       # (n, 1, P)
-    iy = torch.floor(cy.detach() * size).long() - side // 2 + steps[None, :, None]       # (n, P, 1)
+    ix = torch.floor(cx.detach() * size).long() - side // 2 + steps[None, None, :]  # (n, 1, P)
+    iy = torch.floor(cy.detach() * size).long() - side // 2 + steps[None, :, None]  # (n, P, 1)
     inside = ((ix >= 0) & (ix < size)) & ((iy >= 0) & (iy < size))
-    local = iy.clamp(0, size - 1) * size + ix.clamp(0, size - 1)                         # (n, P, P)
+    local = iy.clamp(0, size - 1) * size + ix.clamp(0, size - 1)  # (n, P, P)
     pixel = (local + which[:, None, None] * (size * size)).reshape(-1)
     px, py = ix + 0.5, iy + 0.5
     if celled:
         px, py = (torch.where(style["cell"] > 0, 2.0 * torch.div(i, 2, rounding_mode="floor") + 1.0, i + 0.5) for i in (ix, iy))
     u, v = torch.broadcast_tensors((px / size - cx) / half, (py / size - cy) / half)
     u, v = u.contiguous(), v.contiguous()
-    sharp = half * size * (1 + style["cell"])                                            # pixels per unit
+    sharp = half * size * (1 + style["cell"])  # pixels per unit
     if textured:
         grain, slow = (t[local] for t in texture(size).to(device).reshape(2, -1))
         wander = style["wobble"] * slow
@@ -175,7 +180,7 @@ def _paint(scenes: Scenes, which: Tensor, k: int, kind: str, size: int, side: in
     # light around neon things and the soft shadow under flat ones do not belong to the mask
     around = style["shadow"] * torch.exp(-((u / 0.75) ** 2 + ((v - 0.97) / 0.13) ** 2))
     if bool((style["glow"] > 0).any()):
-        around = torch.maximum(around, style["glow"] * torch.exp(-(outline.clamp(min=0) / 0.13) ** 2))
+        around = torch.maximum(around, style["glow"] * torch.exp(-((outline.clamp(min=0) / 0.13) ** 2)))
     tint = torch.where(flat["glow"] > 0, base, _fixed((0.12, 0.10, 0.22), device))
     around = (1 - solid) * around
     alpha = solid + around
@@ -186,8 +191,8 @@ def _paint(scenes: Scenes, which: Tensor, k: int, kind: str, size: int, side: in
 def _pattern(pattern: Tensor, u: Tensor, v: Tensor, sharp: Tensor) -> Tensor:
     """Share of the second colour (n, P, P) for plain, striped, dotted and checked; a period is half a unit."""
     period = 0.50
-    p, q = ((w / period - torch.floor(w / period + 0.5)) * period for w in (u, v))     # distance to the nearest cell centre
-    a, b = period / 4 - p.abs(), period / 4 - q.abs()                                   # positive inside a band
+    p, q = ((w / period - torch.floor(w / period + 0.5)) * period for w in (u, v))  # distance to the nearest cell centre
+    a, b = period / 4 - p.abs(), period / 4 - q.abs()  # positive inside a band
     dots = 0.155 - (p * p + q * q + 1e-9).sqrt()
     checks = torch.minimum(a.abs(), b.abs()) * torch.sign(a * b)
     kind = pattern[:, None, None]

@@ -31,11 +31,17 @@ WRONG = {
         "no snow": (lambda s: s.replace_thing(0, wears="hat"), "not snow"),
         "style too": (lambda s: s.replace(backdrop="snow", style="outline").replace_thing(0, wears="hat"), "style changed"),
         "lost things": (lambda s: Scene((s.things[0].replace(wears="hat", colour="pink"),), "snow", s.style), ""),
-        "all hats": (lambda s: s.replace(backdrop="snow", things=tuple(t.replace(wears="hat") for t in s.things)), "only the first"),
+        "all hats": (
+            lambda s: s.replace(backdrop="snow", things=tuple(t.replace(wears="hat") for t in s.things)),
+            "only the first",
+        ),
         "rendered": (lambda s: render(s.replace(backdrop="snow").replace_thing(0, wears="hat")), "render comes later"),
     },
     "00.to_pixels": {
-        "no clamp": (lambda x: ((x + 1) * 127.5).round().to(torch.int64).remainder(256).to(torch.uint8).permute(0, 2, 3, 1), "clamp"),
+        "no clamp": (
+            lambda x: ((x + 1) * 127.5).round().to(torch.int64).remainder(256).to(torch.uint8).permute(0, 2, 3, 1),
+            "clamp",
+        ),
         "channels first": (_bytes, "channels"),
         "floats": (lambda x: ((x.clamp(-1, 1) + 1) * 127.5).round().permute(0, 2, 3, 1), "uint8"),
         "floor": (lambda x: ((x.clamp(-1, 1) + 1) * 127.5).to(torch.uint8).permute(0, 2, 3, 1), "fractions"),
@@ -54,7 +60,7 @@ WRONG = {
     },
     "00.psnr": {
         "peak 1": (lambda x, y: 10 * torch.log10(1 / ((x - y) ** 2).mean((1, 2, 3))), "peak is 1"),
-        "peak 255": (lambda x, y: 10 * torch.log10(255 ** 2 / ((x - y) ** 2).mean((1, 2, 3))), "255"),
+        "peak 255": (lambda x, y: 10 * torch.log10(255**2 / ((x - y) ** 2).mean((1, 2, 3))), "255"),
         "factor 20": (lambda x, y: 20 * torch.log10(4 / ((x - y) ** 2).mean((1, 2, 3))), "factor is 20"),
         "natural": (lambda x, y: 10 * torch.log(4 / ((x - y) ** 2).mean((1, 2, 3))), "natural"),
         "peak not squared": (lambda x, y: 10 * torch.log10(2 / ((x - y) ** 2).mean((1, 2, 3))), "not squared"),
@@ -78,24 +84,44 @@ WRONG = {
         "signed": (lambda a, b: (a / a.sum() - b / b.sum()).sum() / 2, "cancel"),
         "mean": (lambda a, b: (a / a.sum() - b / b.sum()).abs().mean() / 2, "mean over"),
     },
-    "00.forty_of_forty": {"seen": (1.0, "seen"), "39": (0.975, "39"), "confidence": (0.95, "confidence"),
-                          "rule of three": (0.925, "rule of three"), "width": (0.0876, "width"), "word": ("high", "one number")},
+    "00.forty_of_forty": {
+        "seen": (1.0, "seen"),
+        "39": (0.975, "39"),
+        "confidence": (0.95, "confidence"),
+        "rule of three": (0.925, "rule of three"),
+        "width": (0.0876, "width"),
+        "word": ("high", "one number"),
+    },
 }
 
 HONEST = {
-    "00.make_it_snow": {"other order": lambda s: s.replace_thing(0, wears="hat").replace(backdrop="snow"),
-                        "by hand": lambda s: Scene((s.things[0].replace(wears="hat"), *s.things[1:]), backdrop="snow", style=s.style)},
-    "00.to_pixels": {"in place on a copy": _in_place, "plus a half": lambda x: ((x.clamp(-1, 1) + 1) * 127.5 + 0.5).byte().permute(0, 2, 3, 1),
-                     "numpy": lambda x: np.clip((x.numpy() + 1) * 127.5, 0, 255).round().astype(np.uint8).transpose(0, 2, 3, 1),
-                     "double": lambda x: ((x.double().clamp(-1, 1) / 2 + 0.5) * 255).round().to(torch.uint8).movedim(1, -1)},
-    "00.iou": {"loop": _loop_iou, "products": lambda a, b: (a * b).sum((1, 2)) / torch.maximum(a, b).sum((1, 2)).clamp(min=1),
-               "einsum": lambda a, b: torch.einsum("bhw,bhw->b", a, b) / (a + b - a * b).sum((-1, -2)).clamp(min=1e-9)},
-    "00.psnr": {"float32": lambda x, y: 20 * torch.log10(2 / ((x.float() - y.float()) ** 2).mean((1, 2, 3)).sqrt()),
-                "flatten": lambda x, y: 10 * (4 / (x - y).flatten(1).square().mean(1)).log10()},
-    "00.frechet_1d": {"float32": lambda a, b: (a.float().mean() - b.float().mean()) ** 2 + (a.float().std() - b.float().std()) ** 2,
-                      "trace": lambda a, b: (a.mean() - b.mean()) ** 2 + a.var() + b.var() - 2 * (a.var() * b.var()).sqrt(),
-                      "python": lambda a, b: float((a.mean() - b.mean()) ** 2 + (a.std() - b.std()) ** 2)},
-    "00.total_variation": {"overlap": lambda a, b: 1 - torch.minimum(a / a.sum(), b / b.sum()).sum(),
-                           "positive part": lambda a, b: (a / a.sum() - b / b.sum()).clamp(min=0).sum()},
+    "00.make_it_snow": {
+        "other order": lambda s: s.replace_thing(0, wears="hat").replace(backdrop="snow"),
+        "by hand": lambda s: Scene((s.things[0].replace(wears="hat"), *s.things[1:]), backdrop="snow", style=s.style),
+    },
+    "00.to_pixels": {
+        "in place on a copy": _in_place,
+        "plus a half": lambda x: ((x.clamp(-1, 1) + 1) * 127.5 + 0.5).byte().permute(0, 2, 3, 1),
+        "numpy": lambda x: np.clip((x.numpy() + 1) * 127.5, 0, 255).round().astype(np.uint8).transpose(0, 2, 3, 1),
+        "double": lambda x: ((x.double().clamp(-1, 1) / 2 + 0.5) * 255).round().to(torch.uint8).movedim(1, -1),
+    },
+    "00.iou": {
+        "loop": _loop_iou,
+        "products": lambda a, b: (a * b).sum((1, 2)) / torch.maximum(a, b).sum((1, 2)).clamp(min=1),
+        "einsum": lambda a, b: torch.einsum("bhw,bhw->b", a, b) / (a + b - a * b).sum((-1, -2)).clamp(min=1e-9),
+    },
+    "00.psnr": {
+        "float32": lambda x, y: 20 * torch.log10(2 / ((x.float() - y.float()) ** 2).mean((1, 2, 3)).sqrt()),
+        "flatten": lambda x, y: 10 * (4 / (x - y).flatten(1).square().mean(1)).log10(),
+    },
+    "00.frechet_1d": {
+        "float32": lambda a, b: (a.float().mean() - b.float().mean()) ** 2 + (a.float().std() - b.float().std()) ** 2,
+        "trace": lambda a, b: (a.mean() - b.mean()) ** 2 + a.var() + b.var() - 2 * (a.var() * b.var()).sqrt(),
+        "python": lambda a, b: float((a.mean() - b.mean()) ** 2 + (a.std() - b.std()) ** 2),
+    },
+    "00.total_variation": {
+        "overlap": lambda a, b: 1 - torch.minimum(a / a.sum(), b / b.sum()).sum(),
+        "positive part": lambda a, b: (a / a.sum() - b / b.sum()).clamp(min=0).sum(),
+    },
     "00.forty_of_forty": {"exact": 0.91238, "rounded": 0.91, "tensor": torch.tensor(0.912)},
 }

@@ -7,7 +7,7 @@ import torch
 
 def _c(a, p):
     alpha = a / p
-    return (1 - alpha) * p ** 0.5 / (1 - a), (1 - p) * alpha ** 0.5 / (1 - a)
+    return (1 - alpha) * p**0.5 / (1 - a), (1 - p) * alpha**0.5 / (1 - a)
 
 
 def _mean(x0, x_t, a, p):
@@ -24,7 +24,7 @@ def _bayes_mean(x0, x_t, a, p):
     """Product of two Gaussians: precision-weighted."""
     alpha = a / p
     left, right = alpha / (1 - alpha), 1 / (1 - p)
-    return (left * x_t / alpha ** 0.5 + right * p ** 0.5 * x0) / (left + right)
+    return (left * x_t / alpha**0.5 + right * p**0.5 * x0) / (left + right)
 
 
 def _in_place_v(x0, eps, abar):
@@ -60,9 +60,9 @@ def _pair(x0, n, a):
 WRONG = {
     "02.posterior_mean": {
         "swapped": (lambda x0, x_t, a, p: _mean(x_t, x0, a, p), "swapped"),
-        "abar_t in c1": (lambda x0, x_t, a, p: (1 - a / p) * a ** 0.5 / (1 - a) * x0 + _c(a, p)[1] * x_t, "not at t"),
+        "abar_t in c1": (lambda x0, x_t, a, p: (1 - a / p) * a**0.5 / (1 - a) * x0 + _c(a, p)[1] * x_t, "not at t"),
         "no root in c1": (lambda x0, x_t, a, p: (1 - a / p) * p / (1 - a) * x0 + _c(a, p)[1] * x_t, "missing"),
-        "abar in c2": (lambda x0, x_t, a, p: _c(a, p)[0] * x0 + (1 - p) * a ** 0.5 / (1 - a) * x_t, "not of alpha-bar"),
+        "abar in c2": (lambda x0, x_t, a, p: _c(a, p)[0] * x0 + (1 - p) * a**0.5 / (1 - a) * x_t, "not of alpha-bar"),
         "no root in c2": (lambda x0, x_t, a, p: _c(a, p)[0] * x0 + (1 - p) * (a / p) / (1 - a) * x_t, "c2"),
         "wrong denominator": (lambda x0, x_t, a, p: _mean(x0, x_t, a, p) * (1 - a) / (1 - p), "denominator"),
         "forward": (lambda x0, x_t, a, p: (a / p) ** 0.5 * x_t, "forward"),
@@ -118,18 +118,35 @@ WRONG = {
 }
 
 HONEST = {
-    "02.posterior_mean": {"einsum": _einsum_mean, "by Bayes": _bayes_mean,
-                          "float32": lambda x0, x_t, a, p: _mean(x0.float(), x_t.float(), a.float(), p.float())},
-    "02.v_target": {"in place on a copy": _in_place_v, "from x_t": lambda x0, e, a: (a.sqrt() * (a.sqrt() * x0 + (1 - a).sqrt() * e) - x0)
-                    / (1 - a).sqrt()},
-    "02.reverse_step": {"loop": _loop_step, "where": lambda m, v, n, t: torch.where(t.view(-1, 1, 1, 1) == 0, m, m + v.sqrt() * n)},
-    "02.min_snr": {"where": lambda a, g: torch.where(_snr(a) > g, g / _snr(a), 1.0),
-                   "float32": lambda a, g: (g * (1 - a.float()) / a.float()).clamp(max=1)},
-    "02.gaussian_kl": {"distributions": lambda m1, v1, m2, v2: torch.distributions.kl_divergence(
-        torch.distributions.Normal(m1, v1.sqrt()), torch.distributions.Normal(m2, v2.sqrt())),
-        "float32": lambda *x: _kl(*(y.float() for y in x))},
-    "02.learned_range": {"powers": lambda v, b, s: b ** ((v + 1) / 2) * s ** ((1 - v) / 2),
-                         "ratio": lambda v, b, s: s * (b / s) ** ((v + 1) / 2)},
-    "02.immiscible": {"index_select": lambda x0, n, o, a: torch.stack([_pair(x0, n.index_select(0, o), a), n.index_select(0, o)]),
-                      "float32": lambda x0, n, o, a: torch.stack([_pair(x0.float(), n.float()[o], a.float()), n.float()[o]])},
+    "02.posterior_mean": {
+        "einsum": _einsum_mean,
+        "by Bayes": _bayes_mean,
+        "float32": lambda x0, x_t, a, p: _mean(x0.float(), x_t.float(), a.float(), p.float()),
+    },
+    "02.v_target": {
+        "in place on a copy": _in_place_v,
+        "from x_t": lambda x0, e, a: (a.sqrt() * (a.sqrt() * x0 + (1 - a).sqrt() * e) - x0) / (1 - a).sqrt(),
+    },
+    "02.reverse_step": {
+        "loop": _loop_step,
+        "where": lambda m, v, n, t: torch.where(t.view(-1, 1, 1, 1) == 0, m, m + v.sqrt() * n),
+    },
+    "02.min_snr": {
+        "where": lambda a, g: torch.where(_snr(a) > g, g / _snr(a), 1.0),
+        "float32": lambda a, g: (g * (1 - a.float()) / a.float()).clamp(max=1),
+    },
+    "02.gaussian_kl": {
+        "distributions": lambda m1, v1, m2, v2: torch.distributions.kl_divergence(
+            torch.distributions.Normal(m1, v1.sqrt()), torch.distributions.Normal(m2, v2.sqrt())
+        ),
+        "float32": lambda *x: _kl(*(y.float() for y in x)),
+    },
+    "02.learned_range": {
+        "powers": lambda v, b, s: b ** ((v + 1) / 2) * s ** ((1 - v) / 2),
+        "ratio": lambda v, b, s: s * (b / s) ** ((v + 1) / 2),
+    },
+    "02.immiscible": {
+        "index_select": lambda x0, n, o, a: torch.stack([_pair(x0, n.index_select(0, o), a), n.index_select(0, o)]),
+        "float32": lambda x0, n, o, a: torch.stack([_pair(x0.float(), n.float()[o], a.float()), n.float()[o]]),
+    },
 }
