@@ -130,7 +130,7 @@ def test_the_marker_sits_on_the_curve():
     assert 0 < x0 < x1 < chart.base.shape[1] and 0 < y1 < y0 < chart.base.shape[0]
     frame = panels01.forward_view(300, "jsd")[0][:, 528:]
     mx, my = chart.at(300, math.sqrt(1 - 301 / 1000))
-    assert frame[round(my), round(mx)].tolist() == list(panels01.rgb(panels01._COLOURS[-1]))
+    assert frame[round(my) - 7, round(mx)].tolist() == list(panels01.rgb(panels01._COLOURS[-1]))
 
 
 def test_posterior_view_over_its_whole_range():
