@@ -44,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
     score.add_argument("claims", metavar="CLAIM", nargs="*", help="ids such as 03.ddim_20_vs_ddpm_1000; all when left out")
     score.add_argument("--n", type=int, help="samples a row, instead of the number each row asks for")
 
+    score.add_argument("--cards", action="store_true", help="measure the shipped models too, and write the scores onto their cards")
+
     commands.add_parser("bench", help="measure this machine: images a second, rendering, sampling", add_help=False)
 
     books = commands.add_parser("notebooks", help="bring notebooks into the form that is committed")
@@ -143,6 +145,9 @@ def _score(given: argparse.Namespace) -> int:
     from .board import score
     from .errors import require
     require(given.n is None or given.n > 1, "--n", given.n, "at least 2 samples", "--n 1000")
+    if given.cards:
+        from .board import update_cards
+        update_cards()
     rows = score(given.claims, n=given.n)
     failed = [row.id for row in rows if not row.passed]
     print(f"{len(rows)} rows, {len(failed)} failed" + (f": {', '.join(failed)}" if failed else ""))

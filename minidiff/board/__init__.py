@@ -1,9 +1,13 @@
 """The scoreboard: claims, rows, and the table in the README."""
 
+from .cards import pixel_scores, reader_scores, update_cards
 from .core import CLAIMS, Claim, Outcome, Row, claim, claims, compute, meets, score, stored, table
 from .samples import fd_mini, reader_features, real, sampled
 
 __all__ = [
+    "pixel_scores",
+    "reader_scores",
+    "update_cards",
     "CLAIMS",
     "Claim",
     "Outcome",

@@ -1,0 +1,48 @@
+"""The cards of the shipped models: what each scores, measured again by `minidiff score` when it measures everything."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..files import data_folder, replace
+from ..measure import explain, frechet, frechet_interval, score_reader, wilson
+from ..world import WorldData, render
+from ..zoo import card, load, shipped
+from .samples import reader_features, real, sampled
+
+__all__ = ["reader_scores", "pixel_scores", "update_cards"]
+
+
+def reader_scores(name: str, n: int = 1000) -> dict[str, Any]:
+    """What a reader reads right on n held-out pictures of each level, as shares; "iou" is the overlap of masks."""
+    out: dict[str, Any] = {"pictures": n}
+    for level, size in (("simple", 32), ("pairs", 64), ("full", 64)):
+        images, scenes = WorldData(size, "test", level).batch(0, n)
+        found = score_reader(load(name), images, scenes, render(scenes, size).masks)
+        out[f"{level}, {size} x {size}"] = {k: round(v, 4) for k, v in found._asdict().items()}
+    return out
+
+
+def pixel_scores(name: str, n: int = 256, steps: int = 25) -> dict[str, Any]:
+    """Validity and FDmini of n samples by DDIM with a few steps, judged by the final reader, with 95 % intervals and floors."""
+    made = sampled(n, "ddim", name=name, steps=steps, clip="both")
+    valid = wilson(int(explain(made, load("readers/final")).valid.sum()), n)
+    truth = reader_features(real(n))
+    found = frechet_interval(reader_features(made), truth, n=200)
+    floor = frechet(reader_features(real(n, start=n)), truth)
+    return {
+        "sampler": f"DDIM, {steps} steps",
+        "n": n,
+        "reader": "final",
+        "validity": [round(v, 3) for v in (valid.value, valid.low, valid.high)],
+        "FDmini": [round(v, 2) for v in (found.value, found.low, found.high)],
+        "FDmini floor, real against real": round(float(floor), 2),
+    }
+
+
+def update_cards() -> None:
+    """Measure every shipped model and write the scores onto its card."""
+    for name in shipped():
+        scores = reader_scores(name) if name.startswith("readers/") else pixel_scores(name)
+        replace(data_folder() / name / "card.json", json.dumps(card(name) | {"scores": scores}, indent=1) + "\n")
