@@ -298,7 +298,7 @@ def test_whole_net_by_hand() -> None:
 
 
 def test_whole_lucidrains_net_by_hand() -> None:
-    """Theirs line by line, as its weights copied into ours once gave the same numbers (2.3.4, full attention, SiLU in the MLP)."""
+    """Theirs line by line; 2.3.4 with its weights copied into ours gave the same numbers (full attention, SiLU in the MLP)."""
     net = build(**{**LUCIDRAINS, "mults": (1, 2), "attention": (32, 16)})
     x, t = inputs(net).values()
     e = silu(net.time(t))
