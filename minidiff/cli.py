@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     score.add_argument("claims", metavar="CLAIM", nargs="*", help="ids such as 03.ddim_20_vs_ddpm_1000; all when left out")
     score.add_argument("--n", type=int, help="samples a row, instead of the number each row asks for")
 
-    score.add_argument("--cards", action="store_true", help="measure the shipped models too, and write the scores onto their cards")
+    score.add_argument("--cards", action="store_true", help="measure the shipped models and write it onto their cards")
 
     commands.add_parser("bench", help="measure this machine: images a second, rendering, sampling", add_help=False)
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ..measure import explain, wilson
-from ..show import tile
+from ..show import Picture, grid, tile
 from ..world import ANIMALS, BACKDROPS, COLOURS, KINDS, PATTERNS, STYLES, WEARS, Scene, Thing, WorldData, caption, render
 from ..zoo import load
 
-__all__ = ["CHOICES", "scene_from", "draw_scene", "fades", "show_fade", "share_interval"]
+__all__ = ["CHOICES", "scene_from", "draw_scene", "fades", "show_fade", "share_interval", "cover"]
 
 CHOICES = {"kind": KINDS, "colour": tuple(COLOURS), "pattern": PATTERNS, "wears": WEARS, "backdrop": BACKDROPS, "style": STYLES}
 
@@ -71,3 +71,14 @@ def share_interval(*, n: int, percent: int) -> tuple[np.ndarray, str]:
         sheet,
         f"{right} of {n}: share {found.value:.2f}, 95 % interval {found.low:.2f} to {found.high:.2f} (scale from 0 to 1)",
     )
+
+
+def cover() -> Picture:
+    """The picture at the top of the README: every kind, all styles. ``cover().save("data/world.png")`` makes it again."""
+    colours = list(COLOURS)
+    scenes = [
+        Scene((Thing(kind, colours[(i + 2 * row) % 9], size=0.3),), BACKDROPS[(i + row) % 6], style)
+        for row, style in enumerate(STYLES)
+        for i, kind in enumerate(KINDS)
+    ]
+    return grid(render(scenes, 56).images, columns=len(KINDS), scale=1, alt="Twelve kinds of things in five drawing styles")
