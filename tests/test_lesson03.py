@@ -97,12 +97,16 @@ def test_trajectories_over_the_whole_range(noise):
         assert f"{values['part']} %" in p.status.value
     assert len(seen) >= 45
     assert "done" in ways.render(part=100)[1] and f"t = {slow[0].t_prev}" in ways.render(part=0)[1]
-    end, start = ways.render(part=100)[0], ways.render(part=0)[0]
-    for picture in (slow[-1].x[0], fast[-1].x0[1]):                      # whatever its place, the final picture is shown
+    def holds(array: np.ndarray, picture: torch.Tensor) -> bool:
         tile = np.repeat(np.repeat(pixels(picture[None])[0], 8, 0), 8, 1)
-        assert any(np.array_equal(end[y:y + 128, x:x + 128], tile)
-                   for y in range(0, end.shape[0] - 127) for x in range(end.shape[1] - 128, -1, -136)), "final picture not found"
-    assert not np.array_equal(end, start)
+        return any(np.array_equal(array[y:y + 128, x:x + 128], tile)
+                   for y in range(array.shape[0] - 127) for x in range(array.shape[1] - 128, -1, -136))
+
+    start, end = ways.render(part=0)[0], ways.render(part=100)[0]
+    for array, place in ((start, 0), (end, -1)):                         # x and the guess of both runs, for both noises
+        for step in (slow[place], fast[place]):
+            assert all(holds(array, picture) for picture in (*step.x, *step.x0))
+    assert not holds(start, slow[-1].x[0])
     with pytest.raises(BadInput, match="part"):
         ways.render(part=101)
     with pytest.raises(BadInput, match="runs"):
