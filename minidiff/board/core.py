@@ -110,7 +110,7 @@ def meets(value: float, target: str) -> bool:
         limit = float(parts[1])
         return value <= limit if parts[0] == "<=" else value >= limit
     if len(parts) == 3 and parts[1] == "+-":
-        return abs(value - float(parts[0])) <= float(parts[2])
+        return abs(value - float(parts[0])) <= float(parts[2]) * (1 + 1e-9)
     raise BadInput("target", repr(target), '"<= x", ">= x" or "x +- y"')
 
 
