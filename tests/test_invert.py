@@ -50,9 +50,9 @@ def round_trip(model, x: Tensor, **options: object) -> float:
 
 def test_round_trip_error_falls_with_the_number_of_steps() -> None:
     """generative.md 1.8 (DDIM paper, table 2): the order, and about 1 / S^2 for the mean square."""
-    errors = [round_trip(bent(), pictures(), steps=n) for n in (10, 20, 50, 100, 200, 500)]
+    errors = [round_trip(bent(), pictures(), steps=n) for n in (10, 20, 50, 100, 200)]
     assert all(a > b for a, b in zip(errors, errors[1:], strict=False)), errors
-    assert errors[0] / errors[-1] > 500
+    assert errors[0] / errors[-1] > 100
 
 
 def test_fixed_point_repeats_close_the_round_trip() -> None:
@@ -64,7 +64,7 @@ def test_fixed_point_repeats_close_the_round_trip() -> None:
 @pytest.mark.parametrize("options", [{"spacing": "trailing"}, {"spacing": "linspace"}, {"spacing": "leading", "offset": 1},
                                      {"spacing": "leading", "offset": 1, "final": "first"}, {"spacing": "quad"}], ids=str)
 def test_round_trip_in_every_convention(options: dict) -> None:
-    assert round_trip(bent(), pictures(), steps=20, fixed_point=60, **options) < 1e-20
+    assert round_trip(bent(), pictures(), steps=12, fixed_point=40, **options) < 1e-20
 
 
 def test_noise_of_the_picture_is_standard_normal() -> None:
@@ -134,7 +134,7 @@ def test_slerp_and_lerp() -> None:
 
 def test_interpolation_ends_are_the_round_trips() -> None:
     model, a, b = bent(), pictures(8)[:4], pictures(8)[4:]
-    got = last(interpolate(model, a, b, weights=(0.0, 0.5, 1.0), steps=25, fixed_point=40)).x
+    got = last(interpolate(model, a, b, weights=(0.0, 0.5, 1.0), steps=12, fixed_point=40)).x
     assert got.shape == (12, 2)
     assert torch.allclose(got[:4], a, atol=1e-9) and torch.allclose(got[8:], b, atol=1e-9)
     assert not torch.allclose(got[4:8], lerp(a, b, 0.5), atol=1e-2)
@@ -198,4 +198,4 @@ def test_bad_input_is_refused_before_work_starts(call, words: str) -> None:
 
 def test_inversion_of_a_zero_terminal_schedule_stops_before_its_end() -> None:
     model = Mixture(zero_terminal(cosine()), POINTS, std=0.3)
-    assert round_trip(model, pictures(), steps=20, fixed_point=60) < 1e-20
+    assert round_trip(model, pictures(), steps=12, fixed_point=40) < 1e-20

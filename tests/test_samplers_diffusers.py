@@ -44,6 +44,8 @@ from minidiff.diffusion import (
 )
 from minidiff.errors import BadInput
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # numpy 2, inside diffusers
+
 WRAPS = {"epsilon": Eps, "sample": X0, "v_prediction": V}
 SCHEDULES = {
     "linear": (linear(), {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}),
@@ -119,7 +121,7 @@ def theirs_ddim(config: dict, S: int, eta: float, clip: str | None) -> tuple[lis
     return out, scheduler.timesteps.tolist()
 
 
-@pytest.mark.parametrize(("schedule", "S"), [*((name, 5) for name in SCHEDULES), ("linear", 6)])
+@pytest.mark.parametrize(("schedule", "S"), [*((name, 4) for name in SCHEDULES), ("linear", 6)])
 def test_ddim_whole_matrix(shipped: bool, schedule: str, S: int) -> None:
     """spacing x offset x final x clip x eta x prediction type, for each schedule; S = 6 does not divide T.
 
@@ -137,7 +139,7 @@ def test_ddim_whole_matrix(shipped: bool, schedule: str, S: int) -> None:
                   "set_alpha_to_one": final == "one"}
         want, ts = theirs_ddim(config, S, eta, clip)
         # Where t - T // S is the step visited next, compat changes nothing, and is left off.
-        compat = None if spacing == "leading" or (spacing == "trailing" and S == 5) else "diffusers"
+        compat = None if spacing == "leading" or (spacing == "trailing" and S == 4) else "diffusers"
         steps = list(ddim(WRAPS[kind](net, table), noise(), steps=S, eta=eta, spacing=spacing, offset=offset, final=final,
                           clip=clip, generator=torch.Generator().manual_seed(5), compat=compat))
         assert [s.t for s in steps] == ts and [s.index for s in steps] == list(range(S)) and {s.steps for s in steps} == {S}
@@ -165,7 +167,7 @@ def test_ddpm_whole_matrix(shipped: bool, variance: str, schedule: str) -> None:
 
     table, names = {**SCHEDULES, "sigmoid": (sigmoid_beta(), {"beta_schedule": "sigmoid"})}[schedule]
     doubled = variance == "learned_range"
-    routes = [("leading", 0, 5), ("leading", 1, 6), ("linspace", 0, 5), ("trailing", 0, 6)]
+    routes = [("leading", 0, 4), ("leading", 1, 3), ("linspace", 0, 4), ("trailing", 0, 3)]
     for (spacing, offset, S), clip, kind in itertools.product(routes, (True, False), WRAPS):
         if without_meaning(schedule, kind, spacing, clip, shipped):
             continue
@@ -206,7 +208,7 @@ def test_dpm2m_whole_matrix(shipped: bool, schedule: str) -> None:
     spacings = {"linspace": "linspace_open", "leading": "leading_open", "trailing": "trailing"}
     for (spacing, offset), final, (S, lower), kind in itertools.product(
             (("linspace", 0), ("leading", 0), ("leading", 1), ("trailing", 0)), ("one", "first"),
-            ((2, True), (5, True), (5, False), (15, True)), WRAPS):
+            ((2, True), (4, True), (4, False), (15, True)), WRAPS):
         if schedule == "zero" and spacing != "leading":
             continue  # diffusers moves abar = 0 to 2^-24 for this scheduler: see the next test
         if without_meaning(schedule, kind, spacing, False, shipped):

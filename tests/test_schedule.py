@@ -163,6 +163,8 @@ def test_the_table_is_its_own() -> None:
     (lambda: linear().at(1000), "count from 1"),
     (lambda: linear().at(torch.tensor([3, -2])), "-1, 999"),
     (lambda: linear().at(-0.5), "0, 999"),
+    (lambda: linear().at(999.5), "0, 999"),
+    (lambda: linear().at(float("nan")), "0, 999"),
     (lambda: linear().at("3"), "integer"),
     (lambda: linear().variance("medium", 3), "'small'"),
     (lambda: zero_terminal(linear()).t_of(torch.tensor(1.0)), "finite"),

@@ -120,9 +120,10 @@ class Schedule:
             t = torch.tensor(t)
         low = 0 if t.is_floating_point() else -1
         if t.device.type == "cpu" and not torch.compiler.is_compiling():
-            good = bool(((t >= low) & (t <= self.T - 1)).all())
-            require(good, "t", f"{t.tolist()}", f"values in [{low}, {self.T - 1}] (index 0 = one noising step)",
-                    f"t - 1 if your steps count from 1 to T = {self.T}")
+            least, most = t.aminmax() if t.numel() else (low, low)
+            if not (least >= low and most <= self.T - 1):
+                raise BadInput("t", f"{t.tolist()}", f"values in [{low}, {self.T - 1}] (index 0 = one noising step)",
+                               f"t - 1 if your steps count from 1 to T = {self.T}")
         if not t.is_floating_point():
             return self._table(t.device)[t.long() + 1]
         table = self._table(t.device)[1:]
