@@ -22,7 +22,7 @@ STEPS = 25
 
 def good(n: int) -> Tensor:
     """n samples of pixel-ddpm: DDPM with all 1000 steps from 64 samples on, with 50 steps for the few of a notebook."""
-    return sampled(n, "ddpm", clip=True) if n >= FULL else sampled(n, "ddpm", steps=50, clip=True, chunk=n)
+    return sampled(n, "ddpm") if n >= FULL else sampled(n, "ddpm", steps=50, clip=True, chunk=n)
 
 
 def _few(n: int, name: str, **options: object) -> Tensor:
@@ -54,7 +54,7 @@ def _ratio(n: int, worse: Tensor, better: Tensor, why: str) -> Outcome:
     "samples of pixel-ddpm by DDPM with 1000 steps are valid pictures of the world",
     unit="share valid",
     target=">= 0.9",
-    n=256,
+    n=128,
     small=8,
     reader="final",
 )
@@ -79,7 +79,7 @@ def validity(n: int) -> Outcome:
     "the samples of pixel-ddpm are as near to the world as the world's own pictures are",
     unit="times the floor",
     target="<= 2.0",
-    n=256,
+    n=128,
     small=16,
     reader="final",
 )
@@ -181,7 +181,7 @@ def cosine_schedule(n: int) -> Outcome:
     "samples show every backdrop as often as the world does",
     unit="total variation",
     target="<= 0.15",
-    n=256,
+    n=128,
     small=16,
     reader="final",
 )
@@ -208,7 +208,7 @@ def attributes(n: int) -> Outcome:
     "samples are no nearer to the training pictures than held-out pictures are",
     unit="chance of being nearer",
     target="<= 0.6",
-    n=256,
+    n=128,
     small=16,
     reader="final",
 )

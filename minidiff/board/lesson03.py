@@ -81,7 +81,7 @@ def _noisy(n: int, steps: int) -> Callable[[], dict[str, Tensor]]:
     "DDIM with 50 steps is nearly as good as DDPM with 1000 (Song et al. 2021, table 1)",
     unit="FDmini ratio",
     target="<= 1.3",
-    n=512,
+    n=128,
     small=16,
     reader="final",
 )
@@ -94,7 +94,7 @@ def ddim_50(n: int) -> Outcome:
     "DDIM with 20 steps is not much worse than DDPM with 1000 (Song et al. 2021, table 1)",
     unit="FDmini ratio",
     target="<= 1.5",
-    n=512,
+    n=128,
     small=16,
     reader="final",
 )
@@ -107,7 +107,7 @@ def ddim_20(n: int) -> Outcome:
     "DPM-Solver++(2M) with 10 steps is not much worse than DDPM with 1000 (Lu et al. 2022)",
     unit="FDmini ratio",
     target="<= 1.5",
-    n=512,
+    n=128,
     small=16,
     reader="final",
 )
@@ -125,7 +125,7 @@ def dpm2m_10(n: int) -> Outcome:
     "With 10 steps eta = 0 is better than eta = 1 (Song et al. 2021, table 1)",
     unit="FDmini of eta = 0 over FDmini of eta = 1",
     target="<= 0.8",
-    n=512,
+    n=128,
     small=16,
     reader="final",
 )
