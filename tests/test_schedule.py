@@ -145,6 +145,7 @@ def test_the_table_is_its_own() -> None:
     s = Schedule(abar)
     abar[0] = 0.1
     assert float(s.abar[0]) == pytest.approx(0.9)
+    assert repr(linear()) == "Schedule('linear', T=1000, abar 0.9999 .. 4.04e-05)"  # one line in a notebook, not the table
 
 
 @pytest.mark.parametrize(("call", "words"), [

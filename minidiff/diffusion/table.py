@@ -29,7 +29,7 @@ class Posterior(NamedTuple):
     var: Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Schedule:
     """abar: (T,) strictly decreasing, in (0, 1), only the last may be 0. Kept as float64 on the CPU."""
 
@@ -46,6 +46,9 @@ class Schedule:
                 "a strictly decreasing table below 1 and not below 0", "torch.cumprod(1 - betas, 0)")
         object.__setattr__(self, "abar", abar)
         object.__setattr__(self, "_tables", {})
+
+    def __repr__(self) -> str:
+        return f"Schedule({self.name!r}, T={self.T}, abar {float(self.abar[0]):.6g} .. {float(self.abar[-1]):.3g})"
 
     @classmethod
     def from_betas(cls, betas: Tensor, name: str = "custom") -> Schedule:
