@@ -22,11 +22,13 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def launch(folder: Path, word: str, job: dict[str, str], processes: int = 2) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--mixed_precision", "no",
-               "--num_processes", str(processes), "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1",
-               "--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port()), train_child.__file__, word, json.dumps(job)]
-    environment = os.environ | {"HF_HOME": str(folder / "hf"), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+def launch(folder: Path, word: str, job: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    options = {"num_machines": 1, "num_processes": 2, "mixed_precision": "no", "dynamo_backend": "no",
+               "num_cpu_threads_per_process": 1, "main_process_ip": "127.0.0.1", "main_process_port": free_port()}
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
+               *(f"--{name}={value}" for name, value in options.items()), train_child.__file__, word, json.dumps(job)]
+    environment = os.environ | {"HF_HOME": str(folder / "hf"), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1",
+                                "ACCELERATE_USE_CPU": "true"}
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
 

@@ -60,8 +60,9 @@ def loss(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def recipe(plain: bool = False, **changes: object) -> Recipe:
-    settings = dict(batch=4, lr=3e-3, warmup=16, ema=0.9, clip=0.5, weight_decay=0.01)
-    return Recipe("tiny", SEED, lambda: TinyNet(plain), **{"draw": draw, "loss": loss, **settings, **changes})
+    settings = dict(name="tiny", seed=SEED, build=lambda: TinyNet(plain), draw=draw, loss=loss, batch=4, lr=3e-3, warmup=16,
+                    ema=0.9, clip=0.5, weight_decay=0.01)
+    return Recipe(**(settings | changes))
 
 
 def final(out: Path) -> dict[str, torch.Tensor]:
@@ -156,7 +157,7 @@ def run(out: str | None, images: int = 48, save_every: int = 16, stop: int | Non
     if file_limit is not None:
         import resource
 
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
     if user is not None:
         os.seteuid(user)
     said: list[str] = []
@@ -167,6 +168,8 @@ def run(out: str | None, images: int = 48, save_every: int = 16, stop: int | Non
     except ValueError as error:
         said.append(f"{type(error).__name__}: {error}")
     if report is not None:
+        if file_limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         os.seteuid(os.getuid())
         Path(report).write_text("\n".join(said))
 

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +86,10 @@ def _read_file(folder: Path, name: str, meta: Mapping[str, Any]) -> bytes:
 def _read(folder: Path) -> Snapshot:
     meta = _read_meta(folder)
     model, ema, optimiser = (_read_file(folder, name, meta) for name in _FILES)
-    return Snapshot(meta["step"], safetensors.torch.load(model), safetensors.torch.load(ema),
-                    torch.load(io.BytesIO(optimiser), map_location="cpu", weights_only=True), meta)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a strange file is an error or it is not
+        moments = torch.load(io.BytesIO(optimiser), map_location="cpu", weights_only=True)
+    return Snapshot(meta["step"], safetensors.torch.load(model), safetensors.torch.load(ema), moments, meta)
 
 
 def read_ema(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

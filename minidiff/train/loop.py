@@ -25,6 +25,7 @@ from minidiff.train.trainer import Trainer
 
 __all__ = ["fit"]
 
+AGAIN = "To go on, run the same command again."
 READ_STEPS, READ_SECONDS = 50, 3.0  # the losses are read this often, whichever comes first: reading makes a GPU wait
 
 
@@ -125,7 +126,7 @@ class _Run:
         self._close()
 
     def _states(self) -> Iterator[TrainState]:
-        trainer, again = self.trainer, "To go on, run the same command again."
+        trainer = self.trainer
         self._mark, self._marked = time.monotonic(), trainer.step
         self._end = self._mark + 60 * self.minutes if self.minutes is not None else None
         try:
@@ -141,23 +142,30 @@ class _Run:
                     with Patience():  # Ctrl-C waits until the step is whole
                         loss = trainer.take_step()
                         self.losses.append(loss)
-                        if trainer.step % READ_STEPS == 0 or time.monotonic() - self._mark > READ_SECONDS:
-                            self._read_losses()
                         last, late = trainer.step == self.plan.steps, self._late()
+                        if last or trainer.step % READ_STEPS == 0 or time.monotonic() - self._mark > READ_SECONDS:
+                            self._read_losses()
                         if last or late or self._due(self.save_every):
                             self._save()
                     yield self._state(loss, self._preview() if last or self._due(self.preview_every) else None)
                     if late and not last:
-                        self.say(f"{self.minutes:g} minutes are over at {self._where()}. {again}")
+                        self.say(f"{self.minutes:g} minutes are over at {self._where()}. {AGAIN}")
                         return
         except (KeyboardInterrupt, GeneratorExit):
             if trainer.whole and self.record is not None and not sys.is_finalizing():
-                with Patience():
-                    self._save()
-                self.say(f"Stopped and saved at {self._where()}. {again}")
+                self._save_and_say()
             raise
         finally:
             self._close()
+
+    def _save_and_say(self) -> None:
+        """On the way out, where an error would hide what stopped the run."""
+        try:
+            with Patience():
+                self._save()
+            self.say(f"Stopped and saved at {self._where()}. {AGAIN}")
+        except BadInput as error:
+            self.say(f"Stopped at {self._where()}, and could not save. {error}")
 
     def _late(self) -> bool:
         """True when the time is over; several processes ask the first one, now and then."""
@@ -201,9 +209,9 @@ class _Run:
 
     def _save(self) -> None:
         """Write a checkpoint, unless this step has one; never one that holds NaN."""
-        self._read_losses()
         if self.record is None or self.record.step == self.trainer.step:
             return
+        self._read_losses()
         if not self.trainer.finite():
             self._diverged(f"a weight that is not finite after step {self.trainer.step}")
         self.record.save(self.trainer.snapshot({"images": self.trainer.images, "seconds": round(self.spent, 1),

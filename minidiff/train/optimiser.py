@@ -32,5 +32,5 @@ def restore_moments(optimiser: torch.optim.Optimizer, model: nn.Module, saved: M
     for name, state in saved.items():
         p = weights[name]
         here = {k: torch.empty_like(p, requires_grad=False).copy_(v) for k, v in state.items() if k != "step"}
-        here["step"] = state["step"].to(p.device) if fused else state["step"].clone()
+        here["step"] = state["step"].to(p.device if fused else "cpu", copy=True)
         optimiser.state[p] = here

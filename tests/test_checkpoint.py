@@ -1,0 +1,383 @@
+"""Checkpoints: whole or absent, checked before use, and nothing lost when a disk, a file or a person fails."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from train_child import Nursery, TinyNet, differing, final, recipe
+
+from minidiff.errors import BadInput, CheckpointError
+from minidiff.train import checkpoint, export, fit, load_ema, newest, read_losses
+from minidiff.train.files import Lock, sha256
+
+Bits = dict[str, torch.Tensor]
+PARTS = ("model.safetensors", "ema.safetensors", "optimiser.pt", "meta.json")
+
+
+class Said(list[str]):
+    def __call__(self, line: str) -> None:
+        self.append(line)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Bits:
+    out = tmp_path_factory.mktemp("straight")
+    go(out)
+    return final(out)
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Path:
+    """A run of 12 steps that was left after 5: checkpoints at steps 4 and 5."""
+    go(tmp_path / "run", stop=5)
+    return tmp_path / "run"
+
+
+def go(out: Path, *, stop: int | None = None, say: Callable[[str], None] = lambda _: None, save_every: int = 16, images: int = 48,
+       **changes: Any) -> None:
+    for state in fit(recipe(**changes), images=images, out=out, device="cpu", save_every=save_every, say=say):
+        if state.step == stop:
+            break
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def steps(out: Path) -> list[int]:
+    return sorted(int(p.name[5:]) for p in out.glob("step-????????"))
+
+
+def forge(folder: Path, name: str, data: bytes) -> None:
+    """Replace a file and make the checkpoint's own hash agree, as an attacker would."""
+    (folder / name).write_bytes(data)
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["sha256"][name] = sha256(data)
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+# ---- what is in one -------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_names_its_run(stopped: Path) -> None:
+    folder = stopped / "step-00000005"
+    assert sorted(p.name for p in folder.iterdir()) == sorted(PARTS)
+    meta = json.loads((folder / "meta.json").read_text())
+    assert meta["step"] == 5 and meta["images"] == 20 and meta["seconds"] >= 0
+    assert meta["settings"]["recipe"] == "tiny" and meta["settings"]["seed"] == 20 and meta["settings"]["images"] == 48
+    assert meta["versions"]["torch"] == torch.__version__ and meta["made_on"]["threads"] == 1
+    assert meta["sha256"] == {name: sha256((folder / name).read_bytes()) for name in PARTS[:3]}
+
+
+def test_two_are_kept_and_the_log_has_a_number_a_step(tmp_path: Path) -> None:
+    go(tmp_path, save_every=8)
+    assert steps(tmp_path) == [10, 12]
+    assert (tmp_path / "losses.f32").stat().st_size == 48 and len(read_losses(tmp_path)) == 12
+
+
+def test_tied_weights_are_stored_under_both_names(stopped: Path) -> None:
+    saved = load_file(stopped / "step-00000005" / "model.safetensors")
+    assert torch.equal(saved["tied"], saved["last.bias"]) and saved.keys() == TinyNet().state_dict().keys()
+
+
+# ---- damage ---------------------------------------------------------------------------------------------------------
+
+
+def truncate(folder: Path, name: str) -> None:
+    with open(folder / name, "r+b") as file:
+        file.truncate(file.seek(0, os.SEEK_END) // 2)
+
+
+def flip(folder: Path, name: str) -> None:
+    data = bytearray((folder / name).read_bytes())
+    data[-20] ^= 1
+    (folder / name).write_bytes(data)
+
+
+def remove(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+
+
+def garble(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(b"\x00\xffnot ours at all")
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, remove, garble])
+@pytest.mark.parametrize("name", PARTS)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(stopped: Path, straight: Bits, name: str,
+                                                                  damage: Callable[[Path, str], None]) -> None:
+    damage(stopped / "step-00000005", name)
+    if (name, damage) == ("meta.json", flip):  # a flipped bit in the versions changes nothing that is used
+        return
+    said = Said()
+    go(stopped, say=said)
+    assert said[0].startswith("step-00000005 cannot be used: ") and name in said[0] and "the one of step 4 is used" in said[0]
+    assert said[1] == "Going on from step 4, 16 of 48 images."
+    assert (stopped / "step-00000005.unusable").is_dir() and steps(stopped) == [8, 12]
+    assert differing(straight, final(stopped)) == []
+
+
+def test_a_pickle_in_disguise_is_not_run(stopped: Path, tmp_path: Path) -> None:
+    class Attack:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "attacked",))
+
+    forge(stopped / "step-00000005", "optimiser.pt", pickle.dumps(Attack()))
+    pickle.loads(pickle.dumps(Attack()))
+    assert (tmp_path / "attacked").exists()  # the attack is real
+    (tmp_path / "attacked").unlink()
+    said = Said()
+    go(stopped, say=said)
+    assert not (tmp_path / "attacked").exists() and said[0].startswith("step-00000005 cannot be used")
+
+
+def test_if_none_can_be_used_the_error_says_what_to_do_and_nothing_changes(stopped: Path) -> None:
+    truncate(stopped / "step-00000005", "ema.safetensors")
+    remove(stopped / "step-00000004", "meta.json")
+    before = contents(stopped)
+    with pytest.raises(CheckpointError) as caught:
+        go(stopped)
+    text = str(caught.value)
+    assert "step-00000005: ema.safetensors is truncated" in text and "step-00000004: meta.json is missing" in text
+    assert "out='another/folder'" in text and contents(stopped) == before
+    with pytest.raises(CheckpointError, match="cannot be used|can be used"):
+        newest(stopped)
+    Lock(stopped).release()  # and the folder is free again
+
+
+def test_what_a_kill_left_is_removed_and_other_peoples_files_are_not(stopped: Path, straight: Bits) -> None:
+    for name in ("step-00000006.tmp", "step-00000002.old.tmp"):
+        (stopped / name).mkdir()
+        (stopped / name / "model.safetensors").write_bytes(b"half")
+    (stopped / "thesis.tmp").write_text("mine")
+    (stopped / "step-by-step").mkdir()
+    (stopped / "step-00000099").write_text("a file with our name")
+    (stopped / "step-00000099").rename(stopped / "step-notes.tmp")
+    go(stopped)
+    assert sorted(p.name for p in stopped.iterdir()) == [".lock", "losses.f32", "step-00000008", "step-00000012", "step-by-step",
+                                                         "step-notes.tmp", "thesis.tmp"]
+    assert differing(straight, final(stopped)) == []
+
+
+def test_the_log_is_cut_back_to_the_checkpoint(stopped: Path, straight: Bits) -> None:
+    with open(stopped / "losses.f32", "ab") as file:
+        file.write(b"\x01\x02\x03\x04\x05\x06")
+    go(stopped)
+    assert differing(straight, final(stopped)) == []
+
+
+def test_a_lost_log_leaves_a_gap_and_no_more(stopped: Path, straight: Bits) -> None:
+    (stopped / "losses.f32").unlink()
+    go(stopped)
+    assert differing(straight, final(stopped)) == ["losses"]
+    losses = read_losses(stopped)
+    assert losses[:5].isnan().all() and torch.equal(losses[5:], straight["losses"][5:])
+
+
+# ---- another run's folder ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    ({"name": "other"}, "recipe is 'tiny' there and 'other' here"), ({"seed": 21}, "seed is 20 there and 21 here"),
+    ({"lr": 1e-3}, "lr is 0.003 there and 0.001 here"), ({"images": 96}, "images is 48 there and 96 here"),
+    ({"batch": 8}, "batch is 4 there and 8 here"), ({"ema": 0.99}, "ema is"), ({"clip": 1.0}, "clip is"),
+    ({"warmup": 0}, "warmup is"), ({"betas": (0.9, 0.999)}, "betas is"), ({"weight_decay": 0.0}, "weight_decay is"),
+    ({"plain": True}, "network is '"),
+])
+def test_another_runs_folder_is_refused_before_anything_is_written(stopped: Path, change: dict[str, Any], says: str) -> None:
+    (stopped / ".lock").unlink()
+    (stopped / "step-00000009.tmp").mkdir()
+    before = contents(stopped)
+    with pytest.raises(CheckpointError) as caught:
+        go(stopped, **change)
+    assert says in str(caught.value) and "-2'" in str(caught.value)
+    assert contents(stopped) == before and (stopped / "step-00000009.tmp").exists()
+
+
+def test_two_runs_cannot_write_in_one_folder(stopped: Path) -> None:
+    lock = Lock(stopped)
+    before = contents(stopped)
+    with pytest.raises(CheckpointError, match="another run is writing now"):
+        go(stopped)
+    assert contents(stopped) == before
+    lock.release()
+    go(stopped)
+
+
+# ---- the disk fails ---------------------------------------------------------------------------------------------------
+
+
+PLACES = {"write": (checkpoint, "write_file"), "fsync": (os, "fsync"), "rename": (os, "rename"), "mkdir": (Path, "mkdir")}
+
+
+def failing_at(nth: int, code: int, real: Callable[..., Any]) -> Callable[..., Any]:
+    """``real``, but its call number ``nth`` fails as a full or forbidden disk does."""
+    calls = 0
+
+    def failing(*args: Any, **keywords: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == nth:
+            raise OSError(code, os.strerror(code))
+        return real(*args, **keywords)
+
+    return failing
+
+
+def whole(folder: Path) -> bool:
+    hashes = json.loads((folder / "meta.json").read_text())["sha256"]
+    return all(sha256((folder / name).read_bytes()) == hashes[name] for name in PARTS[:3])
+
+
+@pytest.mark.parametrize("call", PLACES)
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
+def test_a_failing_disk_loses_nothing(stopped: Path, straight: Bits, monkeypatch: pytest.MonkeyPatch, call: str,
+                                      code: int) -> None:
+    """Every place where two saves touch the disk, failing in turn; then the run goes on as if nothing had been."""
+    module, name = PLACES[call]
+    for nth in range(1, 40):
+        newest_before = max(steps(stopped))
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, failing_at(nth, code, getattr(module, name)))
+            try:
+                go(stopped, save_every=32)
+                break
+            except CheckpointError as error:
+                assert ("free some room" if code == errno.ENOSPC else "change its permissions") in str(error)
+        assert all(map(whole, stopped.glob("step-????????"))) and not list(stopped.glob("step-*.tmp"))
+        assert max(steps(stopped)) >= newest_before and len(steps(stopped)) >= 2
+    assert nth > 1
+    go(stopped)
+    assert differing(straight, final(stopped)) == []
+
+
+def test_leaving_a_loop_when_the_disk_is_full_says_so(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = Said()
+    monkeypatch.setattr(checkpoint, "write_file", failing_at(1, errno.ENOSPC, checkpoint.write_file))
+    go(stopped, stop=7, say=said)
+    assert said[-1].startswith("Stopped at step 7, 28 of 48 images, and could not save. out: got")
+    assert "step 5 is whole" in said[-1]
+    assert steps(stopped) == [4, 5]
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    made = Nursery()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("limit", [1000, 30])
+def test_a_disk_that_is_really_full(stopped: Path, straight: Bits, nursery: Nursery, tmp_path: Path, limit: int) -> None:
+    """The system itself refuses: files may not grow beyond some bytes, too few for weights, or even for the losses."""
+    kept = {name: data for name, data in contents(stopped).items() if name.startswith("step-")}
+    assert nursery.do(out=str(stopped), file_limit=limit, report=str(tmp_path / "said")) == 0
+    said = (tmp_path / "said").read_text()
+    assert "CheckpointError" in said and "free some room" in said and "step 5 is whole" in said
+    assert {name: data for name, data in contents(stopped).items() if name.startswith("step-")} == kept
+    assert nursery.do(out=str(stopped)) == 0
+    assert differing(straight, final(stopped)) == []
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_folder_that_cannot_be_written(nursery: Nursery, tmp_path: Path, fresh: bool) -> None:
+    """As another user, if these tests run as root, because root may write anywhere."""
+    with tempfile.TemporaryDirectory() as name:
+        out = Path(name) / "run"
+        if fresh:
+            out.parent.chmod(0o555)
+        else:
+            go(out, stop=5)
+            for path in [out.parent, *out.rglob("*")]:
+                path.chmod(0o555 if path.is_dir() else 0o444)
+            out.chmod(0o555)
+        before = contents(out.parent)
+        job = {"user": 65534} if os.geteuid() == 0 else {}
+        assert nursery.do(out=str(out), report=str(tmp_path / "said"), **job) == 0
+        for path in [out.parent, *out.parent.rglob("*")]:
+            path.chmod(stat.S_IRWXU)
+        said = (tmp_path / "said").read_text()
+        assert "CheckpointError: out: got" in said and "Permission denied" in said and "out='another/folder'" in said
+        assert contents(out.parent) == before
+
+
+def test_a_file_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(CheckpointError, match="a folder that can be written"):
+        go(tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+# ---- weights for shipping ---------------------------------------------------------------------------------------------
+
+
+def test_load_ema_and_export_give_the_average_of_the_newest(stopped: Path, tmp_path: Path) -> None:
+    expected = load_file(stopped / "step-00000005" / "ema.safetensors")
+    net = TinyNet()
+    assert load_ema(stopped, net)["images"] == 20
+    assert all(torch.equal(x, expected[name]) for name, x in net.state_dict().items())
+    assert not torch.equal(expected["first.weight"], load_file(stopped / "step-00000005" / "model.safetensors")["first.weight"])
+    assert export(stopped, tmp_path / "full")["step"] == 5
+    assert differing(expected, load_file(tmp_path / "full" / "model.safetensors")) == []
+    export(stopped, tmp_path / "half", half=True)
+    half = load_file(tmp_path / "half" / "model.safetensors")
+    assert {x.dtype for x in half.values()} == {torch.float16, torch.int64}
+    assert all(torch.equal(half[name], x.half()) for name, x in expected.items() if x.is_floating_point())
+
+
+def test_export_passes_over_a_damaged_checkpoint_and_changes_nothing(stopped: Path, tmp_path: Path) -> None:
+    truncate(stopped / "step-00000005", "ema.safetensors")
+    before = contents(stopped)
+    assert export(stopped, tmp_path / "full")["step"] == 4 and contents(stopped) == before
+
+
+def test_a_failed_export_leaves_the_old_file(stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match="free some room"):
+        export(stopped, tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == b"old"
+    assert sorted(os.listdir(tmp_path)) == ["model.safetensors", "run"]
+
+
+def test_weights_of_another_network_are_refused_whole(stopped: Path) -> None:
+    for net in (TinyNet(plain=True), nn.Linear(2, 2)):
+        before = {name: x.clone() for name, x in net.state_dict().items()}
+        with pytest.raises(CheckpointError, match="the network of recipe 'tiny'"):
+            load_ema(stopped, net)
+        assert all(torch.equal(x, before[name]) for name, x in net.state_dict().items())
+
+
+def test_an_empty_folder_has_nothing_to_load(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(CheckpointError, match="holds no checkpoint"):
+            newest(folder)
+    assert list(tmp_path.iterdir()) == [] and len(read_losses(tmp_path)) == 0
+
+
+def test_errors_are_bad_input() -> None:
+    assert issubclass(CheckpointError, BadInput)
