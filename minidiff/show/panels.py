@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +14,12 @@ from ..errors import BadInput, require
 from .knobs import Knob
 from .look import DENSITY
 from .sheet import Picture, encode, picture
+from .stills import with_knobs
 
 __all__ = ["Panel", "panel"]
 
 _WIDEST = 700  # display pixels: the width of a notebook column
+_TEXT = '<div style="max-width: 700px; line-height: 1.45">{}</div>'  # a caption breaks into lines; a Label would cut it off
 
 
 class Panel(widgets.VBox):
@@ -31,28 +34,29 @@ class Panel(widgets.VBox):
         self.presses = {k.name: 0 for k in knobs if k.kind == "button"}
         self.image = widgets.Image(format="png")
         self.status = widgets.Label()
+        self.caption = widgets.HTML(_TEXT.format(html.escape(caption)))
         self.failed = widgets.HTML()
         self._quiet = False
         array, text = self._draw()
         self._place(array, text)
         self.image.add_class("minidiff-picture")
-        self.still = picture(array, alt=alt, caption=f"{text}. {caption}" if text and caption else text or caption)
+        drawn = with_knobs(array, [(k, k.value) for k in knobs])
+        self.still = picture(drawn, alt=alt, caption=f"{text}. {caption}" if text and caption else text or caption)
         rows = [self._row(k) for k in knobs]
         for k in knobs:
             if k.kind == "button":
                 self.knobs[k.name].on_click(lambda _, name=k.name: self._press(name))
             else:
                 self.knobs[k.name].observe(lambda _: self._changed(), "value")
-        super().__init__([*rows, self.image, self.status, widgets.Label(caption), self.failed])
+        super().__init__([*rows, self.image, self.status, self.caption, self.failed])
 
     def _row(self, knob: Knob) -> widgets.Widget:
         widget = self.knobs[knob.name]
         if knob.kind != "play":
             return widget
-        player = widgets.Play(
-            min=knob.options["min"], max=knob.options["max"], step=knob.options["step"], interval=knob.options["interval"]
-        )
-        widgets.jslink((player, "value"), (widget, "value"))
+        limits = {name: knob.options[name] for name in ("min", "max", "step", "interval")}
+        player = widgets.Play(value=knob.value, **limits)
+        widgets.jslink((widget, "value"), (player, "value"))  # the slider leads: at first the button takes its value
         return widgets.HBox([player, widget])
 
     @property
@@ -95,7 +99,7 @@ class Panel(widgets.VBox):
         try:
             array, text = self._draw()
         except Exception as error:
-            self.failed.value = f"<pre>{type(error).__name__}: {error}</pre>"
+            self.failed.value = f"<pre>{html.escape(f'{type(error).__name__}: {error}')}</pre>"
             raise
         self.failed.value = ""
         self._place(array, text)
@@ -104,7 +108,8 @@ class Panel(widgets.VBox):
         out = self.render(**self.values)
         shown, text = out if isinstance(out, tuple) else (out, "")
         if isinstance(shown, Picture):
-            shown = shown.array
+            one = shown.array.shape[1] < DENSITY * shown.width  # a large picture comes with one pixel a display pixel
+            shown = np.repeat(np.repeat(shown.array, DENSITY, 0), DENSITY, 1) if one else shown.array
         if not (isinstance(shown, np.ndarray) and shown.dtype == np.uint8 and shown.ndim == 3 and shown.shape[2] == 3):
             raise BadInput(
                 "render",
@@ -116,26 +121,16 @@ class Panel(widgets.VBox):
 
     def _place(self, array: np.ndarray, text: str) -> None:
         width = min(_WIDEST, -(-array.shape[1] // DENSITY))
-        with (
-            self.hold_trait_notifications()
-            if hasattr(self, "_trait_values") and self._trait_values.get("children")
-            else _nothing()
-        ):
+        with self.image.hold_sync():
             self.image.width, self.image.height = str(width), str(round(array.shape[0] * width / array.shape[1]))
             self.image.value = encode(array, fast=True)
-            self.status.value = text
+        self.status.value = text
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         bundle = super()._repr_mimebundle_(**kwargs)
         data, meta = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
         still = {"image/png": base64.b64encode(self.still.png).decode(), "text/plain": "<Panel>"}
         return {**data, **still}, {**meta, "image/png": {"alt": self.alt, "width": self.still.width, "height": self.still.height}}
-
-
-class _nothing:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 def panel(render: Callable[..., Any], *knobs: Knob, caption: str = "", alt: str) -> Panel:
