@@ -107,6 +107,8 @@ def test_trajectories_over_the_whole_range(noise):
         for step in (slow[place], fast[place]):
             assert all(holds(array, picture) for picture in (*step.x, *step.x0))
     assert not holds(start, slow[-1].x[0])
+    one = Trajectories({"slow": slow, "fast": fast}, count=1).render(part=100)[0]
+    assert holds(one, slow[-1].x[0]) and not holds(one, slow[-1].x[1])
     with pytest.raises(BadInput, match="part"):
         ways.render(part=101)
     with pytest.raises(BadInput, match="runs"):

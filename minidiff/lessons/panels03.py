@@ -79,22 +79,23 @@ class Trajectories:
     """x_t and the x0 guess along several runs from the same noise, kept as pixels at ``frames`` moments.
 
     runs: name -> list of Steps, as list(ddim(...)) gives. A moment is the share of the way from noise to picture, in %.
+    count: how many pictures of each run are shown, all that there are when left out.
     """
 
-    def __init__(self, runs: Mapping[str, Sequence[Step]], *, frames: int = 51) -> None:
+    def __init__(self, runs: Mapping[str, Sequence[Step]], *, frames: int = 51, count: int | None = None) -> None:
         require(len(runs) > 0 and all(len(steps) > 0 for steps in runs.values()), "runs", f"{len(runs)} runs", "lists of Steps")
         self.runs, self.frames = dict(runs), frames
         self._pixels = {}
         for name, steps in self.runs.items():
             chosen = [steps[i] for i in spread(len(steps), frames)]
-            self._pixels[name] = [(s.t_prev, pixels(torch.stack([s.x, s.x0], 1).flatten(0, 1))) for s in chosen]
+            self._pixels[name] = [(s.t_prev, pixels(torch.stack([s.x, s.x0], 1)[:count].flatten(0, 1))) for s in chosen]
 
     def render(self, *, part: int) -> tuple[np.ndarray, str]:
         """part: 0 (noise) to 100 (picture), in % of the steps. One row a run: x_t and x0 guess of each picture."""
         require(0 <= part <= 100, "part", part, "a number from 0 to 100")
         moments = {name: kept[round(part / 100 * (len(kept) - 1))] for name, kept in self._pixels.items()}
         count = len(next(iter(moments.values()))[1]) // 2
-        heads = [f"{what} {chr(65 + i)}" for i in range(count) for what in ("x,", "x0 guess,")]
+        heads = [what + (f", {chr(65 + i)}" if count > 1 else "") for i in range(count) for what in ("x", "x0 guess")]
         labels = [f"{name}: noise level t = {t}" if t >= 0 else f"{name}: done" for name, (t, _) in moments.items()]
         array = lay_out([row for _, row in moments.values()], 4 if count <= 2 else 2, row_labels=labels, column_labels=heads)
         return array, f"{part} % of the way; " + "; ".join(labels)
