@@ -191,10 +191,9 @@ def table(rows: Iterable[Row]) -> str:
     for r in rows:
         ends = "; ".join(f"{k} {v:.3g}" for k, v in (*r.floor.items(), *r.baseline.items()))
         verdict = "yes" if r.passed else f"**no**: {r.why}"
-        lines.append(
-            f"| {r.lesson} | {r.claim} | {r.value:.3g} [{r.low:.3g}, {r.high:.3g}] {r.unit} | {r.target} | {ends} | "
-            f"{r.n} | {verdict} |"
-        )
+        measured = f"{r.value:.3g} [{r.low:.3g}, {r.high:.3g}] {r.unit}"
+        cells = [r.lesson, r.claim, measured, r.target, ends, str(r.n), verdict]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 
 
