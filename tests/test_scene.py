@@ -23,6 +23,9 @@ TREE = Thing("tree", "green", "dotted", size=0.3, x=0.7, y=0.6, wears="hat")
     (lambda: Thing("cat", "red", size=0.9), ["size", "0.9", "0.04"]),
     (lambda: Thing("cat", "red", x=float("nan")), ["x", "nan"]),
     (lambda: Thing("cat", "red", y=-0.1), ["y", "-0.1"]),
+    (lambda: Thing("cat", "red", x=-0.1), ["x", "-0.1"]),
+    (lambda: Thing("cat", "red", x=1.1), ["x", "1.1"]),
+    (lambda: Thing("cat", "red", size=0.0), ["size", "0.0"]),
     (lambda: Thing("cat", "red", y="low"), ["y", "'low'"]),
     (lambda: Thing("cat", "red", x=True), ["x", "True"]),
     (lambda: Thing("star", "red", mood="happy"), ["mood", "star", "cat, dog, rabbit, bear"]),
@@ -86,6 +89,13 @@ def test_interpolation_is_straight_and_switches_words_half_way():
     half = a.interpolate(b, 0.5)
     assert (half.backdrop, half.style, half.things[0].kind, half.things[0].mood) == ("snow", "pixel", "tree", "none")
     assert half.things[0].x == pytest.approx(0.5)
+
+
+def test_interpolation_ends_exactly():
+    scenes = list(sample_scenes(range(60), level="pairs"))
+    for a, b in zip(scenes[::2], scenes[1::2], strict=True):
+        assert a.interpolate(b, 0) == a and a.interpolate(b, 1) == b
+        assert a.interpolate(a, 0.3) == a
 
 
 def test_interpolation_with_a_thing_that_comes():
