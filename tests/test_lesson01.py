@@ -115,9 +115,9 @@ def test_forward_view_over_its_whole_range():
     for scene in panels01.SCENES:
         good(panels01.forward_view(scene=scene))
     assert len(shapes) == 1 and len(set(seen)) == len(seen)
-    clean = good(panels01.forward_view(0, "linear"))[:512, :512].astype(int)
-    noisy = good(panels01.forward_view(999, "linear"))[:512, :512].astype(int)
-    truth = panels01.pixels(panels01._scene_image("cat on the beach"))[0].repeat(8, 0).repeat(8, 1).astype(int)
+    clean = good(panels01.forward_view(0, "linear"))[:480, :480].astype(int)
+    noisy = good(panels01.forward_view(999, "linear"))[:480, :480].astype(int)
+    truth = panels01.pixels(panels01._scene_image("cat on the beach"))[0].repeat(10, 0).repeat(10, 1).astype(int)
     assert abs(clean - truth).mean() < 5 < 40 < abs(noisy - truth).mean()
     for bad in ({"schedule": "lineal"}, {"scene": "cat"}, {"t": 1000}):
         with pytest.raises(BadInput):
@@ -128,7 +128,7 @@ def test_the_marker_sits_on_the_curve():
     chart = panels01._abar_chart()
     (x0, y0), (x1, y1) = chart.at(0, 0), chart.at(1000, 1)
     assert 0 < x0 < x1 < chart.base.shape[1] and 0 < y1 < y0 < chart.base.shape[0]
-    frame = panels01.forward_view(300, "jsd")[0][:, 528:]
+    frame = panels01.forward_view(300, "jsd")[0][:, 496:]
     mx, my = chart.at(300, math.sqrt(1 - 301 / 1000))
     assert frame[round(my) - 7, round(mx)].tolist() == list(panels01.rgb(panels01._COLOURS[-1]))
 

@@ -77,7 +77,7 @@ def _schedule(name: str) -> Schedule:
 
 @functools.cache
 def _abar_chart() -> Chart:
-    fig, axis = figure("noising step t (index)", "share of picture, √ᾱ", width=4.3, height=2.56)
+    fig, axis = figure("noising step t (index)", "share of picture, √ᾱ", width=4.4, height=2.4)
     for name in SCHEDULES:
         axis.plot(_schedule(name).abar.sqrt(), color=PALETTE["grey"], linewidth=0.8, alpha=0.7)
     axis.set(xlim=(0, 1000), ylim=(-0.02, 1.02))
@@ -87,19 +87,19 @@ def _abar_chart() -> Chart:
 @functools.cache
 def _scene_image(scene: str) -> Tensor:
     check_choice("scene", scene, SCENES)
-    return render(SCENES[scene], 64).images
+    return render(SCENES[scene], 48).images
 
 
 @functools.cache
 def _still_noise() -> Tensor:
-    return normal((1, 3, 64, 64), "01 forward view")
+    return normal((1, 3, 48, 48), "01 forward view")
 
 
 def forward_view(t: int = 250, schedule: str = "linear", scene: str = "cat on the beach") -> tuple[np.ndarray, str]:
     """A scene after t + 1 noising steps, and where that is on the schedule. t: index 0..999; the noise is always the same."""
     plan = _schedule(schedule)
     x = q_sample(_scene_image(scene), t, _still_noise(), plan)
-    left = np.repeat(np.repeat(pixels(x)[0], 8, 0), 8, 1)                      # 64 -> 512 device pixels
+    left = np.repeat(np.repeat(pixels(x)[0], 10, 0), 10, 1)                    # 48 -> 480 device pixels
     chart = _abar_chart()
     sheet = paper(left.shape[1] + 16 + chart.base.shape[1], left.shape[0])
     sheet.paste(Image.fromarray(left), (0, 0))
