@@ -234,9 +234,14 @@ def visit(server: Lab, name: str, *, run_seconds: float = 240.0, patience: float
         context.on("request", lambda request: note(request.url))
         page = context.new_page()
         page.on("websocket", lambda socket: note(socket.url))
-        page.goto(f"{server.url}/lab/tree/{name}?token={server.token}&reset", timeout=90_000)
-        page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'",
-                               timeout=90_000)
+        page.goto(f"{server.url}/lab/tree/{name}?token={server.token}&reset", timeout=180_000)
+        try:
+            page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'",
+                                   timeout=180_000)
+        except Exception as error:                         # most often a dialog that waits for an answer
+            page.screenshot(path=server.folder / f"{name}.png")
+            dialog = " ".join(page.locator(".jp-Dialog").all_inner_texts())
+            raise AssertionError(f"{name} got no kernel. Dialog: {dialog!r}; see {server.folder / name}.png") from error
         page.evaluate(PAGE)
         page.evaluate("minidiff.listen()")
         page.evaluate("window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
