@@ -5,6 +5,7 @@ import io
 import ipywidgets as widgets
 import numpy as np
 import pytest
+from ipywidgets.widgets.widget import _instances
 from PIL import Image
 
 from minidiff import show
@@ -17,8 +18,9 @@ def _blank(**_: object) -> np.ndarray:
 
 
 def _every() -> show.Panel:
-    knobs = (show.play("part", 0, 100, 2, 60), show.slider("amount", 0.0, 1.0, 0.25, 0.5), show.toggle("clip"), show.button("again"))
-    return show.panel(_blank, *knobs, caption="Look for a < b, over and over " + "again " * 40, alt="a grey box")
+    knobs = (show.play("part", 0, 100, 2, 60), show.slider("amount", 0.0, 1.0, 0.25, 0.5))
+    caption = "Look for a < b, over and over " + "again " * 40
+    return show.panel(_blank, *knobs, show.toggle("clip"), show.button("again"), caption=caption, alt="a grey box")
 
 
 def _all(widget: widgets.Widget) -> list[widgets.Widget]:
@@ -27,15 +29,10 @@ def _all(widget: widgets.Widget) -> list[widgets.Widget]:
 
 def test_the_play_button_starts_where_the_slider_stands_and_follows_it():
     """A link syncs its source to its target when it is made: with the button as source the slider would jump to the start."""
-    before = set(widgets.Widget._instances) if hasattr(widgets.Widget, "_instances") else None
     panel = _every()
     player = next(w for w in _all(panel) if isinstance(w, widgets.Play))
     assert (player.value, player.min, player.max, player.step) == (60, 0, 100, 2)
-    if before is None:
-        from ipywidgets.widgets.widget import _instances as known
-    else:
-        known = widgets.Widget._instances
-    links = [w for w in known.values() if isinstance(w, widgets.widget_link.Link) and player in (w.source[0], w.target[0])]
+    links = [w for w in _instances.values() if isinstance(w, widgets.widget_link.Link) and player in (w.source[0], w.target[0])]
     assert [link.source[0] for link in links] == [panel.knobs["part"]]
 
 

@@ -1,6 +1,7 @@
 """Pictures and panels: what is shown is what was given, at integer scale; knobs reach render; errors come through."""
 
 import io
+import itertools
 import subprocess
 import sys
 
@@ -141,3 +142,111 @@ def test_nothing_heavy_is_loaded_before_it_is_used():
         "print([m for m in ('matplotlib', 'ipywidgets', 'diffusers') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def _linear(name: str) -> np.ndarray:
+    c = np.array(show.rgb(name)) / 255
+    return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+
+
+def _lab(c: np.ndarray) -> np.ndarray:
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ c / [0.9505, 1, 1.089]
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+SIGHT = {  # Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB
+    "all cones": np.eye(3),
+    "no red": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
+    "no green": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]),
+    "no blue": np.array([[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]),
+}
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+def test_colours_can_be_told_apart(sight):
+    seen = {name: _lab(np.clip(SIGHT[sight] @ _linear(name), 0, 1)) for name in show.PALETTE}
+    for a, b in itertools.combinations(seen, 2):
+        assert np.linalg.norm(seen[a] - seen[b]) >= 20, (a, b)
+
+
+def test_colours_stand_out_from_the_paper():
+    def light(name: str) -> float:
+        return float(_linear(name) @ [0.2126, 0.7152, 0.0722]) + 0.05
+
+    assert all(light(show.PAPER) / light(name) >= 3 for name in show.PALETTE)
+    assert light(show.PAPER) / light(show.SOFT) >= 4.5 and light(show.PAPER) / light(show.INK) >= 12          # running text
+
+
+def test_a_picture_of_noise_fits_a_notebook_and_its_smooth_parts_stay_exact():
+    smooth = torch.linspace(-1, 1, 64).expand(1, 3, 64, 64)
+    noise = torch.randn(9, 3, 64, 64, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    picture = show.grid(torch.cat([smooth, noise]), columns=5, scale=1, alt="one ramp, nine noises")
+    assert len(picture.png) * 4 / 3 < 145_000
+    want, got = show.pixels(smooth)[0], picture.array[24 : 24 + 128 : 2, 24 : 24 + 128 : 2]
+    assert (got[:, :44] == want[:, :44]).all()                                          # away from the noise on its right
+    assert np.abs(picture.array.astype(int)[24:152, 160:288:2] - np.repeat(show.pixels(noise)[0], 2, 0)).max() <= 26
+
+
+def test_saving_replaces_whole_files_only(tmp_path, monkeypatch):
+    path = tmp_path / "grid.png"
+    x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    assert show.save_grid(path, x, columns=2, gap=0) == path
+    kept, want = path.read_bytes(), show.pixels(x)
+    assert (np.asarray(Image.open(path))[8:, :8] == want[2]).all()
+    for bad in (tmp_path / "none" / "grid.png", tmp_path / "grid.jpg", tmp_path):
+        with pytest.raises(BadInput, match="path"):
+            show.save_grid(bad, x)
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(BadInput, match="No space left"):
+        show.save_grid(path, -x)
+    assert path.read_bytes() == kept and [p.name for p in tmp_path.iterdir()] == ["grid.png"]
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (torch.zeros(3, 8, 8), "shape"),
+        (torch.zeros(2, 4, 8, 8), "channels"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "dtype"),
+        (torch.full((1, 3, 8, 8), float("nan")), "NaN"),
+        (torch.zeros(0, 3, 8, 8), "empty"),
+        ([torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 4, 4)], "sizes"),
+        (np.zeros((1, 3, 8, 8)), "tensor"),
+    ],
+)
+def test_what_is_no_batch_of_pictures_is_refused(images, words):
+    with pytest.raises(BadInput, match=words):
+        show.grid(images)
+
+
+def test_grids_take_what_models_give():
+    """Gradients, half precision, one channel, values beyond the range, a list of single pictures."""
+    x = torch.full((2, 3, 8, 8), 1.7, requires_grad=True)
+    assert (show.pixels(x) == 255).all() and (show.pixels(x.bfloat16()) == 255).all()
+    assert show.pixels(torch.zeros(1, 1, 8, 8)).shape == (1, 8, 8, 3)
+    assert show.tile([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)], gap=0).shape == (8, 16, 3)
+    assert show.tile([torch.zeros(3, 3, 8, 8), torch.zeros(2, 3, 8, 8)], gap=0).shape == (16, 24, 3)
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 12, 64])
+def test_a_grid_fits_the_column(count):
+    picture = show.grid(torch.zeros(count, 3, 64, 64), row_labels=None, labels=["a long label that has to break"] * count)
+    assert picture.width <= 700 + 24 and picture.height <= 1400
+
+
+def test_every_axis_needs_a_name():
+    fig, ax = show.figure("t (steps)", "error (nats)")
+    show.picture(fig, alt="empty axes")
+    ax.set_xlabel("")
+    with pytest.raises(BadInput, match="name and unit"):
+        show.picture(fig, alt="empty axes")
+
+
+def test_the_look_can_be_set_twice():
+    import matplotlib
+
+    show.theme()
+    first = dict(matplotlib.rcParams)
+    show.theme()
+    assert dict(matplotlib.rcParams) == first and matplotlib.rcParams["axes.facecolor"] == show.PAPER
