@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import math
 
@@ -24,7 +25,7 @@ OPTIONS: dict[str, dict] = {
     "patch 1": {"patch": 1, "attention": (16,)},
     "patch 4": {"patch": 4, "attention": (4,)}, "no attention": {"attention": None}, "middle only": {"attention": ()},
     "linear": {"linear": (16,)}, "memory": {"memory": 3, "linear": (16,)}, "heads": {"heads": 2, "head_dim": 12},
-    "adm heads": {"heads": None, "head_dim": 8}, "openai": {"time": "openai"}, "learned": {"time": "learned"},
+    "adm heads": {"heads": None, "head_dim": 4}, "openai": {"time": "openai"}, "learned": {"time": "learned"},
     "random": {"time": "random"}, "cond": {"cond_dim": 5}, "self": {"self_condition": True},
     "variance": {"learned_variance": True}, "grey to two": {"channels": 1, "out_channels": 2}, "dropout": {"dropout": 0.3},
 }
@@ -132,6 +133,7 @@ def test_multiply_adds_of_the_plain_net() -> None:
 def test_the_shipped_size() -> None:
     net = UNet(dim=64)
     assert 1e6 < parameters(net) < 2.4e6
+    assert parameters(net) - parameters(net.requires_grad_(False)) == 2_225_164
     assert multiply_adds(net, torch.zeros(1, 3, 32, 32), torch.zeros(1)) < 180e6
 
 
@@ -154,6 +156,7 @@ def test_every_option(name: str) -> None:
     silent = [n for n, p in net.named_parameters() if p.grad is None or float(p.grad.abs().max()) < 1e-9]
     assert not silent
 
+    assert net.config.keys() == inspect.signature(UNet).parameters.keys()
     again = UNet(**json.loads(json.dumps(net.config))).double().eval()
     again.load_state_dict(net.state_dict())
     assert torch.equal(again(**given), out)
