@@ -24,7 +24,7 @@ def reader_scores(name: str, n: int = 1000) -> dict[str, Any]:
     return out
 
 
-def pixel_scores(name: str, n: int = 256, steps: int = 25) -> dict[str, Any]:
+def pixel_scores(name: str, n: int = 128, steps: int = 25) -> dict[str, Any]:
     """Validity and FDmini of n samples by DDIM with a few steps, judged by the final reader, with 95 % intervals and floors."""
     made = sampled(n, "ddim", name=name, steps=steps, clip="both")
     valid = wilson(int(explain(made, load("readers/final")).valid.sum()), n)

@@ -81,9 +81,7 @@ def _noisy(n: int, steps: int) -> Callable[[], dict[str, Tensor]]:
     "DDIM with 50 steps is nearly as good as DDPM with 1000 (Song et al. 2021, table 1)",
     unit="FDmini ratio",
     target="<= 1.3",
-    n=128,
-    small=16,
-    reader="final",
+    n=128, small=16, reader="final",
 )
 def ddim_50(n: int) -> Outcome:
     return _against_ddpm(n, _of(n, "ddim", steps=50, clip=CLIP), "<= 1.3", _noisy(n, 50))
@@ -94,9 +92,7 @@ def ddim_50(n: int) -> Outcome:
     "DDIM with 20 steps is not much worse than DDPM with 1000 (Song et al. 2021, table 1)",
     unit="FDmini ratio",
     target="<= 1.5",
-    n=128,
-    small=16,
-    reader="final",
+    n=128, small=16, reader="final",
 )
 def ddim_20(n: int) -> Outcome:
     return _against_ddpm(n, _of(n, "ddim", steps=20, clip=CLIP), "<= 1.5", _noisy(n, 20))
@@ -107,9 +103,7 @@ def ddim_20(n: int) -> Outcome:
     "DPM-Solver++(2M) with 10 steps is not much worse than DDPM with 1000 (Lu et al. 2022)",
     unit="FDmini ratio",
     target="<= 1.5",
-    n=128,
-    small=16,
-    reader="final",
+    n=128, small=16, reader="final",
 )
 def dpm2m_10(n: int) -> Outcome:
     return _against_ddpm(
@@ -125,9 +119,7 @@ def dpm2m_10(n: int) -> Outcome:
     "With 10 steps eta = 0 is better than eta = 1 (Song et al. 2021, table 1)",
     unit="FDmini of eta = 0 over FDmini of eta = 1",
     target="<= 0.8",
-    n=128,
-    small=16,
-    reader="final",
+    n=128, small=16, reader="final",
 )
 def eta_at_10(n: int) -> Outcome:
     truth = reader_features(real(n))
@@ -163,8 +155,7 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
     "Picture to noise and back by DDIM, 100 steps each way, keeps the picture (Song et al. 2021, tab. 2)",
     unit="dB PSNR",
     target=">= 30",
-    n=64,
-    small=2,
+    n=64, small=2,
 )
 def inversion(n: int) -> Outcome:
     model, pictures = load("pixel-ddpm"), real(n)
@@ -233,8 +224,7 @@ def orders(errors: dict[int, float]) -> tuple[float, float, float]:
     "DDIM is of first order: twice the steps, half the error (Gaussian data, exact network)",
     unit="order (n = steps of the finest grid; range over pairs of grids)",
     target="1.0 +- 0.1",
-    n=256,
-    small=128,
+    n=256, small=128,
 )
 def order_ddim(n: int) -> Outcome:
     finest = 8 * math.ceil(n / 8)
@@ -249,8 +239,7 @@ def order_ddim(n: int) -> Outcome:
     "DPM-Solver++(2M) is of second order from one network call a step (Lu et al. 2022; Gaussian data)",
     unit="order (n = steps of the finest grid; range over pairs of grids)",
     target="2.0 +- 0.15",
-    n=256,
-    small=128,
+    n=256, small=128,
 )
 def order_2m(n: int) -> Outcome:
     finest = 8 * math.ceil(n / 8)

@@ -17,6 +17,7 @@ __all__ = ["sha256", "write_file", "sync_folder", "remove_folder", "disk", "Lock
 
 
 def sha256(data: bytes) -> str:
+    """The SHA-256 of bytes in memory, as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
