@@ -12,8 +12,13 @@ from minidiff.diffusion import Mixture, ddim, ddpm, dpm2m, heun, last, linear
 from minidiff.errors import BadInput
 from minidiff.lessons.panels03 import SOLVERS, Explorer, Trajectories, Walk
 from minidiff.show import choice, panel, play, slider, sweep
-from minidiff.show.tiles import pixels
 from minidiff.world import WorldData
+
+
+def pixels(images: torch.Tensor) -> np.ndarray:
+    """What a panel shows of pictures in [-1, 1]: 64 levels, spread over 0 to 255."""
+    level = ((images.clamp(-1, 1) + 1) * 31.5 + 0.5).floor()
+    return (level / 63 * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
 
 class Counted:

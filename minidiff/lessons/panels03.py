@@ -28,6 +28,11 @@ def _empty(rows: np.ndarray, count: int) -> np.ndarray:
     return np.concatenate([rows, blank])
 
 
+def _pixels(images: Tensor) -> np.ndarray:
+    """The pictures in 64 levels a channel: smaller stills, and no eye sees it."""
+    return pixels(((images.clamp(-1, 1) + 1) * 31.5).round() / 31.5 - 1)
+
+
 class Explorer:
     """Samples of a wrapped pixel model for a number of network calls, eta and solver, over a well-solved reference.
 
@@ -68,7 +73,7 @@ class Explorer:
         x = self.samples(calls=calls, eta=eta, solver=solver)
         used = calls if solver != "Heun" else 2 * ((calls + 1) // 2) - 1
         name = f"{solver}, η = {eta:g}" if solver == "DDIM" else solver
-        rows = [_empty(pixels(x), len(self.noise)), pixels(self.reference)]
+        rows = [_empty(_pixels(x), len(self.noise)), _pixels(self.reference)]
         array = lay_out(rows, 2, row_labels=[f"{name}, {used} calls", self.label])
         aside = "" if solver == "DDIM" or eta == 0 else " (η has no effect on this solver)"
         return array, (f"{len(x)} pictures, {used} network calls each; root mean square distance to the lower row "
@@ -88,7 +93,7 @@ class Trajectories:
         self._pixels = {}
         for name, steps in self.runs.items():
             chosen = [steps[i] for i in spread(len(steps), frames)]
-            self._pixels[name] = [(s.t_prev, pixels(torch.stack([s.x, s.x0], 1)[:count].flatten(0, 1))) for s in chosen]
+            self._pixels[name] = [(s.t_prev, _pixels(torch.stack([s.x, s.x0], 1)[:count].flatten(0, 1))) for s in chosen]
 
     def render(self, *, part: int) -> tuple[np.ndarray, str]:
         """part: 0 (noise) to 100 (picture), in % of the steps. One row a run: x_t and x0 guess of each picture."""
@@ -108,7 +113,7 @@ class Walk:
         sizes = {len(frames) for frames in ways.values()}
         require(sizes == {len(weights)}, "ways", f"{sorted(sizes)} frames", f"{len(weights)} frames each, one for each weight")
         self.weights = list(weights)
-        self._pixels = {name: pixels(frames) for name, frames in ways.items()}
+        self._pixels = {name: _pixels(frames) for name, frames in ways.items()}
 
     def render(self, *, weight: int) -> tuple[np.ndarray, str]:
         """weight: number of the frame, from 0."""
