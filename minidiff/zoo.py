@@ -71,7 +71,7 @@ def load(name: str, *, device: torch.device | str = "cpu") -> Any:
         )
     model = _build(config, name)
     _fill(model, weights, name)
-    return model.to(device).eval().requires_grad_(False)
+    return model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def _json(path: Path) -> dict[str, Any]:
