@@ -250,3 +250,18 @@ def test_the_look_can_be_set_twice():
     first = dict(matplotlib.rcParams)
     show.theme()
     assert dict(matplotlib.rcParams) == first and matplotlib.rcParams["axes.facecolor"] == show.PAPER
+
+
+def test_a_heat_map_puts_the_brightest_where_the_map_is_largest():
+    """And its scale says what dark and bright are: another range, other numbers below, the same colours above."""
+    maps = torch.zeros(2, 4, 4)
+    maps[1, 0, 3] = 8.0
+    picture = show.heatmap(maps, scale=30, unit="nats", alt="two maps")
+    shown = picture.array[24 : 24 + 240].astype(int)                                   # two maps of 240, a gap of 8
+    brightest = shown[:60, 24 + 248 + 180 : 24 + 248 + 240]
+    assert (brightest == [253, 231, 37]).all() and (shown[:, 24 : 24 + 240] == [68, 1, 84]).all()       # the ends of viridis
+    assert (shown[60:, 24 + 248 : 24 + 488] == [68, 1, 84]).all()
+    twice = show.heatmap(2 * maps, scale=30, unit="nats", alt="two maps").array
+    assert (twice[: 24 + 240] == picture.array[: 24 + 240]).all() and (twice != picture.array).any()
+    with pytest.raises(BadInput, match="maps"):
+        show.heatmap(maps[0], alt="one map")

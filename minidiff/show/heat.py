@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from ..errors import require
-from .sheet import Picture, framed
-from .tiles import lay_out, pixels
+from .look import DENSITY, SOFT
+from .sheet import Picture, font, framed, paper, text_height, write_text
+from .tiles import LABEL, lay_out, pixels
 
 __all__ = ["heatmap", "animation", "Animation"]
 
@@ -30,12 +31,14 @@ def heatmap(
     labels: Sequence[object] | None = None,
     scale: int = 2,
     limits: tuple[float, float] | None = None,
+    unit: str = "",
     alt: str,
     caption: str = "",
 ) -> Picture:
     """Maps (B, H, W) as colours, dark for low and bright for high; ``over`` (B, 3, S, S) shows through at half strength.
 
-    limits: values of the darkest and the brightest colour; the smallest and largest of all maps when left out.
+    limits: values of the darkest and the brightest colour, written at the ends of the scale below the maps; the smallest and
+            largest of all maps when left out. unit: what the numbers are, such as "nats" or "share of attention".
     """
     require(
         isinstance(maps, torch.Tensor) and maps.ndim == 3, "maps", f"{getattr(maps, 'shape', type(maps))}", "a tensor (B, H, W)"
@@ -48,7 +51,21 @@ def heatmap(
     if over is not None:
         shown = (0.55 * shown + 0.45 * pixels(over)).round().astype(np.uint8)
     array = lay_out([shown], scale, labels=[str(label) for label in labels] if labels is not None else [])
-    return Picture.of(framed(array, caption=caption), alt=alt, caption=caption)
+    return Picture.of(framed(_with_scale(array, low, high, unit), caption=caption), alt=alt, caption=caption)
+
+
+def _with_scale(array: np.ndarray, low: float, high: float, unit: str) -> np.ndarray:
+    """uint8 device pixels above a bar from the darkest to the brightest colour, with the numbers at its ends."""
+    long, thick, gap, text = 180 * DENSITY, 8 * DENSITY, 8 * DENSITY, text_height(1, LABEL)
+    width = max(array.shape[1], long + (round(font(LABEL).getlength(unit)) + gap if unit else 0))
+    sheet = paper(width, array.shape[0] + gap + thick + text)
+    sheet.paste(Image.fromarray(array), ((width - array.shape[1]) // 2, 0))
+    bar, top = _colours(np.tile(np.linspace(0, 1, long), (thick, 1))), array.shape[0] + gap
+    sheet.paste(Image.fromarray(bar), (0, top))
+    write_text(sheet, (0, top + thick), (f"{low:.3g}",), size=LABEL, fill=SOFT)
+    write_text(sheet, (long, top + thick), (f"{high:.3g}",), size=LABEL, fill=SOFT, anchor="right")
+    write_text(sheet, (long + gap, top + (thick - text) / 2), (unit,), size=LABEL, fill=SOFT)
+    return np.asarray(sheet)
 
 
 class Animation(Picture):

@@ -43,6 +43,10 @@ def curve(
         ax.axhline(value, color=SOFT, linewidth=1.2, linestyle=(0, (4, 3)), label=name)
     if log_x:
         ax.set_xscale("log")
+        stops = sorted({float(v) for xs, _ in lines.values() for v in _numbers(xs)})
+        if len(stops) <= 8:  # few enough to be written out
+            ax.set_xticks(stops, [f"{v:g}" for v in stops])
+            ax.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     if log_y:
         ax.set_yscale("log")
     if len(lines) + len(level or {}) > 1:
