@@ -215,7 +215,7 @@ def _move_all(page: Any, seen: Visit, patience: float) -> None:
         page.wait_for_function("minidiff.idle()", timeout=1000 * patience)
 
 
-def visit(server: Lab, name: str, *, run_seconds: float = 240.0, patience: float = 30.0) -> Visit:
+def visit(server: Lab, name: str, *, run_seconds: float = 600.0, patience: float = 30.0) -> Visit:
     """Open a notebook of the lab's folder, run all its cells, move every knob.
 
     run_seconds: time for all cells together. patience: seconds for one knob to show something.
@@ -247,8 +247,10 @@ def visit(server: Lab, name: str, *, run_seconds: float = 240.0, patience: float
         page.evaluate("window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
         page.wait_for_function("minidiff.counts().every(n => n === null)")
         page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        page.wait_for_function("minidiff.reports.length || minidiff.counts().every(n => n !== null) && minidiff.idle()",
-                               timeout=1000 * run_seconds, polling=200)
+        deadline = time.monotonic() + run_seconds
+        while not page.evaluate("minidiff.reports.length || minidiff.counts().every(n => n !== null) && minidiff.idle()"):
+            assert time.monotonic() < deadline, f"{name} has not run in {run_seconds:g} s: {page.evaluate('minidiff.counts()')}"
+            page.wait_for_timeout(200)
         drawn, before = 0, -1                              # widgets are drawn after their cell has ended
         while drawn != before or page.get_by_text("Loading widget...").count():
             page.wait_for_timeout(1000)
