@@ -103,9 +103,9 @@ def test_trajectories_over_the_whole_range(noise):
     assert len(seen) >= 45
     assert "done" in ways.render(part=100)[1] and f"t = {slow[0].t_prev}" in ways.render(part=0)[1]
     def holds(array: np.ndarray, picture: torch.Tensor) -> bool:
-        tile = np.repeat(np.repeat(pixels(picture[None])[0], 8, 0), 8, 1)
-        return any(np.array_equal(array[y:y + 128, x:x + 128], tile)
-                   for y in range(array.shape[0] - 127) for x in range(array.shape[1] - 128, -1, -136))
+        tile = np.repeat(np.repeat(pixels(picture[None])[0], 6, 0), 6, 1)
+        return any(np.array_equal(array[y:y + 96, x:x + 96], tile)
+                   for y in range(array.shape[0] - 95) for x in range(array.shape[1] - 96, -1, -104))
 
     start, end = ways.render(part=0)[0], ways.render(part=100)[0]
     for array, place in ((start, 0), (end, -1)):                         # x and the guess of both runs, for both noises
@@ -127,11 +127,11 @@ def test_walk_over_the_whole_range():
     assert len({p.image.value for _ in sweep(p)}) == 7
     array, text = ways.render(weight=2)
     assert text == "w = 0.33"
-    left = array.shape[1] - 3 * 128 - 2 * 8
-    top = array.shape[0] - 2 * 128 - 8
-    middle = array[top:top + 128:8, left + 136:left + 264:8]
+    left = array.shape[1] - 3 * 96 - 2 * 8
+    top = array.shape[0] - 2 * 96 - 8
+    middle = array[top:top + 96:6, left + 104:left + 200:6]
     assert np.array_equal(middle, pixels(frames[2:3])[0])
-    assert np.array_equal(array[-128::8, left + 136:left + 264:8], pixels(frames[4:5])[0])
+    assert np.array_equal(array[-96::6, left + 104:left + 200:6], pixels(frames[4:5])[0])
     with pytest.raises(BadInput, match="weight"):
         ways.render(weight=7)
     with pytest.raises(BadInput, match="frames"):

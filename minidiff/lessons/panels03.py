@@ -102,7 +102,7 @@ class Trajectories:
         count = len(next(iter(moments.values()))[1]) // 2
         heads = [what + (f", {chr(65 + i)}" if count > 1 else "") for i in range(count) for what in ("x", "x0 guess")]
         labels = [f"{name}: noise level t = {t}" if t >= 0 else f"{name}: done" for name, (t, _) in moments.items()]
-        array = lay_out([row for _, row in moments.values()], 4 if count <= 2 else 2, row_labels=labels, column_labels=heads)
+        array = lay_out([row for _, row in moments.values()], 3 if count <= 2 else 2, row_labels=labels, column_labels=heads)
         return array, f"{part} % of the way; " + "; ".join(labels)
 
 
@@ -120,5 +120,5 @@ class Walk:
         require(0 <= weight < len(self.weights), "weight", weight, f"a whole number from 0 to {len(self.weights) - 1}")
         shown = [0, weight, len(self.weights) - 1]
         rows = [frames[shown] for frames in self._pixels.values()]
-        array = lay_out(rows, 4, row_labels=list(self._pixels), column_labels=["start", f"w = {self.weights[weight]:.2f}", "end"])
+        array = lay_out(rows, 3, row_labels=list(self._pixels), column_labels=["start", f"w = {self.weights[weight]:.2f}", "end"])
         return array, f"w = {self.weights[weight]:.2f}"
