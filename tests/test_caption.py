@@ -166,6 +166,7 @@ GOLDEN = ["a drawing of a green house with dots in a room", "a surprised green b
     ("a cat with stripes and glasses and a dog", Said((SaidThing("cat", pattern="striped", wears="glasses"), SaidThing("dog")))),
     ("a cat that is sad and blue and a dog that is red",
      Said((SaidThing("cat", "blue", mood="sad"), SaidThing("dog", "red")))),
+    ("cat that is blue and dog and sad bear", Said((SaidThing("cat", "blue"), SaidThing("dog"), SaidThing("bear", mood="sad")))),
     ("a little star to the left of a large smiling bear in a bow tie",
      Said((SaidThing("star", size="small"), SaidThing("bear", mood="happy", wears="bow tie", size="big")),
           relations=((0, "left", 1),))),
