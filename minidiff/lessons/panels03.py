@@ -29,8 +29,8 @@ def _empty(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def _pixels(images: Tensor) -> np.ndarray:
-    """The pictures in 64 levels a channel: smaller stills, and no eye sees it."""
-    return pixels(((images.clamp(-1, 1) + 1) * 31.5).round() / 31.5 - 1)
+    """The pictures in 43 levels a channel: smaller stills, and the eye hardly sees it."""
+    return pixels(((images.clamp(-1, 1) + 1) * 21).round() / 21 - 1)
 
 
 class Explorer:
@@ -101,9 +101,9 @@ class Trajectories:
         moments = {name: kept[round(part / 100 * (len(kept) - 1))] for name, kept in self._pixels.items()}
         count = len(next(iter(moments.values()))[1]) // 2
         heads = [what + (f", {chr(65 + i)}" if count > 1 else "") for i in range(count) for what in ("x", "x0 guess")]
-        labels = [f"{name}: noise level t = {t}" if t >= 0 else f"{name}: done" for name, (t, _) in moments.items()]
+        labels = [f"{name}: t = {t}" if t >= 0 else f"{name}: done" for name, (t, _) in moments.items()]
         array = lay_out([row for _, row in moments.values()], 3 if count <= 2 else 2, row_labels=labels, column_labels=heads)
-        return array, f"{part} % of the way; " + "; ".join(labels)
+        return array, f"{part} % of the way from noise to picture"
 
 
 class Walk:
