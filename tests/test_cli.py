@@ -169,20 +169,28 @@ def test_the_real_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None
     assert "pixel-ddpm" in capsys.readouterr().out
 
 
-def test_interrupting_ends_in_130_and_closes_the_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("where", ["inside a step", "between two steps"])
+def test_interrupting_saves_first_and_ends_in_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+                                                  where: str) -> None:
     recipes(monkeypatch)
-    closed = []
 
     def fit(recipe: Any, **_: Any) -> Any:
         try:
-            raise KeyboardInterrupt
-            yield
+            if where == "inside a step":
+                raise KeyboardInterrupt
+            yield 1
         finally:
-            closed.append(True)
+            print("saved", file=sys.stderr)
+
+    def progress(states: Any) -> Any:
+        for state in states:
+            yield state
+            raise KeyboardInterrupt
 
     monkeypatch.setattr("minidiff.train.fit", fit)
-    assert main(["train", "tiny"]) == 130 and closed
-    assert capsys.readouterr().err == "\nstopped\n"
+    monkeypatch.setattr("minidiff.train.Progress", progress)
+    assert main(["train", "tiny"]) == 130
+    assert capsys.readouterr().err == "saved\n\nstopped\n"
 
 
 def test_score_says_how_many_failed_and_which(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
