@@ -20,7 +20,7 @@ from train_child import Nursery, TinyNet, differing, final, recipe
 
 from minidiff.errors import BadInput, CheckpointError
 from minidiff.train import checkpoint, export, fit, load_ema, newest, read_losses
-from minidiff.train.files import Lock, sha256
+from minidiff.train.files import Lock, remove_folder, sha256
 
 Bits = dict[str, torch.Tensor]
 PARTS = ("model.safetensors", "ema.safetensors", "optimiser.pt", "meta.json")
@@ -100,6 +100,37 @@ def test_tied_weights_are_stored_under_both_names(stopped: Path) -> None:
     assert torch.equal(saved["tied"], saved["last.bias"]) and saved.keys() == TinyNet().state_dict().keys()
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="2026-11: needs /proc to see which file is synced")
+def test_all_is_on_the_disk_before_the_name_appears(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a power cut needs and a kill does not show: losses, four files and their folder are synced, then renamed."""
+    events: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def noting_fsync(handle: int) -> None:
+        events.append(f"sync {os.path.relpath(os.readlink(f'/proc/self/fd/{handle}'), stopped)}")
+        fsync(handle)
+
+    def noting_rename(old: Path, new: Path) -> None:
+        events.append(f"rename {old.name} {new.name}")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    monkeypatch.setattr(os, "rename", noting_rename)
+    go(stopped, save_every=1000)
+    part = "step-00000012.tmp"
+    assert events == ["sync losses.f32", *(f"sync {part}/{name}" for name in PARTS), f"sync {part}",
+                      f"rename {part} step-00000012", "sync .", "rename step-00000004 step-00000004.old.tmp"]
+
+
+def test_a_kill_during_removal_leaves_only_what_is_called_tmp(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.rmtree", lambda folder, **_: None)
+    remove_folder(stopped / "step-00000004")
+    assert steps(stopped) == [5] and (stopped / "step-00000004.old.tmp").is_dir()
+    monkeypatch.undo()
+    go(stopped)
+    assert not list(stopped.glob("*.tmp"))
+
+
 # ---- damage ---------------------------------------------------------------------------------------------------------
 
 
@@ -171,8 +202,7 @@ def test_what_a_kill_left_is_removed_and_other_peoples_files_are_not(stopped: Pa
         (stopped / name / "model.safetensors").write_bytes(b"half")
     (stopped / "thesis.tmp").write_text("mine")
     (stopped / "step-by-step").mkdir()
-    (stopped / "step-00000099").write_text("a file with our name")
-    (stopped / "step-00000099").rename(stopped / "step-notes.tmp")
+    (stopped / "step-notes.tmp").mkdir()
     go(stopped)
     assert sorted(p.name for p in stopped.iterdir()) == [".lock", "losses.f32", "step-00000008", "step-00000012", "step-by-step",
                                                          "step-notes.tmp", "thesis.tmp"]

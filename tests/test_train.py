@@ -136,16 +136,27 @@ def test_batches_are_drawn_once_each_and_in_order(tmp_path: Path) -> None:
 def test_nobody_elses_dice_are_touched() -> None:
     """First weights and dropout follow the recipe's seed alone, and the caller's own generator goes on undisturbed."""
     torch.manual_seed(1)
+    before = torch.get_rng_state()
     one = bits(go(recipe())[-1])
-    after = torch.rand(1)
-    torch.manual_seed(1)
-    assert torch.equal(torch.rand(1), after)
+    assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    two = go(recipe())[-1]
-    assert differing(one, bits(two)) == []
+    assert differing(one, bits(go(recipe())[-1])) == []
     assert differing(one, bits(go(recipe(seed=21))[-1])) != []
     net = go(recipe(), images=4)[0].model
     assert net.drop.p == 0.2 and net.training
+
+
+def test_every_step_has_its_own_dice() -> None:
+    """Dropout masks differ from step to step, and from those of another seed."""
+    masks: list[torch.Tensor] = []
+
+    def noting(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        masks.append(model.drop(torch.ones(200)) == 0)
+        return loss(model, batch)
+
+    go(recipe(loss=noting))
+    go(recipe(loss=noting, seed=21), images=4)
+    assert len({tuple(mask.tolist()) for mask in masks}) == 13 and 0.1 < torch.stack(masks).float().mean() < 0.3
 
 
 # ---- what it yields -----------------------------------------------------------------------------------------------
@@ -209,6 +220,14 @@ def test_minutes_stop_a_run_that_can_be_taken_up_again(tmp_path: Path) -> None:
     assert differing(final(tmp_path / "straight"), final(tmp_path / "stopped")) == []
 
 
+@pytest.fixture
+def keyboard() -> Iterator[None]:
+    """Ctrl-C as in a terminal, also where the tests themselves run in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupting(at: int, times: int = 1) -> Callable[..., torch.Tensor]:
     """A loss that presses Ctrl-C in the middle of a step."""
     calls = 0
@@ -224,7 +243,7 @@ def interrupting(at: int, times: int = 1) -> Callable[..., torch.Tensor]:
     return pressed
 
 
-def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path: Path, keyboard: None) -> None:
     go(recipe(), out=tmp_path / "straight")
     said = Said()
     with pytest.raises(KeyboardInterrupt):
@@ -236,7 +255,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path: Path) ->
     assert differing(final(tmp_path / "straight"), final(tmp_path / "stopped")) == []
 
 
-def test_a_second_ctrl_c_stops_at_once_and_saves_nothing_half_done(tmp_path: Path) -> None:
+def test_a_second_ctrl_c_stops_at_once_and_saves_nothing_half_done(tmp_path: Path, keyboard: None) -> None:
     said = Said()
     with pytest.raises(KeyboardInterrupt):
         go(recipe(loss=interrupting(4, times=2)), out=tmp_path, save_every=8, say=said)
@@ -244,7 +263,7 @@ def test_a_second_ctrl_c_stops_at_once_and_saves_nothing_half_done(tmp_path: Pat
 
 
 def test_a_loop_that_is_left_saves_and_lets_go(tmp_path: Path) -> None:
-    for state in fit(recipe(), images=48, out=tmp_path, device="cpu", say=lambda _: None):
+    for state in fit(recipe(), images=48, out=tmp_path, device="cpu", save_every=1000, say=lambda _: None):
         if state.step == 3:
             break
     assert (tmp_path / "step-00000003").is_dir()
@@ -432,7 +451,9 @@ def test_previews_are_the_average_models_pictures_and_change_nothing(tmp_path: P
         return level
 
     go(recipe(), out=tmp_path / "without")
+    before = torch.get_rng_state()
     states = go(recipe(preview=preview), out=tmp_path / "with", preview_every=16)
+    assert torch.equal(torch.get_rng_state(), before)
     assert differing(final(tmp_path / "without"), final(tmp_path / "with")) == []
     assert [s.preview.name for s in states if s.preview] == ["0000000016.png", "0000000032.png", "0000000048.png"]
     assert sorted(p.name for p in (tmp_path / "with" / "previews").iterdir()) == [s.preview.name for s in states if s.preview]

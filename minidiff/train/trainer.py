@@ -66,9 +66,9 @@ class Trainer:
 
     def speed_up(self) -> None:
         """Compile and cast as the machine likes; after :meth:`restore`, and undone by :meth:`slow_down`."""
+        self._hook = self.model.register_forward_hook(_to_float) if self.speed.bf16 else None
         if self.speed.compile:
             self.model.compile()
-        self._hook = self.model.register_forward_hook(_to_float) if self.speed.bf16 else None
 
     def slow_down(self) -> None:
         if getattr(self, "_hook", None) is not None:
