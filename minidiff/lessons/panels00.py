@@ -26,13 +26,12 @@ def scene_from(*, kind: str, colour: str, pattern: str, wears: str, backdrop: st
 
 
 def draw_scene(**knobs: object) -> tuple[np.ndarray, str]:
-    """Picture and mask side by side, and one caption of the scene."""
+    """Picture, mask and depth side by side, and one caption of the scene; it says what could not be worn."""
     scene = scene_from(**knobs)
     out = render(scene, 128)
-    mask = out.masks[:, :1].expand(-1, 3, -1, -1) * 2 - 1
-    return tile(
-        torch.cat([out.images, mask, out.depth[:, None].expand(-1, 3, -1, -1) * 2 - 1]), columns=3, scale=2, gap=6
-    ), caption(scene, 0)
+    mask, depth = ((m.expand(-1, 3, -1, -1) * 2 - 1) for m in (out.masks[:, :1], out.depth[:, None]))
+    missing = "" if scene.things[0].wears == knobs["wears"] else f" (a {knobs['kind']} has no face for the {knobs['wears']})"
+    return tile(torch.cat([out.images, mask, depth]), columns=3, scale=2, gap=6), caption(scene, 0) + missing
 
 
 @functools.lru_cache(maxsize=1)
