@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import importlib
 import json
 import os
 import platform
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .diffusion import X0, Eps, LearnedRange, V, make_schedule
-from .errors import CheckpointError
+from .errors import CheckpointError, require
 from .files import data_folder, replace, sha256
 from .measure.reader import Reader
 from .nets import UNet
 
-__all__ = ["load", "shipped", "ship", "card"]
+__all__ = ["load", "shipped", "ship", "ship_folder", "card"]
 
 _WRAP = {"eps": Eps, "x0": X0, "v": V}
 
@@ -29,12 +31,12 @@ _WRAP = {"eps": Eps, "x0": X0, "v": V}
 def shipped() -> list[str]:
     """Names of the models in ``data/``, such as "pixel-ddpm" and "readers/final"."""
     root = data_folder()
-    return sorted(str(p.parent.relative_to(root)) for p in root.glob("**/config.json"))
+    return sorted(str(p.parent.relative_to(root)) for p in root.glob("**/card.json"))
 
 
 def _folder(name: str) -> Path:
     folder = data_folder() / name
-    if not (folder / "config.json").is_file():
+    if not ((folder / "config.json").is_file() or (folder / "card.json").is_file()):
         known = ", ".join(shipped()) or "none: data/ is empty"
         raise CheckpointError(
             "name",
@@ -51,27 +53,89 @@ def card(name: str) -> dict[str, Any]:
 
 
 def load(name: str, *, device: torch.device | str = "cpu") -> Any:
-    """Load a shipped model after checking its sha256, in evaluation mode, without gradients.
+    """A model ready to use: in evaluation mode, in float32, without gradients. name is one of three things:
 
-    "pixel-..." gives a wrapped network (Eps, X0, V or LearnedRange: ``model(x, t) -> Prediction``) with its schedule;
-    "readers/..." a :class:`~minidiff.measure.reader.Reader`. Raises CheckpointError when a file is missing, truncated,
-    changed or not ours.
+    - a shipped name, checked against the sha256 on its card: "pixel-..." gives a wrapped network (Eps, X0, V or LearnedRange:
+      ``model(x, t) -> Prediction``) with its schedule, "readers/..." a :class:`~minidiff.measure.reader.Reader`, "mini-vae"
+      and the like a diffusers or transformers model, "mini-sd" a ``StableDiffusionPipeline``;
+    - a folder written by ``save_pretrained`` of a diffusers pipeline, a diffusers model or a transformers CLIP;
+    - an id of the Hugging Face Hub, "owner/name": the only one that touches the network.
+
+    Weights come from safetensors only. Raises CheckpointError when a file is missing, truncated, changed or not ours.
     """
+    require(isinstance(name, (str, os.PathLike)) and str(name) != "", "name", repr(name), "the name of a model", "load('mini-sd')")
+    name = str(name)
+    ours = data_folder() / name
+    if (ours / "card.json").is_file() or (ours / "config.json").is_file():
+        return _ready(_shipped(name), device)
+    if Path(name).is_dir():
+        return _ready(_pretrained(Path(name), name), device)
+    owner, _, rest = name.partition("/")
+    if rest and "/" not in rest and owner not in (".", "..", "~") and not (data_folder() / owner).is_dir():
+        return _ready(_from_hub(name), device)
+    _folder(name)
+    raise AssertionError("unreachable: _folder refuses what is not shipped")
+
+
+def _ready(model: Any, device: torch.device | str) -> Any:
+    if isinstance(model, nn.Module):
+        return model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    model.set_progress_bar_config(disable=True)
+    for part in model.components.values():
+        if isinstance(part, nn.Module):
+            part.eval().requires_grad_(False)
+    return model.to(device)
+
+
+def _shipped(name: str) -> Any:
     folder = _folder(name)
-    config = _json(folder / "config.json")
-    weights, promised = folder / "model.safetensors", _json(folder / "card.json").get("sha256", {}).get("model.safetensors")
-    if not weights.is_file():
-        raise CheckpointError("name", f"{name!r} without model.safetensors", "a complete model folder", "git checkout -- data")
-    if sha256(weights) != promised:
-        raise CheckpointError(
-            "name",
-            f"{name!r}, whose model.safetensors differs from the hash on its card",
-            "the file as it was shipped",
-            "git checkout -- data, or train it again",
-        )
+    promised = _json(folder / "card.json").get("sha256", {})
+    for file, mark in (promised or {"model.safetensors": None}).items():
+        if not (folder / file).is_file():
+            raise CheckpointError("name", f"{name!r} without {file}", "a complete model folder", "git checkout -- data")
+        if sha256(folder / file) != mark:
+            raise CheckpointError(
+                "name",
+                f"{name!r}, whose {file} differs from the hash on its card",
+                "the file as it was shipped",
+                "git checkout -- data, or train it again",
+            )
+    if (folder / "model_index.json").is_file() or "kind" not in (config := _json(folder / "config.json")):
+        return _pretrained(folder, name)
     model = _build(config, name)
-    _fill(model, weights, name)
-    return model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    _fill(model, folder / "model.safetensors", name)
+    return model
+
+
+def _pretrained(folder: Path, name: str) -> Any:
+    """A folder in the format of diffusers or transformers: which class it is, its own files say."""
+    if (folder / "model_index.json").is_file():
+        import diffusers
+
+        return _opened(diffusers.DiffusionPipeline, folder, name)
+    config = _json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    library, wanted = ("diffusers", config.get("_class_name")) if "_class_name" in config else (
+        "transformers", (config.get("architectures") or [None])[0])
+    made = getattr(importlib.import_module(library), wanted, None) if isinstance(wanted, str) else None
+    if made is None or not hasattr(made, "from_pretrained"):
+        raise CheckpointError("name", f"{name!r}, a folder without a model that diffusers or transformers knows",
+                              "a folder with model_index.json or config.json, from save_pretrained")
+    return _opened(made, folder, name)
+
+
+def _opened(made: Any, where: str | Path, name: str) -> Any:
+    try:
+        return made.from_pretrained(where, use_safetensors=True)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise CheckpointError("name", f"{name!r}, which cannot be opened ({str(error).splitlines()[0]})",
+                              "a complete folder in diffusers' format with safetensors weights, or an id that the Hub has",
+                              "one of " + ", ".join(shipped())) from error
+
+
+def _from_hub(name: str) -> Any:
+    import diffusers
+
+    return _opened(diffusers.DiffusionPipeline, name, name)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -118,22 +182,32 @@ def ship(name: str, net: nn.Module, config: dict[str, Any], facts: dict[str, Any
 
     facts: what the card says (recipe, seed, device, images, minutes, scores). An older version is replaced whole.
     """
+
+    def write(folder: Path) -> None:
+        save_file({k: v.detach().cpu().half().contiguous() for k, v in net.state_dict().items()}, folder / "model.safetensors")
+        replace(folder / "config.json", json.dumps(config, indent=1) + "\n")
+
+    return ship_folder(name, write, facts | {"parameters": sum(p.numel() for p in net.parameters())}, root=root)
+
+
+def ship_folder(name: str, write: Callable[[Path], None], facts: dict[str, Any], *, root: Path | None = None) -> Path:
+    """Write ``data/NAME`` in one move: what ``write(folder)`` puts there, and card.json with the sha256 of all its weights.
+
+    ``write`` may be a model's or a pipeline's ``save_pretrained``. An older version is replaced whole.
+    """
     folder = (root or data_folder()) / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old.tmp")
     for stale in (fresh, old):
         shutil.rmtree(stale, ignore_errors=True)
     fresh.mkdir()
-    save_file({k: v.detach().cpu().half().contiguous() for k, v in net.state_dict().items()}, fresh / "model.safetensors")
-    facts = facts | {
-        "name": name,
-        "parameters": sum(p.numel() for p in net.parameters()),
+    write(fresh)
+    facts = {"name": name} | facts | {
         "torch": torch.__version__,
         "machine": platform.machine(),
         "date": datetime.date.today().isoformat(),
-        "sha256": {"model.safetensors": sha256(fresh / "model.safetensors")},
+        "sha256": {p.relative_to(fresh).as_posix(): sha256(p) for p in sorted(fresh.rglob("*.safetensors"))},
     }
-    replace(fresh / "config.json", json.dumps(config, indent=1) + "\n")
     replace(fresh / "card.json", json.dumps(facts, indent=1) + "\n")
     if folder.exists():
         os.replace(folder, old)

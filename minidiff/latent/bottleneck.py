@@ -1,0 +1,60 @@
+"""The two bottlenecks of latent diffusion's autoencoders: a Gaussian with a KL term, and a codebook (VQ)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minidiff.errors import require
+
+__all__ = ["Codebook", "Quantised", "kl_to_standard", "reparametrise"]
+
+
+def reparametrise(moments: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(z, mu, logvar) from an encoder's moments (B, 2C, h, w): z = mu + sigma * noise (Kingma and Welling 2014).
+
+    The log variance is clamped to [-30, 20], as in latent diffusion. noise: (B, C, h, w).
+    """
+    mu, logvar = moments.chunk(2, dim=1)
+    logvar = logvar.clamp(-30, 20)
+    return mu + (0.5 * logvar).exp() * noise, mu, logvar
+
+
+def kl_to_standard(mu: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(mu, sigma^2) || N(0, 1)) of each picture in nats, **summed** over channels and places: (B, ...) -> (B,)."""
+    return 0.5 * (mu**2 + logvar.exp() - 1 - logvar).flatten(1).sum(1)
+
+
+class Quantised(NamedTuple):
+    """z: (B, C, h, w), the nearest codes, with the gradient of the input; index: (B, h, w); loss: (B,)."""
+
+    z: Tensor
+    index: Tensor
+    loss: Tensor
+
+
+class Codebook(nn.Module):
+    """``codes`` vectors of ``dim`` numbers; each place of the latent takes the nearest one (van den Oord et al. 2017)."""
+
+    def __init__(self, codes: int = 256, dim: int = 4, *, beta: float = 0.25) -> None:
+        super().__init__()
+        require(codes > 1, "codes", codes, "at least two codes", "codes=256")
+        self.beta = beta
+        self.embedding = nn.Embedding(codes, dim)
+        nn.init.uniform_(self.embedding.weight, -1 / codes, 1 / codes)
+
+    def forward(self, h: Tensor) -> Quantised:
+        """h: (B, dim, height, width). loss = ||sg(h) - e||^2 + beta ||h - sg(e)||^2, averaged over what a picture has.
+
+        Straight-through: the value is e, the gradient passes to h unchanged.
+        """
+        require(h.ndim == 4 and h.shape[1] == self.embedding.embedding_dim, "h", f"shape {tuple(h.shape)}",
+                f"shape (B, {self.embedding.embedding_dim}, height, width)")
+        flat = h.permute(0, 2, 3, 1)
+        index = torch.cdist(flat.flatten(0, 2), self.embedding.weight).argmin(1).view(flat.shape[:3])
+        e = F.embedding(index, self.embedding.weight).permute(0, 3, 1, 2)
+        loss = ((h.detach() - e) ** 2 + self.beta * (h - e.detach()) ** 2).mean((1, 2, 3))
+        return Quantised(h + (e - h).detach(), index, loss)

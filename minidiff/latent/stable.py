@@ -1,0 +1,84 @@
+"""mini-sd: a Stable Diffusion small enough for a laptop, made of the same diffusers and transformers classes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from minidiff.diffusion import Eps, make_schedule, simple_loss
+from minidiff.latent.attention import Watched, sites
+from minidiff.latent.grounding import grounding_loss
+from minidiff.latent.text import make_tokenizer
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+__all__ = ["LatentDiffusion", "assemble", "make_scheduler", "make_unet"]
+
+
+def make_unet(*, size: int = 16, channels: int = 4, inputs: int | None = None, widths: tuple[int, ...] = (64, 128),
+              context: int = 128, heads: int = 4) -> UNet2DConditionModel:
+    """A new ``UNet2DConditionModel`` with self- and cross-attention on every level; inputs: channels of its input.
+
+    heads: attention heads a layer. (diffusers calls that argument ``attention_head_dim``, an old mistake kept for the sake
+    of old checkpoints.)
+    """
+    from diffusers import UNet2DConditionModel
+
+    n = len(widths)
+    return UNet2DConditionModel(
+        sample_size=size, in_channels=inputs or channels, out_channels=channels, block_out_channels=widths, layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * n, up_block_types=("CrossAttnUpBlock2D",) * n,
+        cross_attention_dim=context, attention_head_dim=heads, norm_num_groups=32)
+
+
+def make_scheduler() -> DDIMScheduler:
+    """The scheduler of Stable Diffusion: scaled-linear betas, 1,000 steps, steps_offset 1, samples not clipped."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+                         clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type="epsilon")
+
+
+class LatentDiffusion(nn.Module):
+    """The U-Net and the text encoder in training: ``model(z, t, noise, ids, words, masks) -> losses (B,)``.
+
+    Noise prediction with min-SNR weights, plus ``ground`` times abar_t times the grounding loss of the decoder's
+    cross-attention (at high noise nobody can know where the things will be, hence abar_t).
+    """
+
+    def __init__(self, unet: nn.Module, text_encoder: nn.Module, *, ground: float = 0.05, gamma: float | None = 5.0) -> None:
+        super().__init__()
+        self.unet, self.text_encoder, self.ground, self.gamma = unet, text_encoder, ground, gamma
+        self.schedule = make_schedule("scaled_linear", 1000)
+        self._taught = [s.name for s in sites(unet).values() if s.kind == "cross" and s.place == "up"]
+
+    def forward(self, z: Tensor, t: Tensor, noise: Tensor, ids: Tensor, words: Tensor, masks: Tensor) -> Tensor:
+        """z, noise (B, C, h, w) scaled latents; t (B,); ids (B, L) tokens; words (B, K, L), masks (B, K, H, W)."""
+        context = self.text_encoder(input_ids=ids).last_hidden_state
+
+        def net(x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+            return self.unet(x, t, encoder_hidden_states=cond).sample
+
+        if not self.ground:
+            return simple_loss(Eps(net, self.schedule), z, t, noise, cond=context, gamma=self.gamma)
+        with Watched(self.unet, self._taught) as seen:
+            loss = simple_loss(Eps(net, self.schedule), z, t, noise, cond=context, gamma=self.gamma)
+        taught = torch.stack([grounding_loss(probs, words, masks) for probs in seen.values()]).mean(0)
+        return loss + self.ground * self.schedule.at(t).to(loss) * taught
+
+
+def assemble(vae: nn.Module, text_encoder: nn.Module, unet: nn.Module, tokenizer: Any = None,
+             scheduler: Any = None) -> StableDiffusionPipeline:
+    """A ``StableDiffusionPipeline`` of these parts, without a safety checker, its progress bar off."""
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer or make_tokenizer(), unet=unet,
+                                   scheduler=scheduler or make_scheduler(), safety_checker=None, feature_extractor=None,
+                                   requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+

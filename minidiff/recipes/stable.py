@@ -1,0 +1,75 @@
+"""Recipe of mini-sd: the U-Net and the text encoder together, on latents of the shipped autoencoder."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..counter import generator, key, uniform
+from ..latent.autoencoder import encode
+from ..latent.grounding import phrase_masks
+from ..latent.stable import LatentDiffusion, make_unet
+from ..latent.text import make_text_encoder, make_tokenizer, token_ids
+from ..train import Budget, Recipe
+from ..world import captions
+from ..zoo import load
+from .blocks import BLOCK, mixed
+
+__all__ = ["STABLE", "stable_recipe"]
+
+_PORTIONS = (("simple", 64, 0.35), ("pairs", 64, 0.4), ("full", 64, 0.25))
+
+
+def stable_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: tuple[float, float], lr: float = 6e-4,
+                  ground: float = 0.05, drop: float = 0.1, vae: str = "mini-vae", start: str = "", expect: str = "") -> Recipe:
+    """A recipe for text to image in the latent space of ``vae``. images, minutes: (laptop, gpu).
+
+    ground: weight of the grounding loss; drop: share of captions that are left empty, for guidance; start: a shipped
+    pipeline to begin with.
+    """
+    tokenizer = make_tokenizer()
+    frozen = functools.lru_cache(maxsize=1)(lambda device: load(vae, device=device))
+
+    def build() -> nn.Module:
+        if start:
+            pipe = load(start)
+            return LatentDiffusion(pipe.unet.requires_grad_(True), pipe.text_encoder.requires_grad_(True), ground=ground)
+        return LatentDiffusion(make_unet(), make_text_encoder(tokenizer), ground=ground)
+
+    @functools.lru_cache(maxsize=1)
+    @torch.no_grad()
+    def block(j: int, n: int, device: torch.device) -> dict[str, Tensor]:
+        index = torch.arange(j * n * BLOCK, (j + 1) * n * BLOCK, device=device)
+        scenes, images, masks = mixed(index, 64, seed, _PORTIONS)
+        mix = torch.randperm(len(index), generator=generator(seed, "mix", j))
+        texts = captions(scenes, index, seed=seed)
+        empty = (uniform(key(seed, "drop"), index.cpu(), 1)[:, 0] < drop).tolist()
+        texts = ["" if gone else text for text, gone in zip(texts, empty, strict=True)]
+        whole = {"z": encode(frozen(device), images), "ids": token_ids(tokenizer, texts),
+                 "words": phrase_masks(texts, scenes.kind.cpu(), tokenizer.model_max_length),
+                 "masks": F.adaptive_avg_pool2d(masks, (16, 16))}
+        return {name: value.to(device)[mix.to(device)] for name, value in whole.items()}
+
+    def draw(i: int, n: int, device: torch.device) -> dict[str, Tensor]:
+        rows = slice(i % BLOCK * n, (i % BLOCK + 1) * n)
+        batch = {name: value[rows] for name, value in block(i // BLOCK, n, device).items()}
+        where = generator(seed, "t", i)
+        t = torch.randint(0, 1000, (n,), generator=where)
+        return batch | {"t": t.to(device), "noise": torch.randn(batch["z"].shape, generator=where).to(device)}
+
+    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return model(**batch)
+
+    return Recipe(name=name, seed=seed, build=build, draw=draw, loss=loss, batch=32, lr=lr, warmup=3_200, ema=0.999,
+                  budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1], batch=256, lr=1e-3)},
+                  expect=expect)
+
+
+# name -> what stable_recipe is called with
+STABLE: dict[str, dict] = {
+    "mini-sd": {"seed": 51, "images": (130_000, 4_000_000), "minutes": (110, 8),
+                "expect": "one thing >= 97 %, two things >= 90 %, held-out pairs >= 90 %"},
+}

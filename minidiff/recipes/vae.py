@@ -1,0 +1,69 @@
+"""Recipes of the autoencoders: the one inside mini-sd, and the small ones of the study of f."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor, nn
+
+from ..counter import generator
+from ..latent.autoencoder import Autoencoding, as_vq_model, latent_scale, make_autoencoder
+from ..train import Budget, Recipe
+from ..zoo import load
+from .blocks import BLOCK, mixed
+
+__all__ = ["AUTOENCODERS", "finished", "vae_recipe"]
+
+_PORTIONS = (("simple", 64, 0.2), ("pairs", 64, 0.3), ("full", 64, 0.5))
+
+
+def vae_recipe(name: str, *, seed: int, f: int = 4, images: tuple[int, int] = (45_000, 1_000_000), codes: int = 0,
+               minutes: tuple[float, float] = (30, 4), lr: float = 1.2e-3, after: float = 0.7, adversarial: float = 0.1,
+               expect: str = "") -> Recipe:
+    """A recipe for an autoencoder of 64 x 64 pictures of all levels. codes > 0: a codebook instead of a KL term.
+
+    images, minutes: (laptop, gpu). after: the share of the laptop budget from which the patch critic counts.
+    """
+
+    def build() -> nn.Module:
+        return Autoencoding(make_autoencoder(f), load("readers/guide"), codes=codes, adversarial=adversarial,
+                            start=int(after * images[0]))
+
+    @functools.lru_cache(maxsize=1)
+    @torch.no_grad()
+    def block(j: int, n: int, device: torch.device) -> Tensor:
+        index = torch.arange(j * n * BLOCK, (j + 1) * n * BLOCK, device=device)
+        pictures = mixed(index, 64, seed, _PORTIONS)[1]
+        return pictures[torch.randperm(len(index), generator=generator(seed, "mix", j)).to(device)]
+
+    def draw(i: int, n: int, device: torch.device) -> dict[str, Tensor]:
+        x = block(i // BLOCK, n, device)[i % BLOCK * n :][:n]
+        return {"x": x, "seen": torch.full((n,), i * n, device=device)}
+
+    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return model(batch["x"], batch["seen"])
+
+    return Recipe(name=name, seed=seed, build=build, draw=draw, loss=loss, batch=16, lr=lr, warmup=1_600, ema=0.998,
+                  budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1])}, expect=expect)
+
+
+def finished(net: Autoencoding) -> nn.Module:
+    """The trained autoencoder as diffusers knows it, its scaling_factor measured on 2,048 training pictures."""
+    if net.codebook is not None:
+        return as_vq_model(net)
+    pictures = mixed(torch.arange(2048), 64, 40, _PORTIONS)[1]
+    net.vae.register_to_config(scaling_factor=round(latent_scale(net.vae, pictures), 5))
+    return net.vae
+
+
+_STUDY: dict = {"seed": 42, "images": (6_000, 200_000), "minutes": (5, 1), "adversarial": 0.0}
+
+# name -> what vae_recipe is called with
+AUTOENCODERS: dict[str, dict] = {
+    "mini-vae": {"seed": 41, "expect": "PSNR >= 32 dB on held-out scenes; what the reader reads survives"},
+    "vae-f2": _STUDY | {"f": 2},
+    "vae-f4": _STUDY,
+    "vae-f8": _STUDY | {"f": 8},
+    "vq-f4": _STUDY | {"codes": 256},
+}
