@@ -33,7 +33,7 @@ def make_tokenizer(words: Sequence[str] = VOCABULARY, *, length: int = LENGTH) -
     letters = sorted({c for w in words for c in w})
     tokens = [*letters, *(c + "</w>" for c in letters), *dict.fromkeys(a + b for a, b in merges), BEGIN, END]
     return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges, unk_token=END, bos_token=BEGIN,
-                         eos_token=END, pad_token=END, model_max_length=length)
+                         eos_token=END, pad_token=END, model_max_length=length, toy_world=True)
 
 
 def _merges(words: Sequence[str]) -> list[tuple[str, str]]:

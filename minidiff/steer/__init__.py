@@ -1,0 +1,8 @@
+"""Floor 4: reading and steering what goes on inside a U-Net while it samples."""
+
+from __future__ import annotations
+
+from .tap import Controller, Row, StepContext, Tap, rows_of
+from .record import Recorder
+
+__all__ = ["Controller", "Recorder", "Row", "StepContext", "Tap", "rows_of"]
