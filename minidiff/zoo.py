@@ -63,7 +63,8 @@ def load(name: str, *, device: torch.device | str = "cpu") -> Any:
 
     Weights come from safetensors only. Raises CheckpointError when a file is missing, truncated, changed or not ours.
     """
-    require(isinstance(name, (str, os.PathLike)) and str(name) != "", "name", repr(name), "the name of a model", "load('mini-sd')")
+    require(isinstance(name, (str, os.PathLike)) and str(name) != "", "name", repr(name), "the name of a model",
+            "load('mini-sd')")
     name = str(name)
     ours = data_folder() / name
     if (ours / "card.json").is_file() or (ours / "config.json").is_file():

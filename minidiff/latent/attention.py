@@ -120,6 +120,8 @@ class Watched:
 
 def pooled(masks: Tensor, cells: int, aspect: float) -> Tensor:
     """Masks (B, K, H, W) averaged to the grid of a site with ``cells`` places: (B, K, cells). aspect: height / width."""
-    h = round((cells * aspect) ** 0.5)
-    require(h > 0 and cells % h == 0, "cells", cells, f"a grid of aspect {aspect:g}")
-    return torch.flatten(F.adaptive_avg_pool2d(masks, (h, cells // h)), 2)
+    h = max(1, round((cells * aspect) ** 0.5))
+    w, (high, wide) = cells // h, masks.shape[-2:]
+    require(h * w == cells and high % h == 0 and wide % w == 0, "cells", cells,
+            f"a grid of aspect {aspect:g} that divides masks of {high} x {wide}")
+    return torch.flatten(F.avg_pool2d(masks, (high // h, wide // w)), 2)

@@ -9,16 +9,19 @@ from pathlib import Path
 
 from ..errors import check_choice
 from ..latent.stable import assemble
+from ..latent.text import make_tokenizer
 from ..train import Recipe, load_ema
 from ..zoo import load, ship, ship_folder
+from .clip import CLIPS, clip_recipe
 from .pixel import PIXEL, PIXEL_NET, SMALL_NET, pixel_recipe
 from .readers import READERS, reader_recipe
 from .stable import STABLE, stable_recipe
 from .vae import AUTOENCODERS, finished, vae_recipe
 
-__all__ = ["RECIPES", "PIXEL", "READERS", "AUTOENCODERS", "STABLE", "recipe", "config", "publish", "PIXEL_NET", "SMALL_NET"]
+__all__ = ["RECIPES", "PIXEL", "READERS", "AUTOENCODERS", "STABLE", "CLIPS", "recipe", "config", "publish", "PIXEL_NET", "SMALL_NET"]
 
-_TABLES = ((READERS, reader_recipe), (PIXEL, pixel_recipe), (AUTOENCODERS, vae_recipe), (STABLE, stable_recipe))
+_TABLES = ((READERS, reader_recipe), (PIXEL, pixel_recipe), (AUTOENCODERS, vae_recipe), (STABLE, stable_recipe),
+           (CLIPS, clip_recipe))
 RECIPES = tuple(name for table, _ in _TABLES for name in table)
 
 
@@ -66,10 +69,19 @@ def publish(name: str, out: str | Path, *, root: Path | None = None) -> Path:
     if name in READERS or name in PIXEL:
         return ship(name, net, config(name), facts, root=root)
     net = net.eval()
-    if name in AUTOENCODERS:
+    if name in CLIPS:
+        made, parts = net.clip, {"parameters": sum(p.numel() for p in net.clip.parameters())}
+    elif name in AUTOENCODERS:
         made, parts = finished(net), {"parameters": sum(p.numel() for p in net.vae.parameters())}
     else:
         made = assemble(load(STABLE[name].get("vae", "mini-vae")), net.text_encoder, net.unet)
         sizes = {k: sum(p.numel() for p in m.parameters()) for k, m in made.components.items() if hasattr(m, "parameters")}
         parts = {"parameters": sum(sizes.values()), "parts": sizes}
-    return ship_folder(name, lambda folder: made.save_pretrained(folder, safe_serialization=True), facts | parts, root=root)
+
+
+    def write(folder: Path) -> None:
+        made.save_pretrained(folder)
+        if name in CLIPS:
+            make_tokenizer().save_pretrained(folder)
+
+    return ship_folder(name, write, facts | parts, root=root)

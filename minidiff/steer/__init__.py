@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .tap import Controller, Row, StepContext, Tap, rows_of
 from .record import Recorder
+from .tap import Controller, Row, StepContext, Tap, rows_of
 
 __all__ = ["Controller", "Recorder", "Row", "StepContext", "Tap", "rows_of"]
