@@ -97,8 +97,8 @@ def start_noise(pipe: StableDiffusionPipeline, n: int, *, seed: int = 0, size: i
     return torch.cat([normal((1, *shape), "latent", seed, i) for i in range(n)]).to(pipe.device)
 
 
-def steps_of(pipe: StableDiffusionPipeline, prompts: str | Sequence[str], *, steps: int = 25, guidance: float = 4.0, seed: int = 0,
-             latents: Tensor | None = None, negative: str = "", size: int | tuple[int, int] | None = None,
+def steps_of(pipe: StableDiffusionPipeline, prompts: str | Sequence[str], *, steps: int = 25, guidance: float = 4.0,
+             seed: int = 0, latents: Tensor | None = None, negative: str = "", size: int | tuple[int, int] | None = None,
              eta: float = 0.0) -> Iterator[Step]:
     """The denoising loop of a Stable Diffusion pipeline, as minidiff's DDIM: yields a Step of latents after each step.
 

@@ -25,7 +25,8 @@ BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 def make_tokenizer(words: Sequence[str] = VOCABULARY, *, length: int = LENGTH) -> CLIPTokenizer:
     """A ``transformers.CLIPTokenizer`` that knows ``words``: one token a word, except those in PIECES, which take two.
 
-    A word that it does not know falls into letters and other scraps, as in any BPE tokenizer; :func:`minidiff.world.parse` refuses such a caption with a better message.
+    A word that it does not know falls into letters and other scraps, as in any BPE tokenizer;
+    :func:`minidiff.world.parse` refuses such a caption with a better message.
     """
     from transformers import CLIPTokenizer
 

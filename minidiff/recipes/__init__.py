@@ -18,7 +18,8 @@ from .readers import READERS, reader_recipe
 from .stable import STABLE, stable_recipe
 from .vae import AUTOENCODERS, finished, vae_recipe
 
-__all__ = ["RECIPES", "PIXEL", "READERS", "AUTOENCODERS", "STABLE", "CLIPS", "recipe", "config", "publish", "PIXEL_NET", "SMALL_NET"]
+__all__ = ["RECIPES", "PIXEL", "READERS", "AUTOENCODERS", "STABLE", "CLIPS", "recipe", "config", "publish", "PIXEL_NET",
+           "SMALL_NET"]
 
 _TABLES = ((READERS, reader_recipe), (PIXEL, pixel_recipe), (AUTOENCODERS, vae_recipe), (STABLE, stable_recipe),
            (CLIPS, clip_recipe))
