@@ -34,7 +34,7 @@ def test_targets_that_cannot_be_read():
 
 def test_every_claim_is_complete_and_stored():
     known, rows = claims(), stored()
-    assert {id[:2] for id in known} == {"00", "01", "02", "03"} and len(known) >= 20
+    assert {id[:2] for id in known} >= {"00", "01", "02", "03"} and len(known) >= 20
     assert set(rows) == set(known), "run `minidiff score`"
     for id, row in rows.items():
         claim = known[id]
