@@ -20,7 +20,7 @@ from minidiff.world import parse
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-__all__ = ["Guided", "denoiser", "encode_prompt", "grid_of", "invert_image", "schedule_of", "start_noise", "steps_of",
+__all__ = ["Guided", "denoiser", "encode_prompt", "grid_of", "invert_image", "route_of", "schedule_of", "start_noise", "steps_of",
            "text_to_image"]
 
 
@@ -29,12 +29,20 @@ def schedule_of(scheduler: object) -> Schedule:
     return Schedule(scheduler.alphas_cumprod.double(), getattr(scheduler.config, "beta_schedule", "custom"))
 
 
-def denoiser(pipe: StableDiffusionPipeline) -> Wrapped:
-    """The pipeline's U-Net as a model for minidiff's samplers: ``model(z, t, cond=context)``, context (B, L, D)."""
+def denoiser(pipe: StableDiffusionPipeline, *, hint: Tensor | None = None) -> Wrapped:
+    """The pipeline's U-Net as a model for minidiff's samplers: ``model(z, t, cond=context)``, context (B, L, D).
+
+    hint: (b, c, h, w) channels that the U-Net sees beside z; repeated when z has 2b rows (guidance).
+    """
     kind = pipe.scheduler.config.prediction_type
     wraps = {"epsilon": Eps, "v_prediction": V, "sample": X0}
     check_choice("prediction_type", kind, tuple(wraps))
-    return wraps[kind](lambda z, t, cond: pipe.unet(z, t, encoder_hidden_states=cond).sample, schedule_of(pipe.scheduler))
+
+    def net(z: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        seen = z if hint is None else torch.cat((z, hint.repeat(len(z) // len(hint), 1, 1, 1)), dim=1)
+        return pipe.unet(seen, t, encoder_hidden_states=cond).sample
+
+    return wraps[kind](net, schedule_of(pipe.scheduler))
 
 
 class Guided(nn.Module):
@@ -110,10 +118,11 @@ def steps_of(pipe: StableDiffusionPipeline, prompts: str | Sequence[str], *, ste
     empty = encode_prompt(pipe, negative).expand(len(context), -1, -1)
     z = start_noise(pipe, len(context), seed=seed, size=size) if latents is None else latents.to(pipe.device)
     require(len(z) == len(context), "latents", f"{len(z)} rows", f"one for each of the {len(context)} prompts")
-    return ddim(Guided(denoiser(pipe), guidance), z, steps=steps, eta=eta, cond=(context, empty), clip=None, **_route(pipe))
+    return ddim(Guided(denoiser(pipe), guidance), z, steps=steps, eta=eta, cond=(context, empty), clip=None, **route_of(pipe))
 
 
-def _route(pipe: StableDiffusionPipeline) -> dict:
+def route_of(pipe: StableDiffusionPipeline) -> dict:
+    """spacing, offset and final, as minidiff's samplers call them, from the scheduler's config."""
     c = pipe.scheduler.config
     return {"spacing": c.timestep_spacing, "offset": c.steps_offset, "final": "one" if c.set_alpha_to_one else "first"}
 
@@ -135,4 +144,4 @@ def invert_image(pipe: StableDiffusionPipeline, images: Tensor, prompts: str | S
     check_images("images", images, channels=3)
     context = encode_prompt(pipe, prompts).expand(len(images), -1, -1)
     return invert(Guided(denoiser(pipe), 1.0), encode(pipe.vae, images), steps=steps, fixed_point=fixed_point,
-                  cond=(context, context), **_route(pipe))
+                  cond=(context, context), **route_of(pipe))

@@ -1,0 +1,119 @@
+"""Tasks by concatenation (Rombach et al. 2022, section 4.4): the U-Net sees a hint beside the noisy latent.
+
+Inpainting sees the mask and the latent of the masked picture, super-resolution the small picture, layout a map of kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minidiff.counter import key, uniform
+from minidiff.diffusion import ddim, last
+from minidiff.errors import check_images, require
+from minidiff.latent.autoencoder import decode, encode
+from minidiff.latent.sample import Guided, denoiser, encode_prompt, route_of, start_noise
+from minidiff.world import KINDS
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+
+__all__ = ["HINTS", "inpaint_hint", "layout_hint", "paste", "random_masks", "small_hint", "widen", "with_hint"]
+
+HINTS = {"inpaint": 5, "upscale-x4": 3, "upscale-x2": 12, "layout": len(KINDS)}  # channels of each task's hint, latents of 4
+
+
+def widen(unet: UNet2DConditionModel, extra: int) -> UNet2DConditionModel:
+    """A copy whose first convolution takes ``extra`` more channels, with weights of zero: it still says what it said."""
+    from diffusers import UNet2DConditionModel
+
+    require(extra > 0, "extra", extra, "a positive number of channels", "extra=5")
+    had = unet.config.in_channels
+    made = UNet2DConditionModel.from_config({**unet.config, "in_channels": had + extra})
+    state = unet.state_dict()
+    weight = state["conv_in.weight"]
+    state["conv_in.weight"] = torch.cat((weight, weight.new_zeros(len(weight), extra, *weight.shape[2:])), dim=1)
+    made.load_state_dict(state)
+    return made.to(weight.device, weight.dtype)
+
+
+def random_masks(index: Tensor, size: int, *, seed: int = 0) -> Tensor:
+    """Masks (B, 1, size, size) in {0, 1}, 1 where to paint: a box or an ellipse, or one half of the picture.
+
+    Row i is a pure function of (seed, index[i]). Sides are between a quarter and seven tenths of the picture.
+    """
+    u = uniform(key(seed, "mask"), index.cpu(), 6).float()[:, :, None, None]
+    line = (torch.arange(size) + 0.5) / size
+    x, y = line[None, None, :], line[None, :, None]
+    w, h = (0.25 + 0.45 * u[:, i] for i in (0, 1))
+    cx, cy = w / 2 + (1 - w) * u[:, 2], h / 2 + (1 - h) * u[:, 3]
+    dx, dy = ((x - cx) / (w / 2)).abs(), ((y - cy) / (h / 2)).abs()
+    shape = torch.where(u[:, 4] < 0.45, torch.maximum(dx, dy) <= 1, dx**2 + dy**2 <= 1)
+    half = torch.where(u[:, 5] < 0.5, torch.where(u[:, 2] < 0.5, x < 0.5, x >= 0.5), torch.where(u[:, 3] < 0.5, y < 0.5, y >= 0.5))
+    return torch.where(u[:, 4] > 0.9, half, shape)[:, None].float().to(index.device)
+
+
+def _check_mask(mask: Tensor, images: Tensor) -> None:
+    require(mask.ndim == 4 and mask.shape[1] == 1 and mask.shape[-2:] == images.shape[-2:] and len(mask) == len(images), "mask",
+            f"shape {tuple(mask.shape)}", f"shape ({len(images)}, 1, {images.shape[-2]}, {images.shape[-1]}), 1 where to paint")
+    require(bool(((mask == 0) | (mask == 1)).all()), "mask", "values other than 0 and 1", "1 where to paint, 0 where to keep",
+            "(mask > 0.5).float()")
+
+
+def inpaint_hint(vae: nn.Module, images: Tensor, mask: Tensor) -> Tensor:
+    """(B, 1 + C, h, w): the mask at latent size (nearest), then the latent of the picture with the masked part grey.
+
+    The order of channels is that of ``StableDiffusionInpaintPipeline``. images (B, 3, H, W) in [-1, 1]; mask as
+    :func:`random_masks`.
+    """
+    check_images("images", images, channels=3)
+    _check_mask(mask, images)
+    z = encode(vae, images * (mask < 0.5))
+    return torch.cat((F.interpolate(mask, size=z.shape[-2:]), z), dim=1)
+
+
+def paste(known: Tensor, made: Tensor, mask: Tensor) -> Tensor:
+    """The made picture where the mask is 1, the known pixels, bit for bit, where it is 0."""
+    _check_mask(mask, known)
+    return torch.where(mask > 0.5, made, known)
+
+
+def small_hint(small: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The small picture (B, 3, h, w) at latent size: as it is, or its pixels in blocks as channels (space to depth)."""
+    check_images("small", small, channels=3)
+    high, wide = small.shape[-2:]
+    block = high // grid[0]
+    require(block > 0 and (high, wide) == (grid[0] * block, grid[1] * block), "small", f"a picture of {high} x {wide}",
+            f"a whole multiple of the latent, {grid[0]} x {grid[1]}")
+    return F.pixel_unshuffle(small, block)
+
+
+def layout_hint(kind: Tensor, masks: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, 12, h, w): for each kind the share of a cell that shows it. kind (B, 3); masks (B, 3, H, W), zero where no thing."""
+    require(masks.ndim == 4 and masks.shape[:2] == kind.shape, "masks", f"shape {tuple(masks.shape)}",
+            f"shape {(*kind.shape, 'H', 'W')}: one for each thing")
+    area = F.adaptive_avg_pool2d(masks, grid)
+    return area.new_zeros(len(kind), len(KINDS), *grid).scatter_add_(1, kind[:, :, None, None].expand(-1, -1, *grid), area)
+
+
+@torch.no_grad()
+def with_hint(pipe: StableDiffusionPipeline, hint: Tensor, prompts: str | Sequence[str], *, steps: int = 25,
+              guidance: float = 4.0, seed: int = 0, latents: Tensor | None = None) -> Tensor:
+    """Pictures (B, 3, H, W) in [-1, 1] by a pipeline whose U-Net takes latent and hint together (B, c, h, w)."""
+    had = pipe.vae.config.latent_channels
+    need = pipe.unet.config.in_channels - had
+    require(hint.ndim == 4 and hint.shape[1] == need, "hint", f"shape {tuple(hint.shape)}",
+            f"(B, {need}, h, w): this U-Net takes {pipe.unet.config.in_channels} channels, {had} of them the latent")
+    prompts = [prompts] * len(hint) if isinstance(prompts, str) else list(prompts)
+    require(len(prompts) == len(hint), "prompts", f"{len(prompts)} prompts", f"one for each of the {len(hint)} rows of the hint")
+    context = encode_prompt(pipe, prompts)
+    empty = encode_prompt(pipe, "").expand(len(context), -1, -1)
+    size = tuple(side * pipe.vae_scale_factor for side in hint.shape[-2:])
+    z = start_noise(pipe, len(context), seed=seed, size=size) if latents is None else latents
+    model = Guided(denoiser(pipe, hint=hint.to(z)), guidance)
+    z = last(ddim(model, z, steps=steps, cond=(context, empty), clip=None, **route_of(pipe))).x
+    return decode(pipe.vae, z).clamp(-1, 1)
