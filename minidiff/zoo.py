@@ -22,6 +22,7 @@ from .errors import CheckpointError, require
 from .files import data_folder, replace, sha256
 from .measure.reader import Reader
 from .nets import UNet
+from .quiet import quietly
 
 __all__ = ["load", "shipped", "ship", "ship_folder", "card"]
 
@@ -125,12 +126,16 @@ def _pretrained(folder: Path, name: str) -> Any:
 
 
 def _opened(made: Any, where: str | Path, name: str) -> Any:
-    try:
-        return made.from_pretrained(where, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise CheckpointError("name", f"{name!r}, which cannot be opened ({str(error).splitlines()[0]})",
-                              "a complete folder in diffusers' format with safetensors weights, or an id that the Hub has",
-                              "one of " + ", ".join(shipped())) from error
+    whole = "a complete folder in diffusers' format with safetensors weights, or an id that the Hub has"
+    with quietly(bars=not isinstance(where, Path)) as said:
+        try:
+            model = made.from_pretrained(where, use_safetensors=True)
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            raise CheckpointError("name", f"{name!r}, which cannot be opened ({str(error).strip().splitlines()[0]})", whole,
+                                  "one of " + ", ".join(shipped())) from error
+    if any("newly initialized" in text or "MISSING" in text for text in said):     # the libraries would go on with random numbers
+        raise CheckpointError("name", f"{name!r}, whose weights do not hold every parameter of its config", whole)
+    return model
 
 
 def _from_hub(name: str) -> Any:

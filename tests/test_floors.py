@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 BASE, TOP = -1, 7
 FLOORS = {
-    "errors": BASE, "counter": BASE, "files": BASE,
+    "errors": BASE, "counter": BASE, "files": BASE, "quiet": BASE,
     "world": 0, "show": 0,
     "train": 1, "measure": 1,
     "nets": 2, "diffusion": 2,

@@ -11,6 +11,7 @@ from minidiff.diffusion import Eps, make_schedule, simple_loss
 from minidiff.latent.attention import Watched, sites
 from minidiff.latent.grounding import grounding_loss
 from minidiff.latent.text import make_tokenizer
+from minidiff.quiet import quietly
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -73,7 +74,8 @@ class LatentDiffusion(nn.Module):
 def assemble(vae: nn.Module, text_encoder: nn.Module, unet: nn.Module, tokenizer: Any = None,
              scheduler: Any = None) -> StableDiffusionPipeline:
     """A ``StableDiffusionPipeline`` of these parts, without a safety checker, its progress bar off."""
-    from diffusers import StableDiffusionPipeline
+    with quietly():
+        from diffusers import StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer or make_tokenizer(), unet=unet,
                                    scheduler=scheduler or make_scheduler(), safety_checker=None, feature_extractor=None,
