@@ -55,12 +55,12 @@ def grounding_loss(probs: Tensor, words: Tensor, masks: Tensor) -> Tensor:
     one minus the Dice overlap of its map, scaled to a maximum of 1, with the mask. Heads are averaged first, so that
     they may still divide the work.
     """
-    a = probs.float().mean(1)                                               # (B, N, L)
-    m = pooled(masks, a.shape[1], masks.shape[-2] / masks.shape[-1])        # (B, K, N)
+    a = (probs if probs.dtype == torch.float64 else probs.float()).mean(1)  # (B, N, L)
+    m = pooled(masks, a.shape[1], masks.shape[-2] / masks.shape[-1]).to(a)  # (B, K, N)
     area = m.sum(2)[:, :, None]
     inside = m @ a                                                          # (B, K, L)
     share = inside / (a.sum(1)[:, None] + 1e-8)
     top = a.amax(1).detach()[:, None] + 1e-8
     dice = 2 * (inside / top) / (a.sum(1)[:, None] / top + area + 1e-8)
-    weight = words * (area > 0.5)
+    weight = words.to(a) * (area > 0.5)
     return (weight * ((1 - share) ** 2 + (1 - dice))).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)

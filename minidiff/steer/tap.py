@@ -101,8 +101,9 @@ class Tap:
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         self._restore()
-        missed = [name for name in (*(s.name for s in self.wanted), *self.paths) if self.calls[name] != max(self.calls.values())]
-        if kind is None and self.calls and missed:
+        most = max(self.calls.values(), default=0)
+        missed = [name for name in (*(s.name for s in self.wanted), *self.paths) if self.calls[name] != most]
+        if kind is None and missed:
             raise RuntimeError(f"Tap: {', '.join(missed[:3])} ran less often than the other hooks; their records are not whole")
 
     def _restore(self) -> None:
