@@ -38,7 +38,7 @@ def widen(unet: UNet2DConditionModel, extra: int) -> UNet2DConditionModel:
     weight = state["conv_in.weight"]
     state["conv_in.weight"] = torch.cat((weight, weight.new_zeros(len(weight), extra, *weight.shape[2:])), dim=1)
     made.load_state_dict(state)
-    return made.to(weight.device, weight.dtype)
+    return made.to(weight.device)
 
 
 def random_masks(index: Tensor, size: int, *, seed: int = 0) -> Tensor:
@@ -53,7 +53,8 @@ def random_masks(index: Tensor, size: int, *, seed: int = 0) -> Tensor:
     cx, cy = w / 2 + (1 - w) * u[:, 2], h / 2 + (1 - h) * u[:, 3]
     dx, dy = ((x - cx) / (w / 2)).abs(), ((y - cy) / (h / 2)).abs()
     shape = torch.where(u[:, 4] < 0.45, torch.maximum(dx, dy) <= 1, dx**2 + dy**2 <= 1)
-    half = torch.where(u[:, 5] < 0.5, torch.where(u[:, 2] < 0.5, x < 0.5, x >= 0.5), torch.where(u[:, 3] < 0.5, y < 0.5, y >= 0.5))
+    across, down = (torch.where(u[:, i] < 0.5, line < 0.5, line >= 0.5) for i, line in ((2, x), (3, y)))
+    half = torch.where(u[:, 5] < 0.5, across, down)
     return torch.where(u[:, 4] > 0.9, half, shape)[:, None].float().to(index.device)
 
 

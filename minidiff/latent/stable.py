@@ -56,12 +56,17 @@ class LatentDiffusion(nn.Module):
         self.schedule = make_schedule("scaled_linear", 1000)
         self._taught = [s.name for s in sites(unet).values() if s.kind == "cross" and s.place == "up"]
 
-    def forward(self, z: Tensor, t: Tensor, noise: Tensor, ids: Tensor, words: Tensor, masks: Tensor) -> Tensor:
-        """z, noise (B, C, h, w) scaled latents; t (B,); ids (B, L) tokens; words (B, K, L), masks (B, K, H, W)."""
+    def forward(self, z: Tensor, t: Tensor, noise: Tensor, ids: Tensor, words: Tensor, masks: Tensor,
+                hint: Tensor | None = None) -> Tensor:
+        """z, noise (B, C, h, w) scaled latents; t (B,); ids (B, L) tokens; words (B, K, L), masks (B, K, H, W).
+
+        hint (B, c, h, w): what the U-Net of a concat task sees beside the noisy latent.
+        """
         context = self.text_encoder(input_ids=ids).last_hidden_state
 
         def net(x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-            return self.unet(x, t, encoder_hidden_states=cond).sample
+            seen = x if hint is None else torch.cat((x, hint), dim=1)
+            return self.unet(seen, t, encoder_hidden_states=cond).sample
 
         if not self.ground:
             return simple_loss(Eps(net, self.schedule), z, t, noise, cond=context, gamma=self.gamma)

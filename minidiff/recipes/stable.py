@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..counter import generator, key, uniform
 from ..latent.autoencoder import encode
+from ..latent.concat import HINTS, inpaint_hint, layout_hint, random_masks, small_hint, widen
 from ..latent.grounding import phrase_masks
 from ..latent.stable import LatentDiffusion, make_unet
 from ..latent.text import make_text_encoder, make_tokenizer, token_ids
@@ -20,15 +21,16 @@ from .blocks import BLOCK, mixed
 
 __all__ = ["STABLE", "stable_recipe"]
 
-_PORTIONS = (("simple", 64, 0.35), ("pairs", 64, 0.4), ("full", 64, 0.25))
+_PORTIONS = (("simple", 64, 0.45), ("pairs", 64, 0.35), ("full", 64, 0.2))
 
 
 def stable_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: tuple[float, float], lr: float = 6e-4,
-                  ground: float = 0.05, drop: float = 0.1, vae: str = "mini-vae", start: str = "", expect: str = "") -> Recipe:
+                  ground: float = 0.05, drop: float = 0.1, vae: str = "mini-vae", start: str = "", task: str = "",
+                  expect: str = "") -> Recipe:
     """A recipe for text to image in the latent space of ``vae``. images, minutes: (laptop, gpu).
 
     ground: weight of the grounding loss; drop: share of captions that are left empty, for guidance; start: a shipped
-    pipeline to begin with.
+    pipeline to begin with; task: one of HINTS, whose hint the U-Net then sees beside the latent.
     """
     tokenizer = make_tokenizer()
     frozen = functools.lru_cache(maxsize=1)(lambda device: load(vae, device=device))
@@ -36,7 +38,8 @@ def stable_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: tup
     def build() -> nn.Module:
         if start:
             pipe = load(start)
-            return LatentDiffusion(pipe.unet.requires_grad_(True), pipe.text_encoder.requires_grad_(True), ground=ground)
+            unet = widen(pipe.unet, HINTS[task]) if task else pipe.unet
+            return LatentDiffusion(unet.requires_grad_(True), pipe.text_encoder.requires_grad_(True), ground=ground)
         return LatentDiffusion(make_unet(), make_text_encoder(tokenizer), ground=ground)
 
     @functools.lru_cache(maxsize=1)
@@ -51,6 +54,8 @@ def stable_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: tup
         whole = {"z": encode(frozen(device), images), "ids": token_ids(tokenizer, texts),
                  "words": phrase_masks(texts, scenes.kind.cpu(), tokenizer.model_max_length),
                  "masks": F.adaptive_avg_pool2d(masks, (16, 16))}
+        if task:
+            whole["hint"] = _hint(task, frozen(device), images, masks, scenes.kind, random_masks(index, 64, seed=seed))
         return {name: value.to(device)[mix.to(device)] for name, value in whole.items()}
 
     def draw(i: int, n: int, device: torch.device) -> dict[str, Tensor]:
@@ -68,8 +73,24 @@ def stable_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: tup
                   expect=expect)
 
 
+def _hint(task: str, vae: nn.Module, images: Tensor, masks: Tensor, kind: Tensor, holes: Tensor) -> Tensor:
+    """What the U-Net of ``task`` sees of these pictures. holes: the masks of inpainting."""
+    grid = (images.shape[-2] // 4, images.shape[-1] // 4)
+    if task == "inpaint":
+        return inpaint_hint(vae, images, holes)
+    if task == "layout":
+        return layout_hint(kind, masks, grid)
+    return small_hint(F.avg_pool2d(images, int(task[-1])), grid)
+
+
+_TASK: dict = {"start": "mini-sd", "images": (24_000, 400_000), "minutes": (25, 2), "lr": 3e-4}
+
 # name -> what stable_recipe is called with
 STABLE: dict[str, dict] = {
-    "mini-sd": {"seed": 51, "images": (130_000, 4_000_000), "minutes": (110, 8),
+    "mini-sd": {"seed": 51, "images": (100_000, 4_000_000), "minutes": (90, 8),
                 "expect": "one thing >= 97 %, two things >= 90 %, held-out pairs >= 90 %"},
+    "mini-inpaint": _TASK | {"seed": 52, "task": "inpaint", "expect": "what is painted is as asked >= 90 %, no seam"},
+    "mini-upscale-x2": _TASK | {"seed": 53, "task": "upscale-x2", "expect": "sharper than bicubic"},
+    "mini-upscale-x4": _TASK | {"seed": 54, "task": "upscale-x4", "expect": "PSNR at least 3 dB over bicubic"},
+    "mini-layout": _TASK | {"seed": 55, "task": "layout", "expect": "IoU with the layout >= 0.6"},
 }

@@ -57,7 +57,7 @@ def finished(net: Autoencoding) -> nn.Module:
     return net.vae
 
 
-_STUDY: dict = {"seed": 42, "images": (6_000, 200_000), "minutes": (5, 1), "adversarial": 0.0}
+_STUDY: dict = {"seed": 42, "images": (4_000, 200_000), "minutes": (4, 1), "adversarial": 0.0}
 
 # name -> what vae_recipe is called with
 AUTOENCODERS: dict[str, dict] = {
