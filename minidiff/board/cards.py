@@ -9,6 +9,7 @@ from ..files import data_folder, replace
 from ..measure import explain, frechet, frechet_interval, score_reader, wilson
 from ..world import WorldData, render
 from ..zoo import card, load, shipped
+from .latents import autoencoder_scores, clip_scores, pipeline_scores
 from .samples import reader_features, real, sampled
 
 __all__ = ["reader_scores", "pixel_scores", "update_cards"]
@@ -41,8 +42,13 @@ def pixel_scores(name: str, n: int = 128, steps: int = 25) -> dict[str, Any]:
     }
 
 
+_BY_NAME = {"readers/": reader_scores, "pixel-": pixel_scores, "mini-vae": autoencoder_scores, "vae-": autoencoder_scores,
+            "vq-": autoencoder_scores, "mini-clip": clip_scores}
+
+
 def update_cards() -> None:
     """Measure every shipped model and write the scores onto its card."""
     for name in shipped():
-        scores = reader_scores(name) if name.startswith("readers/") else pixel_scores(name)
+        measure = next((f for start, f in _BY_NAME.items() if name.startswith(start)), pipeline_scores)
+        scores = measure(name)
         replace(data_folder() / name / "card.json", json.dumps(card(name) | {"scores": scores}, indent=1) + "\n")

@@ -1,0 +1,109 @@
+"""Concat tasks: the hints say what they should, a widened U-Net says what it said, known pixels stay bit for bit."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from minidiff.errors import BadInput
+from minidiff.latent.autoencoder import encode, make_autoencoder
+from minidiff.latent.concat import HINTS, inpaint_hint, layout_hint, paste, random_masks, small_hint, widen, with_hint
+from minidiff.latent.sample import start_noise, text_to_image
+from minidiff.latent.stable import assemble, make_unet
+from minidiff.latent.text import make_text_encoder, make_tokenizer
+from minidiff.world import KINDS, WorldData, render
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    made = assemble(make_autoencoder(4, widths=(8, 8, 16)), make_text_encoder(tokenizer, width=32, layers=1),
+                    make_unet(widths=(32, 32), context=32, heads=2), tokenizer)
+    for p in made.unet.parameters():
+        p.data += 0.05 * torch.randn_like(p)  # a new net returns zeros for some layers: make every weight count
+    made.vae.register_to_config(scaling_factor=0.7)
+    return made
+
+
+def test_a_widened_net_says_what_it_said_and_then_learns_from_the_hint(pipe):
+    x, t = torch.randn(2, 4, 16, 16), torch.tensor([10, 900])
+    context, hint = torch.randn(2, 34, 32), torch.randn(2, 5, 16, 16)
+    wide = widen(pipe.unet, 5)
+    before = pipe.unet(x, t, encoder_hidden_states=context).sample
+    assert torch.equal(wide(torch.cat((x, hint), 1), t, encoder_hidden_states=context).sample, before)
+    assert pipe.unet.config.in_channels == 4 and wide.config.in_channels == 9
+    wide(torch.cat((x, hint), 1), t, encoder_hidden_states=context).sample.square().mean().backward()
+    assert wide.conv_in.weight.grad[:, 4:].abs().max() > 0
+    with pytest.raises(BadInput, match="extra"):
+        widen(pipe.unet, 0)
+
+
+def test_masks_are_pure_functions_of_their_number_and_of_sensible_size():
+    many = random_masks(torch.arange(500), 64)
+    assert torch.equal(random_masks(torch.tensor([7, 3]), 64), many[[7, 3]])
+    assert not torch.equal(random_masks(torch.tensor([7]), 64, seed=1), many[[7]])
+    area = many.flatten(1).mean(1)
+    assert set(many.unique().tolist()) == {0.0, 1.0} and area.min() > 0.03 and area.max() <= 0.51
+    halves = (many.flatten(2)[:, 0].sum(1) == 2048) & ((many[:, 0, 0, :].sum(1) % 32 == 0))
+    assert 0.05 < halves.float().mean() < 0.16, "about a tenth are halves of the picture"
+
+
+def test_the_inpainting_hint_hides_what_is_masked_and_keeps_diffusers_order(pipe):
+    images, mask = WorldData(64).images(3), random_masks(torch.arange(3), 64)
+    hint = inpaint_hint(pipe.vae, images, mask)
+    other = torch.where(mask > 0.5, torch.rand_like(images) * 2 - 1, images)
+    assert hint.shape == (3, HINTS["inpaint"], 16, 16)
+    assert torch.equal(inpaint_hint(pipe.vae, other, mask), hint), "what is under the mask was seen"
+    assert torch.equal(hint[:, :1], F.interpolate(mask, size=(16, 16)))
+    assert torch.allclose(hint[:, 1:], encode(pipe.vae, torch.where(mask > 0.5, 0.0, images)))
+    with pytest.raises(BadInput, match="mask"):
+        inpaint_hint(pipe.vae, images, mask * 0.5)
+    with pytest.raises(BadInput, match="mask"):
+        inpaint_hint(pipe.vae, images, mask[:2])
+
+
+def test_paste_keeps_known_pixels_bit_for_bit():
+    known, made = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
+    mask = (torch.rand(2, 1, 8, 8) > 0.5).float()
+    out = paste(known, made, mask)
+    hole = mask.expand_as(out) > 0.5
+    assert torch.equal(out[~hole], known[~hole]) and torch.equal(out[hole], made[hole])
+
+
+def test_small_and_layout_hints():
+    small = torch.rand(2, 3, 32, 32)
+    blocks = small_hint(small, (16, 16))
+    assert blocks.shape == (2, HINTS["upscale-x2"], 16, 16)
+    assert torch.equal(blocks[0, :4, 5, 6], small[0, 0, 10:12, 12:14].flatten())
+    assert small_hint(small[..., ::2, ::2], (16, 16)).shape[1] == HINTS["upscale-x4"]
+    with pytest.raises(BadInput, match="small"):
+        small_hint(small, (12, 12))
+    scenes = WorldData(64, level="full").scenes(0, 8)
+    masks = render(scenes).masks
+    hint = layout_hint(scenes.kind, masks, (16, 16))
+    assert hint.shape == (8, len(KINDS), 16, 16)
+    for row in range(8):
+        want = torch.zeros(len(KINDS))
+        for j in range(3):
+            want[scenes.kind[row, j]] += masks[row, j].mean()
+        assert torch.allclose(hint[row].mean((1, 2)), want, atol=1e-6)
+
+
+def test_sampling_with_an_unheard_hint_is_plain_sampling(pipe):
+    z, prompts = start_noise(pipe, 2), ["a red cat", "a blue dog on the grass"]
+    plain = text_to_image(pipe, prompts, steps=3, latents=z)
+    narrow, pipe.unet = pipe.unet, widen(pipe.unet, 3)
+    try:
+        hint = torch.rand(2, 3, 16, 16)
+        assert torch.allclose(with_hint(pipe, hint, prompts, steps=3, latents=z), plain, atol=1e-5)
+        pipe.unet.conv_in.weight.data[:, 4:] = 0.3
+        changed = with_hint(pipe, hint, prompts, steps=3, latents=z)
+        alone = with_hint(pipe, hint[:1], prompts[:1], steps=3, latents=z[:1])
+        assert not torch.allclose(changed, plain, atol=1e-3)
+        assert torch.allclose(alone, changed[:1], atol=1e-5), "a row saw another row's hint"
+        with pytest.raises(BadInput, match="hint"):
+            with_hint(pipe, hint[:, :2], prompts)
+        with pytest.raises(BadInput, match="prompts"):
+            with_hint(pipe, hint, prompts[:1])
+    finally:
+        pipe.unet = narrow
