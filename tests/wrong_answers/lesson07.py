@@ -242,7 +242,7 @@ WRONG = {
         "else": (1e-7, "not the same training"), "word": ("small", "one number"),
     },
     "07.halve": {
-        "symmetric": (lambda x, w, b: F.conv2d(x, w, b, stride=2, padding=1), "half a pixel"),
+        "symmetric": (lambda x, w, b: F.conv2d(x, w, b, stride=2, padding=1), "padding=1"),
         "left_top": (h_of((1, 0, 1, 0)), "left and on top"),
         "left_bottom": (h_of((1, 0, 0, 1)), "left and below"),
         "right_top": (h_of((0, 1, 1, 0)), "right and on top"),
