@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from minidiff.errors import BadInput
-from minidiff.measure.prompts import PARTS, make_prompts, prompt_of, relation, said_and_seen, two_things
+from minidiff.measure.prompts import PARTS, make_prompts, make_scenes, prompt_of, relation, said_and_seen, two_things
 from minidiff.world import Scene, Scenes, Thing, agrees, held_out, parse, sample_scenes
 
 
@@ -33,6 +33,7 @@ def test_prompts_are_true_of_the_scenes_they_come_from(kind):
     prompts = make_prompts(n, kind)
     scenes = {"one": lambda: sample_scenes(range(n), split="test"), "two": lambda: two_things(0, n),
               "held_out": lambda: sample_scenes(range(n), split="held_out")}[kind]()
+    assert list(scenes) == list(make_scenes(n, kind))
     assert len(prompts) == n and make_prompts(7, kind) == prompts[:7]
     for prompt, scene in zip(prompts, scenes, strict=True):
         said = parse(prompt)

@@ -12,7 +12,7 @@ from ..world import BACKDROPS, Scene, Scenes, Thing, agrees, parse, sample_scene
 from ..world.grammar import PLACES, RELATIONS
 from ..world.said import Said, SaidThing
 
-__all__ = ["PARTS", "make_prompts", "prompt_of", "relation", "said_and_seen", "two_things"]
+__all__ = ["PARTS", "make_prompts", "make_scenes", "prompt_of", "relation", "said_and_seen", "two_things"]
 
 PARTS = ("count", "kinds", "attributes", "places", "backdrop")
 _WORDS = ("colour", "pattern", "mood", "wears")
@@ -54,18 +54,21 @@ def two_things(start: int, n: int, *, split: str = "test", seed: int = 0) -> Sce
     return Scenes.cat(found)[:n]
 
 
-def make_prompts(n: int, kind: str = "one", *, split: str = "test", seed: int = 0) -> list[str]:
-    """n prompts of scenes that nothing was trained on.
+def make_scenes(n: int, kind: str = "one", *, split: str = "test", seed: int = 0) -> Scenes:
+    """n scenes that nothing was trained on (with split="test"), for prompts.
 
-    kind: "one" (a thing), "two" (two things and where the first stands) or "held_out" (one thing whose kind and colour never
-    came together in training).
+    kind: "one" (a thing), "two" (things) or "held_out" (one thing whose kind and colour never came together in training).
     """
     check_choice("kind", kind, ("one", "two", "held_out"))
     require(isinstance(n, int) and n >= 1, "n", repr(n), "a whole number, 1 or more")
     if kind == "two":
-        return [prompt_of(scene) for scene in two_things(0, n, split=split, seed=seed)]
-    split = "held_out" if kind == "held_out" else split
-    return [prompt_of(scene) for scene in sample_scenes(range(n), split=split, seed=seed, level="simple")]
+        return two_things(0, n, split=split, seed=seed)
+    return sample_scenes(range(n), split="held_out" if kind == "held_out" else split, seed=seed, level="simple")
+
+
+def make_prompts(n: int, kind: str = "one", *, split: str = "test", seed: int = 0) -> list[str]:
+    """The prompts of :func:`make_scenes`, by :func:`prompt_of`."""
+    return [prompt_of(scene) for scene in make_scenes(n, kind, split=split, seed=seed)]
 
 
 def _partner(said: SaidThing, scene: Scene) -> Thing | None:

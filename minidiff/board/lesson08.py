@@ -1,0 +1,207 @@
+"""Claims of lesson 08: does mini-sd draw what it is told, and can its attention and its bottleneck be read?"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..counter import normal
+from ..diffusion import q_sample
+from ..latent.autoencoder import decode, encode
+from ..latent.sample import encode_prompt, schedule_of, text_to_image
+from ..measure import read
+from ..measure.interval import Measured, bootstrap, wilson
+from ..measure.prompts import make_prompts, make_scenes, prompt_of, said_and_seen
+from ..steer import Recorder, Tap
+from ..world import BACKDROPS, KINDS, MOODS, Scenes, render, sample_scenes
+from ..zoo import load
+from .core import Outcome, claim, meets
+from .nouns import Nouns, best_site, noun_maps, overlap, peak_inside
+
+__all__ = ["GUIDANCE", "MODEL", "STEPS", "drawn", "pipeline", "probe", "seen_right"]
+
+MODEL, STEPS, GUIDANCE, SEED = "mini-sd", 25, 4.0, 8
+
+
+@functools.lru_cache(maxsize=4)
+def pipeline(name: str) -> object:
+    """A pipeline, loaded once."""
+    return load(name)
+
+
+@functools.lru_cache(maxsize=1)
+def _reader() -> nn.Module:
+    return load("readers/final")
+
+
+# Prompts -> pictures -----------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=32)
+def _drawn(name: str, prompts: tuple[str, ...], guidance: float) -> Tensor:
+    return text_to_image(pipeline(name), list(prompts), steps=STEPS, guidance=guidance, seed=SEED)
+
+
+def drawn(prompts: Sequence[str], *, guidance: float = GUIDANCE) -> Tensor:
+    """Pictures of prompts by the shipped model: 25 DDIM steps; picture i starts from the same noise whatever the weight."""
+    return _drawn(MODEL, tuple(prompts), float(guidance))
+
+
+def seen_right(prompts: Sequence[str], images: Tensor) -> dict[str, Tensor]:
+    """What the final reader says: name -> (B,) bool, as :func:`minidiff.measure.prompts.said_and_seen`."""
+    return said_and_seen(prompts, read(images, _reader()).scenes)
+
+
+def _told(n: int, kind: str, target: str) -> Outcome:
+    prompts = make_prompts(n, kind)
+    images = drawn(prompts)
+    right = seen_right(prompts, images)
+    m = wilson(int(right["all"].sum()), n)
+    vae = pipeline(MODEL).vae
+    rendered = render(make_scenes(min(n, 128), kind)).images
+    ceiling = seen_right(prompts[:128], decode(vae, encode(vae, rendered)).clamp(-1, 1))["all"]
+    other = seen_right([*prompts[1:], prompts[0]], images)["all"]
+    worst = min((name for name in right if name != "all"), key=lambda name: float(right[name].double().mean()))
+    share = float(right[worst].double().mean())
+    why = "" if meets(m.value, target) else f"most often wrong: {worst} (right in {share:.0%})"
+    return Outcome(m.value, m.low, m.high, baseline={"asked for by another prompt": float(other.double().mean())},
+                   floor={"rendered, through the autoencoder": float(ceiling.double().mean())}, why=why)
+
+
+@claim("08.one_thing", "One thing: kind, colour and backdrop as the prompt says (25 steps, w = 4)", unit="share of pictures",
+       target=">= 0.97", n=256, small=8, reader="final")
+def one_thing(n: int) -> Outcome:
+    return _told(n, "one", ">= 0.97")
+
+
+@claim("08.two_things", "Two things: each kind with its own colour on its own side, and the backdrop (25 steps, w = 4)",
+       unit="share of pictures", target=">= 0.90", n=256, small=8, reader="final")
+def two_things(n: int) -> Outcome:
+    return _told(n, "two", ">= 0.90")
+
+
+@claim("08.held_out", "Composition: kinds in a colour that they never had in training (25 steps, w = 4)",
+       unit="share of pictures", target=">= 0.90", n=240, small=8, reader="final")
+def held_out(n: int) -> Outcome:
+    return _told(n, "held_out", ">= 0.90")
+
+
+@claim("08.guidance", "Guidance: more pictures show what was asked at w = 4 than at w = 1 (Ho and Salimans 2021)",
+       unit="share at w = 4 minus share at w = 1", target=">= 0.05", n=96, small=8, reader="final")
+def guidance(n: int) -> Outcome:
+    prompts = make_prompts(n, "one")
+    weights = (1.0, 2.0, GUIDANCE, 8.0) if n >= 32 else (1.0, GUIDANCE)
+    right = {w: seen_right(prompts, drawn(prompts, guidance=w))["all"].double() for w in weights}
+    m = bootstrap(torch.mean, right[GUIDANCE] - right[1.0])
+    why = "" if meets(m.value, ">= 0.05") else "the model follows the prompt nearly as well without guidance"
+    return Outcome(m.value, m.low, m.high, baseline={f"share at w = {w:g}": float(v.mean()) for w, v in right.items()}, why=why)
+
+
+# Where the nouns look ----------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=4)
+def _nouns(name: str, n: int) -> tuple[Nouns, dict[str, tuple[str, float]]]:
+    """Test scenes, and the sites and thresholds chosen on others (split "valid")."""
+    pipe = pipeline(name)
+    chosen_on = noun_maps(pipe, make_scenes(max(n // 4, 16), "two", split="valid"))
+    choices = {"best": best_site(chosen_on)}
+    for cells in sorted(set(chosen_on.grids.values())):
+        if any(n.startswith("up") and g == cells for n, g in chosen_on.grids.items()):
+            choices[f"best {cells}x{cells} site"] = best_site(chosen_on, cells=cells)
+    return noun_maps(pipe, make_scenes(n, "two")), choices
+
+
+@claim("08.noun_inside", "A noun's attention has its maximum inside its thing (two things, t = 100 to 200, best decoder site)",
+       unit="share of nouns (n = scenes)", target=">= 0.95", n=256, small=16)
+def noun_inside(n: int) -> Outcome:
+    nouns, choices = _nouns(MODEL, n)
+    hits = {what: peak_inside(nouns.maps[site], nouns.masks) for what, (site, _) in choices.items()}
+    m = wilson(int(hits["best"].sum()), len(nouns.masks))
+    baseline = {what: float(v.double().mean()) for what, v in hits.items() if what != "best"}
+    baseline["any place"] = float(nouns.masks.double().mean())
+    why = "" if meets(m.value, ">= 0.95") else f"the maps of {choices['best'][0]} are too coarse or lie on a neighbour"
+    return Outcome(m.value, m.low, m.high, baseline=baseline, why=why)
+
+
+@claim("08.noun_iou", "A noun's attention covers its thing (IoU at one threshold; two things, t = 100 to 200, best decoder site)",
+       unit="mean IoU (n = scenes)", target=">= 0.55", n=256, small=16)
+def noun_iou(n: int) -> Outcome:
+    nouns, choices = _nouns(MODEL, n)
+    found = {what: overlap(nouns.maps[site], nouns.masks, level) for what, (site, level) in choices.items()}
+    m = bootstrap(torch.mean, found["best"])
+    baseline = {what: float(v.mean()) for what, v in found.items() if what != "best"}
+    baseline["all of the picture"] = float(nouns.masks.double().mean())
+    why = "" if meets(m.value, ">= 0.55") else f"the maps of {choices['best'][0]} are too coarse or lie beside the thing"
+    return Outcome(m.value, m.low, m.high, baseline=baseline, why=why)
+
+
+# What the bottleneck knows -------------------------------------------------------------------------------------------------
+
+
+def _single(n: int, split: str) -> Scenes:
+    """n scenes of one thing, with every pattern, mood and thing worn."""
+    found, start = [], 0
+    while sum(map(len, found)) < n:
+        block = sample_scenes(range(start, start + 1024), split=split, level="pairs")
+        found.append(block[block.present.sum(1) == 1])
+        start += 1024
+    return Scenes.cat(found)[:n]
+
+
+@torch.no_grad()
+def _middle(pipe: object, scenes: Scenes, *, said: bool, t: int = 500, chunk: int = 32) -> Tensor:
+    """The mid block's output, averaged over places, for scenes noised to t: (B, channels)."""
+    out, schedule = [], schedule_of(pipe.scheduler)
+    for start in range(0, len(scenes), chunk):
+        part = scenes[start:start + chunk]
+        z = encode(pipe.vae, render(part).images)
+        z_t = q_sample(z, t, normal(tuple(z.shape), "probe", start, len(scenes)), schedule)
+        context = encode_prompt(pipe, [prompt_of(s, mood=True) if said else "" for s in part])
+        with Tap(pipe.unet, seen := Recorder(lambda site: False, paths=("mid_block",))):
+            pipe.unet(z_t, t, encoder_hidden_states=context)
+        out.append(seen.outputs[-1]["mid_block"].mean((2, 3)))
+    return torch.cat(out)
+
+
+def probe(x: Tensor, labels: Tensor, y: Tensor, truth: Tensor, *, decay: float = 1e-3) -> Tensor:
+    """(M,) bool: is a linear softmax classifier, fitted to x (N, d) and labels (N,), right about y (M, d)?"""
+    mean, std = x.mean(0), x.std(0).clamp(min=1e-6)
+    x, y = (x - mean) / std, (y - mean) / std
+    weight = torch.zeros(int(max(labels.max(), truth.max())) + 1, x.shape[1] + 1, requires_grad=True)
+    fit = torch.optim.LBFGS([weight], max_iter=60, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        fit.zero_grad()
+        loss = F.cross_entropy(x @ weight[:, 1:].T + weight[:, 0], labels) + decay * weight[:, 1:].square().sum()
+        loss.backward()
+        return loss
+
+    fit.step(closure)
+    return (y @ weight[:, 1:].T + weight[:, 0]).argmax(1) == truth
+
+
+def _probed(x: Tensor, train: Scenes, y: Tensor, test: Scenes) -> dict[str, Measured]:
+    """Shares of right answers on the test scenes: kind and backdrop of all, mood of the animals."""
+    faces, others = (scenes.mood[:, 0] > 0 for scenes in (train, test))
+    hits = {"kind": probe(x, train.kind[:, 0], y, test.kind[:, 0]), "backdrop": probe(x, train.backdrop, y, test.backdrop),
+            "mood": probe(x[faces], train.mood[faces, 0] - 1, y[others], test.mood[others, 0] - 1)}
+    return {name: wilson(int(right.sum()), len(right)) for name, right in hits.items()}
+
+
+@claim("08.probe", "A linear probe reads kind, mood and backdrop from the mid block at the middle step (t = 500, prompt given)",
+       unit="share right, the least of the three", target=">= 0.90", n=768, small=48)
+def bottleneck(n: int) -> Outcome:
+    pipe, train, test = pipeline(MODEL), _single(max(2 * n, 288), "valid"), _single(n, "test")
+    shares = {said: _probed(_middle(pipe, train, said=said), train, _middle(pipe, test, said=said), test)
+              for said in ((True, False) if n >= 128 else (True,))}
+    worst = min(shares[True], key=lambda name: shares[True][name].value)
+    m = shares[True][worst]
+    baseline = {"guessing": 1 / {"kind": len(KINDS), "mood": len(MOODS), "backdrop": len(BACKDROPS)}[worst]}
+    baseline |= {f"{name}, no prompt": found.value for name, found in shares.get(False, {}).items()}
+    why = "" if meets(m.value, ">= 0.90") else f"{worst} is not linear there, or lost in the noise"
+    return Outcome(m.value, m.low, m.high, baseline=baseline, why=why)
