@@ -44,7 +44,7 @@ def test_masks_are_pure_functions_of_their_number_and_of_sensible_size():
     assert not torch.equal(random_masks(torch.tensor([7]), 64, seed=1), many[[7]])
     area = many.flatten(1).mean(1)
     assert set(many.unique().tolist()) == {0.0, 1.0} and area.min() > 0.03 and area.max() <= 0.51
-    halves = (many.flatten(2)[:, 0].sum(1) == 2048) & ((many[:, 0, 0, :].sum(1) % 32 == 0))
+    halves = (many.flatten(2)[:, 0].sum(1) == 2048) & (many[:, 0, 0, :].sum(1) % 32 == 0)
     assert 0.05 < halves.float().mean() < 0.16, "about a tenth are halves of the picture"
 
 

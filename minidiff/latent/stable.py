@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["LatentDiffusion", "assemble", "make_scheduler", "make_unet"]
 
 
-def make_unet(*, size: int = 16, channels: int = 4, inputs: int | None = None, widths: tuple[int, ...] = (64, 128),
-              context: int = 128, heads: int = 4) -> UNet2DConditionModel:
+def make_unet(*, size: int = 16, channels: int = 4, inputs: int | None = None, widths: tuple[int, ...] = (64, 96),
+              context: int = 96, heads: int = 4) -> UNet2DConditionModel:
     """A new ``UNet2DConditionModel`` with self- and cross-attention on every level; inputs: channels of its input.
 
     heads: attention heads a layer. (diffusers calls that argument ``attention_head_dim``, an old mistake kept for the sake
@@ -32,7 +32,7 @@ def make_unet(*, size: int = 16, channels: int = 4, inputs: int | None = None, w
     return UNet2DConditionModel(
         sample_size=size, in_channels=inputs or channels, out_channels=channels, block_out_channels=widths, layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D",) * n, up_block_types=("CrossAttnUpBlock2D",) * n,
-        cross_attention_dim=context, attention_head_dim=heads, norm_num_groups=32)
+        cross_attention_dim=context, attention_head_dim=heads, norm_num_groups=16)
 
 
 def make_scheduler() -> DDIMScheduler:

@@ -91,7 +91,7 @@ def spans(tokenizer: CLIPTokenizer, text: str, word: str) -> list[list[int]]:
     return [[i for i, (a, b) in enumerate(out.offset_mapping) if a < stop and b > start and b > a] for start, stop in places]
 
 
-def text_config(tokenizer: CLIPTokenizer, *, width: int = 128, layers: int = 2, heads: int = 4) -> dict:
+def text_config(tokenizer: CLIPTokenizer, *, width: int = 96, layers: int = 2, heads: int = 4) -> dict:
     """The keywords of ``transformers.CLIPTextConfig`` for this tokenizer: sizes and token numbers."""
     return {"vocab_size": len(tokenizer), "hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": layers,
             "num_attention_heads": heads, "max_position_embeddings": tokenizer.model_max_length, "projection_dim": width,
@@ -99,7 +99,7 @@ def text_config(tokenizer: CLIPTokenizer, *, width: int = 128, layers: int = 2, 
             "pad_token_id": tokenizer.pad_token_id}
 
 
-def make_text_encoder(tokenizer: CLIPTokenizer, *, width: int = 128, layers: int = 2, heads: int = 4) -> CLIPTextModel:
+def make_text_encoder(tokenizer: CLIPTokenizer, *, width: int = 96, layers: int = 2, heads: int = 4) -> CLIPTextModel:
     """A new ``transformers.CLIPTextModel``: ids (B, length) -> last_hidden_state (B, length, width)."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
