@@ -15,7 +15,7 @@ _HOMES = {
     "tiles": ("grid", "strip", "tile", "pixels", "spread", "save_grid"),
     "heat": ("heatmap", "animation", "Animation"),
     "plots": ("curve", "bars", "scatter2d"),
-    "knobs": ("slider", "choice", "toggle", "play", "button", "Knob"),
+    "knobs": ("slider", "choice", "toggle", "play", "button", "text", "Knob"),
     "panels": ("panel", "Panel"),
     "sweeps": ("sweep",),
 }

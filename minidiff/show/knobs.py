@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import require
 
-__all__ = ["Knob", "slider", "choice", "toggle", "play", "button"]
+__all__ = ["Knob", "slider", "choice", "toggle", "play", "button", "text"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Knob:
         wide = w.Layout(width="440px")
         if self.kind == "choice":
             return w.Dropdown(options=list(self.values), value=self.value, layout=w.Layout(width="260px"), **label)
+        if self.kind == "text":
+            return w.Text(value=self.value, continuous_update=False, layout=wide, **label)
         if self.kind == "toggle":
             return w.Checkbox(value=self.value, indent=False, layout=wide, description=label["description"])
         if self.kind == "button":
@@ -82,3 +84,9 @@ def toggle(name: str, value: bool = False) -> Knob:
 def button(name: str) -> Knob:
     """A button; render gets the number of times it was pressed."""
     return Knob(name, "button", 0, (0, 1, 2))
+
+
+def text(name: str, value: str, *, examples: Sequence[str] = ()) -> Knob:
+    """A box to type into; it acts on Enter or when it is left. examples: further texts that a test of the panel visits."""
+    require(all(isinstance(v, str) for v in (value, *examples)), "value", repr(value), "a string", "text('prompt', 'a red cat')")
+    return Knob(name, "text", value, tuple(dict.fromkeys((value, *examples))), False)

@@ -71,6 +71,8 @@ class Panel(widgets.VBox):
             spec = self.specs[name]
             if spec.kind in ("choice", "toggle"):
                 require(value in spec.values, name, repr(value), f"one of {', '.join(map(repr, spec.values))}")
+            elif spec.kind == "text":
+                require(isinstance(value, str), name, repr(value), "a string")
             elif spec.kind != "button":
                 require(
                     spec.options["min"] <= value <= spec.options["max"],
@@ -138,7 +140,7 @@ def panel(render: Callable[..., Any], *knobs: Knob, caption: str = "", alt: str)
 
     render: gives uint8 device pixels (H, W, 3) (two for each display pixel) or a Picture; or a pair of that and a line
             of text that says what the picture shows now. It must be pure: the same knobs, the same picture.
-    knobs:  slider, choice, toggle, play or button of ``minidiff.show``
+    knobs:  slider, choice, toggle, play, button or text of ``minidiff.show``
     caption: what to try and what to look for; alt: what the first picture shows, for readers who cannot see it
     """
     require(len(knobs) > 0, "knobs", "none", "at least one", "panel(render, slider('t', 0, 10, 1), alt='...')")

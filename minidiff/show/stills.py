@@ -40,7 +40,7 @@ def _draw(sheet: Image.Image, knob: Knob, value: Any, left: int, top: int) -> No
         pen.ellipse((at - 6 * d, middle - 6 * d, at + 6 * d, middle + 6 * d), fill=_WHITE, outline=rgb("blue"), width=2 * d)
         write_text(sheet, (start + (_TRACK + 12) * d, text), (_value(knob, value),), size=_SIZE)
         return
-    words = str(value) if knob.kind == "choice" else knob.name.replace("_", " ")
+    words = str(value) if knob.kind in ("choice", "text") else knob.name.replace("_", " ")
     if knob.kind == "toggle":
         box = (start, middle - 6 * d, start + 12 * d, middle + 6 * d)
         pen.rounded_rectangle(box, 2 * d, fill=rgb("blue") if value else (255, 255, 255), outline=rgb("grey"), width=line)
@@ -49,8 +49,9 @@ def _draw(sheet: Image.Image, knob: Knob, value: Any, left: int, top: int) -> No
             pen.line(tick, fill=_WHITE, width=2 * d)
         write_text(sheet, (start + 18 * d, text), (words,), size=_SIZE)
         return
-    words = wrap(words, (_TRACK + _VALUE - 30) * d, _SIZE, 1)[0]
-    end = start + (max(_TRACK * d, round(font(_SIZE).getlength(words)) + 30 * d) if knob.kind == "choice"
+    room = sheet.width - start - 30 * d if knob.kind == "text" else (_TRACK + _VALUE - 30) * d
+    words = (wrap(words, room, _SIZE, 1) or ("",))[0]
+    end = start + (max(_TRACK * d, round(font(_SIZE).getlength(words)) + 30 * d) if knob.kind in ("choice", "text")
                    else round(font(_SIZE).getlength(words)) + 20 * d)
     pen.rounded_rectangle((start, top + 3 * d, end, top + (_ROW - 3) * d), 3 * d, fill=_WHITE, outline=rgb("grey"), width=line)
     write_text(sheet, (start + 8 * d, text), (words,), size=_SIZE, fill=INK)
