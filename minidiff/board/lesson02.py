@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..diffusion import Schedule, linear
+from ..diffusion import Schedule, bits_per_dim, linear
 from ..measure import attribute_tv, bootstrap, explain, frechet, frechet_interval, memorisation, read, wilson
 from ..world import WorldData
 from ..zoo import load
@@ -174,6 +174,28 @@ def objectives(n: int) -> Outcome:
 )
 def cosine_schedule(n: int) -> Outcome:
     return _ratio(n, _few(n, "pixel-small-eps"), _few(n, "pixel-small-cosine"), "linear came out ahead at this budget")
+
+
+@claim(
+    "02.learned_variance",
+    "a learned variance between the small and the large one shortens the code (Nichol and Dhariwal 2021, section 3.1)",
+    unit="bits/dim saved against the better fixed one",
+    target=">= 0",
+    n=8,
+    small=1,
+)
+def learned_variance(n: int) -> Outcome:
+    model, x0 = load("pixel-small-learned"), real(n)
+    kinds = ("learned", "small", "large")
+    total = {kind: bits_per_dim(model, x0, variance=kind).total for kind in kinds}
+    fixed = min(("small", "large"), key=lambda kind: float(total[kind].mean()))
+    saved = (total[fixed] - total["learned"]).double()
+    found = bootstrap(torch.mean, saved) if n > 1 else None
+    low, high = (found.low, found.high) if found else (float(saved), float(saved))
+    value = float(saved.mean())
+    why = "" if value >= 0 else "16,000 pictures are too few for the variance head"
+    return Outcome(value, low, high, {kind: float(total[kind].mean()) for kind in ("small", "large")},
+                   {"learned": float(total["learned"].mean())}, why)
 
 
 @claim(
