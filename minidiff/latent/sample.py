@@ -116,7 +116,8 @@ def steps_of(pipe: StableDiffusionPipeline, prompts: str | Sequence[str], *, ste
     """
     context = encode_prompt(pipe, prompts)
     empty = encode_prompt(pipe, negative).expand(len(context), -1, -1)
-    z = start_noise(pipe, len(context), seed=seed, size=size) if latents is None else latents.to(pipe.device)
+    z = start_noise(pipe, len(context), seed=seed, size=size) if latents is None else latents
+    z = z.to(pipe.device, pipe.unet.dtype)
     require(len(z) == len(context), "latents", f"{len(z)} rows", f"one for each of the {len(context)} prompts")
     return ddim(Guided(denoiser(pipe), guidance), z, steps=steps, eta=eta, cond=(context, empty), clip=None, **route_of(pipe))
 
@@ -124,7 +125,8 @@ def steps_of(pipe: StableDiffusionPipeline, prompts: str | Sequence[str], *, ste
 def route_of(pipe: StableDiffusionPipeline) -> dict:
     """spacing, offset and final, as minidiff's samplers call them, from the scheduler's config."""
     c = pipe.scheduler.config
-    return {"spacing": c.timestep_spacing, "offset": c.steps_offset, "final": "one" if c.set_alpha_to_one else "first"}
+    final = "one" if getattr(c, "set_alpha_to_one", True) else "first"
+    return {"spacing": c.timestep_spacing, "offset": c.steps_offset, "final": final}
 
 
 @torch.no_grad()
@@ -143,5 +145,6 @@ def invert_image(pipe: StableDiffusionPipeline, images: Tensor, prompts: str | S
     """DDIM inversion at w = 1: from pictures (B, 3, H, W) to the noise that gives them back, by lesson 03's ``invert``."""
     check_images("images", images, channels=3)
     context = encode_prompt(pipe, prompts).expand(len(images), -1, -1)
-    return invert(Guided(denoiser(pipe), 1.0), encode(pipe.vae, images), steps=steps, fixed_point=fixed_point,
+    z = encode(pipe.vae, images.to(pipe.device, pipe.vae.dtype))
+    return invert(Guided(denoiser(pipe), 1.0), z, steps=steps, fixed_point=fixed_point,
                   cond=(context, context), **route_of(pipe))
