@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..diffusion import last
 from ..latent import decode, encode, invert_image, make_unet, start_noise, steps_of, text_to_image
 from ..measure.interval import bootstrap
 from ..measure.prompts import make_prompts
@@ -50,7 +51,7 @@ def same_pixels(n: int) -> Outcome:
 
     gaps = away(text_to_image(pipe, prompts, steps=20, guidance=4.0, latents=z).cpu() / 2 + 0.5)
     alone = away(pixels_of_pipeline(pipe, prompts[:1], z[:1], num_inference_steps=20, guidance_scale=4.0))
-    other = away(text_to_image(pipe, prompts[:2], steps=21, guidance=4.0, latents=z[:2]).cpu() / 2 + 0.5)
+    other = away(text_to_image(pipe, prompts[:1], steps=21, guidance=4.0, latents=z[:1]).cpu() / 2 + 0.5)
     value = float(gaps.max())
     return Outcome(
         value, float(gaps.min()), value,
@@ -68,18 +69,22 @@ def _psnr(a: Tensor, b: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def there_and_back(pipe: Any, images: Tensor, prompts: Sequence[str], *, steps: int = 50, guidance: float = 1.0,
-                   fixed_point: int = 0) -> Tensor:
-    """PSNR (B,) in dB of pictures (B, 3, H, W) that went to noise at w = 1 and came back at ``guidance``."""
-    out = []
+def there_and_back(pipe: Any, images: Tensor, prompts: Sequence[str], *, steps: int = 50, weights: Sequence[float] = (1.0,),
+                   few: int | None = None, fixed_point: int = 0) -> dict[float, Tensor]:
+    """Pictures (B, 3, H, W) to noise at w = 1 and back at each of ``weights``: PSNR (B,) in dB by weight.
+
+    few: all weights but the first come back for the first ``few`` pictures only.
+    """
+    out: dict[float, list[Tensor]] = {w: [] for w in weights}
     for i in range(0, len(images), 16):
         part, said = images[i:i + 16], list(prompts[i:i + 16])
-        for state in invert_image(pipe, part, said, steps=steps, fixed_point=fixed_point):
-            code = state.x
-        for state in steps_of(pipe, said, steps=steps, guidance=guidance, latents=code):
-            z = state.x
-        out.append(_psnr(decode(pipe.vae, z).clamp(-1, 1), part))
-    return torch.cat(out)
+        code = last(invert_image(pipe, part, said, steps=steps, fixed_point=fixed_point)).x
+        for w in weights:
+            n = len(part) if w == weights[0] or few is None else max(min(few - i, len(part)), 0)
+            if n:
+                z = last(steps_of(pipe, said[:n], steps=steps, guidance=w, latents=code[:n])).x
+                out[w].append(_psnr(decode(pipe.vae, z).clamp(-1, 1), part[:n]))
+    return {w: torch.cat(found) for w, found in out.items()}
 
 
 @claim(
@@ -94,13 +99,13 @@ def inversion(n: int) -> Outcome:
     images, scenes = world.batch(0, n)
     prompts = captions(scenes)
     ceiling = _psnr(decode(pipe.vae, encode(pipe.vae, images)).clamp(-1, 1), images)
-    m = bootstrap(torch.mean, there_and_back(pipe, images, prompts) - ceiling)
     few = min(n, 16) if n >= 8 else 1
-    strong = there_and_back(pipe, images[:few], prompts[:few], guidance=7.0) - ceiling[:few]
-    baseline = {"back at w = 7": float(strong.mean())}
+    found = there_and_back(pipe, images, prompts, weights=(1.0, 7.0), few=few)
+    m = bootstrap(torch.mean, found[1.0] - ceiling)
+    baseline = {"back at w = 7": float((found[7.0] - ceiling[:few]).mean())}
     if n >= 8:
-        coarse = there_and_back(pipe, images[:few], prompts[:few], steps=10) - ceiling[:few]
-        baseline["10 steps each way"] = float(coarse.mean())
+        coarse = there_and_back(pipe, images[:few], prompts[:few], steps=10)[1.0]
+        baseline["10 steps each way"] = float((coarse - ceiling[:few]).mean())
     return Outcome(
         m.value, m.low, m.high,
         baseline=baseline,
