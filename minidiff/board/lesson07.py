@@ -40,7 +40,8 @@ def _survival_claims() -> None:
 
         claim(
             f"07.survives_{attribute}",
-            f"the {attribute} survives mini-vae: what the final reader still reads after the round trip, against before",
+            f"{'what is worn' if attribute == 'wears' else 'the ' + attribute} survives mini-vae: what the final reader reads "
+            "after the round trip, against before",
             unit="points of accuracy",
             target=">= -1",
             n=2000, small=32,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from minidiff.errors import check_choice, check_images, require
+from minidiff.errors import check_images, require
 from minidiff.latent.bottleneck import Codebook, kl_to_standard, reparametrise
 from minidiff.latent.critic import PatchCritic, adaptive_weight, frozen, hinge_critic, hinge_generator
 from minidiff.measure import Reader, mini_lpips
@@ -29,9 +29,10 @@ def make_autoencoder(f: int = 4, *, channels: int = 4, widths: tuple[int, ...] |
     from diffusers import AutoencoderKL
 
     if widths is None:
-        check_choice("f", f, tuple(_WIDTHS))
+        require(f in _WIDTHS, "f", repr(f), "2, 4 or 8", "make_autoencoder(4)")
         widths = _WIDTHS[f]
     require(2 ** (len(widths) - 1) == f, "widths", widths, f"one width a level: log2(f) + 1 of them for f={f}")
+    require(all(w % 8 == 0 for w in widths), "widths", widths, "multiples of 8, the number of groups in the norms")
     n = len(widths)
     return AutoencoderKL(
         block_out_channels=widths, down_block_types=("DownEncoderBlock2D",) * n, up_block_types=("UpDecoderBlock2D",) * n,
@@ -51,12 +52,16 @@ class Autoencoding(nn.Module):
     + adversarial * adaptive weight * generator's hinge loss (from ``start`` pictures on) + the critic's own loss.
     Bottleneck: kl / (pixels x 3) times the KL **summed** over the latent, so that ``kl`` compares with the 1e-6 of latent
     diffusion, whose reconstruction is a sum as well; or the codebook's loss when ``codes`` > 0 (the moments' means are
-    then the vectors that are looked up).
+    then the vectors that are looked up). decoder_only: the encoder stays as it is, and so does every latent.
     """
 
     def __init__(self, vae: nn.Module, reader: Reader, *, kl: float = 1e-3, edge: float = 1.0, perceptual: float = 0.2,
-                 adversarial: float = 0.1, start: int = 0, codes: int = 0) -> None:
+                 adversarial: float = 0.1, start: int = 0, codes: int = 0, decoder_only: bool = False) -> None:
         super().__init__()
+        self.decoder_only = decoder_only
+        if decoder_only:
+            for part in (vae.encoder, vae.quant_conv):
+                part.requires_grad_(False)
         self.vae, self.critic = vae, PatchCritic()
         self.codebook = Codebook(codes, vae.config.latent_channels) if codes else None
         self.kl, self.edge, self.perceptual, self.adversarial, self.start = kl, edge, perceptual, adversarial, start
@@ -64,7 +69,8 @@ class Autoencoding(nn.Module):
 
     def bottleneck(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The latent that is decoded, and the bottleneck's loss (B,)."""
-        moments = self.vae.quant_conv(self.vae.encoder(x))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.decoder_only):
+            moments = self.vae.quant_conv(self.vae.encoder(x))
         if self.codebook is not None:
             q = self.codebook(moments.chunk(2, dim=1)[0])
             return q.z, q.loss
@@ -93,6 +99,7 @@ def as_vq_model(net: Autoencoding) -> VQModel:
     """The trained codebook autoencoder as ``diffusers.VQModel``, with the same weights (its moments' second half dropped)."""
     from diffusers import VQModel
 
+    require(net.codebook is not None, "net", "an autoencoder without a codebook", "Autoencoding(..., codes=256)")
     c, z = net.vae.config, net.vae.config.latent_channels
     made = VQModel(block_out_channels=c.block_out_channels, down_block_types=c.down_block_types, up_block_types=c.up_block_types,
                    layers_per_block=c.layers_per_block, latent_channels=z, norm_num_groups=c.norm_num_groups,
@@ -145,6 +152,9 @@ def latent_scale(vae: nn.Module, images: Tensor, *, chunk: int = 64) -> float:
     on the draw.
     """
     require(len(images) >= 2000, "images", len(images), "at least 2,000 pictures", "WorldData(64, level='full').images(2000)")
+    check_images("images", images, channels=3)
+    require(hasattr(vae, "encode") and not hasattr(vae, "quantize"), "vae", type(vae).__name__,
+            "an autoencoder with a Gaussian posterior, such as AutoencoderKL")
     where = torch.Generator().manual_seed(0)
     squares = total = count = 0.0
     for x in images.split(chunk):

@@ -15,8 +15,8 @@ __all__ = ["PatchCritic", "adaptive_weight", "frozen", "hinge_critic", "hinge_ge
 class PatchCritic(nn.Module):
     """PatchGAN (Isola et al. 2017): pictures (B, channels, H, W) -> one logit for each overlapping patch, (B, 1, h, w).
 
-    Each of ``layers`` convolutions halves the side; three of them see patches 34 pixels wide. GroupNorm stands where
-    the original has BatchNorm, so that a picture's score does not depend on its neighbours in the batch.
+    Each of ``layers`` convolutions halves the side; with three of them a logit's window is 38 pixels wide. GroupNorm stands
+    where the original has BatchNorm, so that a picture's score does not depend on its neighbours in the batch.
     """
 
     def __init__(self, channels: int = 3, dim: int = 24, layers: int = 3) -> None:

@@ -81,7 +81,8 @@ class LatentExplorer:
         if amount == 0:
             return array, f"{where}: nothing changes"
         own, near = self.shares(after, row, column)
-        return array, f"{where}: {100 * own:.0f} % of the change in its own {self.f} x {self.f} pixels, {100 * near:.0f} % within one cell"
+        return array, (f"{where}: {100 * own:.0f} % of the change in its own {self.f} x {self.f} pixels, "
+                       f"{100 * near:.0f} % within one cell of it")
 
 
 class Chooser:
