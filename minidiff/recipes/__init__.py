@@ -81,6 +81,9 @@ def publish(name: str, out: str | Path, *, root: Path | None = None) -> Path:
 
 
     def write(folder: Path) -> None:
+        # half precision on disk; diffusers loads it as float32. transformers would not, so its models stay float32
+        for part in (made.unet, made.vae) if name in STABLE else (made,) if name in AUTOENCODERS else ():
+            part.half()
         made.save_pretrained(folder)
         if name in CLIPS:
             make_tokenizer().save_pretrained(folder)
