@@ -97,10 +97,12 @@ def test_colours_are_the_best_linear_guess():
             return type("E", (), {"latent_dist": type("D", (), {"mode": lambda self: z})()})()
 
     images = WorldData(32, "test", "simple").images(6)
-    made, z = Colours(Mixed(), images), encode(Mixed(), images[:2])
+    made, z = Colours(Mixed(), images, ridge=0.0), encode(Mixed(), images[:2])
     small = torch.nn.functional.avg_pool2d(images[:2], 4)
     assert made.factor == 4 and torch.allclose(made(z)[..., ::4, ::4], small, atol=1e-3)
     assert torch.equal(made(z)[..., 1::4, 2::4], made(z)[..., ::4, ::4]) and made(1e3 * z).abs().max() <= 1
+    gentle = Colours(Mixed(), images)
+    assert float(gentle.weights[:-1].norm()) < float(made.weights[:-1].norm())
 
 
 def test_prompt_box_over_the_whole_range(pipe):

@@ -25,15 +25,16 @@ class Colours:
     """Latents shown as colours: the linear map of a latent's channels that comes nearest to the picture below it.
 
     Fitted by least squares on ``images`` (N, 3, H, W) in [-1, 1], each averaged to the latent's size. It shows what lies where,
-    not what the decoder makes of it.
+    not what the decoder makes of it. ridge: keeps the map gentle, so that pure noise does not turn into black and white.
     """
 
-    def __init__(self, vae: Any, images: Tensor) -> None:
+    def __init__(self, vae: Any, images: Tensor, *, ridge: float = 0.1) -> None:
         z = encode(vae, images)
         self.factor = images.shape[-1] // z.shape[-1]
         small = torch.nn.functional.adaptive_avg_pool2d(images, z.shape[-2:])
         rows = torch.nn.functional.pad(z.movedim(1, -1).flatten(0, 2), (0, 1), value=1.0)
-        self.weights = torch.linalg.lstsq(rows, small.movedim(1, -1).flatten(0, 2)).solution        # (C + 1, 3)
+        gram = rows.T @ rows + ridge * len(rows) * torch.diag(torch.tensor([1.0] * z.shape[1] + [0.0]))
+        self.weights = torch.linalg.solve(gram, rows.T @ small.movedim(1, -1).flatten(0, 2))        # (C + 1, 3)
 
     def __call__(self, z: Tensor) -> Tensor:
         """(B, C, h, w) scaled latents -> (B, 3, H, W), as large as the pictures they stand for, in [-1, 1]."""
