@@ -236,22 +236,21 @@ def test_the_claims_are_there():
 @pytest.mark.parametrize("kind", ["one_thing", "two_things", "held_out"])
 def test_pictures_of_the_right_scenes_are_right(kind, monkeypatch):
     """Rendered pictures in place of drawn ones: nearly all right by their prompts, hardly any by another's."""
-    name = {"one_thing": "one", "two_things": "two", "held_out": "held_out"}[kind]
-    monkeypatch.setattr(board, "drawn", lambda prompts, guidance=4.0: render(make_scenes(len(prompts), name)).images)
+    monkeypatch.setattr(board, "drawn", lambda model, kind, n, guidance: render(make_scenes(n, kind)).images)
     monkeypatch.setattr(board, "pipeline", lambda name: type("Pipe", (), {"vae": None}))
     monkeypatch.setattr(board, "encode", lambda vae, images: images)
     monkeypatch.setattr(board, "decode", lambda vae, images: images)
     found = getattr(board, kind)(40)
     assert found.value >= 0.9 and found.low <= found.value <= found.high and found.value == list(found.floor.values())[0]
     assert list(found.baseline.values())[0] <= 0.2
-    monkeypatch.setattr(board, "drawn", lambda prompts, guidance=4.0: render(make_scenes(len(prompts), name)).images.roll(1, 0))
+    monkeypatch.setattr(board, "drawn", lambda model, kind, n, guidance: render(make_scenes(n, kind)).images.roll(1, 0))
     bad = getattr(board, kind)(40)
     assert bad.value <= 0.2 and "most often wrong" in bad.why
 
 
 def test_guidance_counts_the_same_prompts(monkeypatch):
     right = render(make_scenes(10, "one")).images
-    monkeypatch.setattr(board, "drawn", lambda prompts, guidance=4.0: right if guidance == 4 else right.roll(1, 0))
+    monkeypatch.setattr(board, "drawn", lambda model, kind, n, guidance: right if guidance == 4 else right.roll(1, 0))
     found = board.guidance(10)
     assert found.value == pytest.approx(found.baseline["share at w = 4"] - found.baseline["share at w = 1"]) and found.value > 0.5
 

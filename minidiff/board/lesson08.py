@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..counter import normal
 from ..diffusion import q_sample
 from ..latent.autoencoder import decode, encode
-from ..latent.sample import encode_prompt, schedule_of, text_to_image
+from ..latent.sample import encode_prompt, schedule_of
 from ..measure import read
 from ..measure.interval import Measured, bootstrap, wilson
 from ..measure.prompts import make_prompts, make_scenes, prompt_of, said_and_seen
@@ -20,11 +20,12 @@ from ..steer import Recorder, Tap
 from ..world import BACKDROPS, KINDS, MOODS, Scenes, render, sample_scenes
 from ..zoo import load
 from .core import Outcome, claim, meets
+from .latents import drawn
 from .nouns import Nouns, best_site, noun_maps, overlap, peak_inside
 
-__all__ = ["GUIDANCE", "MODEL", "STEPS", "drawn", "pipeline", "probe", "seen_right"]
+__all__ = ["GUIDANCE", "MODEL", "pipeline", "probe", "seen_right"]
 
-MODEL, STEPS, GUIDANCE, SEED = "mini-sd", 25, 4.0, 8
+MODEL, GUIDANCE = "mini-sd", 4.0          # sampled by 25 DDIM steps
 
 
 @functools.lru_cache(maxsize=4)
@@ -41,16 +42,6 @@ def _reader() -> nn.Module:
 # Prompts -> pictures -----------------------------------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=32)
-def _drawn(name: str, prompts: tuple[str, ...], guidance: float) -> Tensor:
-    return text_to_image(pipeline(name), list(prompts), steps=STEPS, guidance=guidance, seed=SEED)
-
-
-def drawn(prompts: Sequence[str], *, guidance: float = GUIDANCE) -> Tensor:
-    """Pictures of prompts by the shipped model: 25 DDIM steps; picture i starts from the same noise whatever the weight."""
-    return _drawn(MODEL, tuple(prompts), float(guidance))
-
-
 def seen_right(prompts: Sequence[str], images: Tensor) -> dict[str, Tensor]:
     """What the final reader says: name -> (B,) bool, as :func:`minidiff.measure.prompts.said_and_seen`."""
     return said_and_seen(prompts, read(images, _reader()).scenes)
@@ -58,7 +49,7 @@ def seen_right(prompts: Sequence[str], images: Tensor) -> dict[str, Tensor]:
 
 def _told(n: int, kind: str, target: str) -> Outcome:
     prompts = make_prompts(n, kind)
-    images = drawn(prompts)
+    images = drawn(MODEL, kind, n, guidance=GUIDANCE)
     right = seen_right(prompts, images)
     m = wilson(int(right["all"].sum()), n)
     vae = pipeline(MODEL).vae
@@ -73,29 +64,29 @@ def _told(n: int, kind: str, target: str) -> Outcome:
 
 
 @claim("08.one_thing", "One thing: kind, colour and backdrop as the prompt says (25 steps, w = 4)", unit="share of pictures",
-       target=">= 0.97", n=256, small=8, reader="final")
+       target=">= 0.97", n=256, small=6, reader="final")
 def one_thing(n: int) -> Outcome:
     return _told(n, "one", ">= 0.97")
 
 
 @claim("08.two_things", "Two things: each kind with its own colour on its own side, and the backdrop (25 steps, w = 4)",
-       unit="share of pictures", target=">= 0.90", n=256, small=8, reader="final")
+       unit="share of pictures", target=">= 0.90", n=256, small=6, reader="final")
 def two_things(n: int) -> Outcome:
     return _told(n, "two", ">= 0.90")
 
 
 @claim("08.held_out", "Composition: kinds in a colour that they never had in training (25 steps, w = 4)",
-       unit="share of pictures", target=">= 0.90", n=240, small=8, reader="final")
+       unit="share of pictures", target=">= 0.90", n=240, small=6, reader="final")
 def held_out(n: int) -> Outcome:
     return _told(n, "held_out", ">= 0.90")
 
 
 @claim("08.guidance", "Guidance: more pictures show what was asked at w = 4 than at w = 1 (Ho and Salimans 2021)",
-       unit="share at w = 4 minus share at w = 1", target=">= 0.05", n=96, small=8, reader="final")
+       unit="share at w = 4 minus share at w = 1", target=">= 0.05", n=96, small=6, reader="final")
 def guidance(n: int) -> Outcome:
     prompts = make_prompts(n, "one")
     weights = (1.0, 2.0, GUIDANCE, 8.0) if n >= 32 else (1.0, GUIDANCE)
-    right = {w: seen_right(prompts, drawn(prompts, guidance=w))["all"].double() for w in weights}
+    right = {w: seen_right(prompts, drawn(MODEL, "one", n, guidance=w))["all"].double() for w in weights}
     m = bootstrap(torch.mean, right[GUIDANCE] - right[1.0])
     why = "" if meets(m.value, ">= 0.05") else "the model follows the prompt nearly as well without guidance"
     return Outcome(m.value, m.low, m.high, baseline={f"share at w = {w:g}": float(v.mean()) for w, v in right.items()}, why=why)
@@ -196,7 +187,7 @@ def _probed(x: Tensor, train: Scenes, y: Tensor, test: Scenes) -> dict[str, Meas
 @claim("08.probe", "A linear probe reads kind, mood and backdrop from the mid block at the middle step (t = 500, prompt given)",
        unit="share right, the least of the three", target=">= 0.90", n=768, small=48)
 def bottleneck(n: int) -> Outcome:
-    pipe, train, test = pipeline(MODEL), _single(max(2 * n, 288), "valid"), _single(n, "test")
+    pipe, train, test = pipeline(MODEL), _single(max(2 * n, 192), "valid"), _single(n, "test")
     shares = {said: _probed(_middle(pipe, train, said=said), train, _middle(pipe, test, said=said), test)
               for said in ((True, False) if n >= 128 else (True,))}
     worst = min(shares[True], key=lambda name: shares[True][name].value)
