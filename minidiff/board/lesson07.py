@@ -34,7 +34,7 @@ def _survival_claims() -> None:
 
         def run(n: int, attribute: str = attribute) -> Outcome:
             found = bootstrap(_points, survival("mini-vae", n)[attribute])
-            bad = {"PCA of 4 x 4 patches": float(_points(survival("patches", n)[attribute]))}
+            bad = {f"PCA of {f} x {f} patches": float(_points(survival(f"patches-{f}", n)[attribute])) for f in (4, 8)}
             return Outcome(found.value, found.low, found.high, bad, {"the picture itself": 0.0},
                            "" if found.value >= -1 else "it hangs on details of one or two pixels, which the latent rounds off")
 
@@ -62,7 +62,7 @@ _survival_claims()
 def fidelity(n: int) -> Outcome:
     images = held_out(n)[0]
     found = bootstrap(torch.mean, psnr(decoded("mini-vae", n), images))
-    bad = {"PCA of 4 x 4 patches": float(psnr(decoded("patches", n), images).mean())}
+    bad = {"PCA of 4 x 4 patches": float(psnr(decoded("patches-4", n), images).mean())}
     best = {"exact, up to 8-bit rounding": float(psnr((images * 127.5).round() / 127.5, images).mean())}
     return Outcome(found.value, found.low, found.high, bad, best,
                    "" if found.value >= 32 else "45,000 pictures are not enough for the thin and small parts")
@@ -87,6 +87,23 @@ def study_psnr(n: int) -> Outcome:
     return Outcome(found.value, found.low, found.high,
                    {f"f = {f}, itself": float(v) for f, v in zip((2, 4, 8), values.mean(0), strict=True)}, {},
                    "" if found.value >= 1 else "trained so shortly, the larger latent is not used to the full")
+
+
+@claim(
+    "07.f_linear",
+    "what the size of the latent alone allows: the best linear maps, 4 numbers a patch, f = 2, 4, 8 (the smaller step)",
+    unit="dB PSNR",
+    target=">= 2",
+    n=1000, small=32,
+)
+def study_linear(n: int) -> Outcome:
+    images = held_out(n)[0]
+    values = torch.stack([psnr(decoded(f"patches-{f}", n), images) for f in (2, 4, 8)], 1).double()
+    least = int((-values.diff(dim=1).mean(0)).argmin())
+    found = bootstrap(torch.mean, -values.diff(dim=1)[:, least])
+    return Outcome(found.value, found.low, found.high,
+                   {f"f = {f}, itself": float(v) for f, v in zip((2, 4, 8), values.mean(0), strict=True)}, {},
+                   "" if found.value >= 2 else "these pictures hardly need four numbers a patch")
 
 
 @claim(

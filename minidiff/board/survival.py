@@ -47,16 +47,18 @@ def through(vae: nn.Module, images: Tensor) -> Tensor:
         return decode(vae, encode(vae, images)).clamp(-1, 1)
 
 
-@functools.lru_cache(maxsize=2)
-def _patches() -> Patches:
-    return Patches(WorldData(64, "train", "full").images(256))
+@functools.lru_cache(maxsize=4)
+def _patches(f: int) -> Patches:
+    return Patches(WorldData(64, "train", "full").images(256), f=f)
 
 
 @functools.lru_cache(maxsize=16)
 def decoded(name: str, n: int) -> Tensor:
-    """The n held-out pictures after a round trip through a shipped autoencoder, or through "patches"."""
+    """The n held-out pictures after a round trip through a shipped autoencoder, or through "patches-4" and the like."""
     images = held_out(n)[0]
-    return _patches()(images).clamp(-1, 1) if name == "patches" else through(load(name), images)
+    if name.startswith("patches-"):
+        return _patches(int(name.removeprefix("patches-")))(images).clamp(-1, 1)
+    return through(load(name), images)
 
 
 class Right(NamedTuple):
