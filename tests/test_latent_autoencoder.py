@@ -228,6 +228,19 @@ def test_each_part_is_trained_by_its_own_loss(vae, reader):
     assert float(found["vae.encoder.conv_in.weight"].abs().max()) > 0
 
 
+def test_decoder_only_leaves_the_encoder_and_every_latent_alone(reader):
+    torch.manual_seed(6)
+    net, x = Autoencoding(make_autoencoder(4, widths=SMALL), reader, adversarial=0.0, decoder_only=True), pictures(2)
+    latents = encode(net.vae, x)
+    optimiser = torch.optim.AdamW([p for p in net.vae.parameters() if p.requires_grad], lr=0.01)
+    before = _loss(net, x, 0)
+    before.sum().backward()
+    optimiser.step()
+    assert all(p.grad is None for part in (net.vae.encoder, net.vae.quant_conv) for p in part.parameters())
+    assert all(p.grad is not None for part in (net.vae.decoder, net.vae.post_quant_conv) for p in part.parameters())
+    assert torch.equal(encode(net.vae, x), latents) and not torch.allclose(_loss(net, x, 0), before)
+
+
 def test_a_trained_codebook_model_is_the_same_as_a_vq_model(reader):
     torch.manual_seed(3)
     net = Autoencoding(make_autoencoder(4, widths=SMALL), reader, codes=32, perceptual=0.0, adversarial=0.0).eval()
