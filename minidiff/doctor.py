@@ -104,7 +104,8 @@ def _model(folder: Path, name: str) -> Iterator[Finding]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         yield Finding("broken", f"{name}: its card.json cannot be used ({type(error).__name__}: {error})", mend)
         return
-    faults = [f"{file.name} is not on the card" for file in sorted(folder.glob("*.safetensors")) if file.name not in hashes]
+    weights = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*.safetensors"))}
+    faults = [f"{file} is not on the card" for file in weights if file not in hashes]
     for file, wanted in hashes.items():
         path = folder / file
         if not path.is_file():
@@ -114,7 +115,7 @@ def _model(folder: Path, name: str) -> Iterator[Finding]:
     if faults:
         yield Finding("broken", f"{name}: {'; '.join(faults)}", mend)
     else:
-        size = sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e6
+        size = sum(path.stat().st_size for path in weights.values()) / 1e6
         yield Finding("ok", f"{name}: {size:.1f} MB, as its card says")
 
 
@@ -124,8 +125,9 @@ def _models() -> Iterator[Finding]:
         yield Finding("broken", f"no folder {data}, where the models should be",
                       "work in a checkout of the course, or set MINIDIFF_DATA to its data folder")
         return
-    there = {str(path.parent.relative_to(data)) for end in ("card.json", "*.safetensors") for path in data.rglob(end)}
-    for name in sorted(there):
+    carded = {path.parent for path in data.rglob("card.json")}
+    there = carded | {path.parent for path in data.rglob("*.safetensors") if not carded & set(path.parents)}
+    for name in sorted(str(folder.relative_to(data)) for folder in there):
         yield from _model(data / name, name)
     if not there:
         yield Finding("broken", f"{data} holds no model", f"git checkout -- {data}")
