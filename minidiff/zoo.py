@@ -67,8 +67,9 @@ def load(name: str, *, device: torch.device | str = "cpu") -> Any:
     require(isinstance(name, (str, os.PathLike)) and str(name) != "", "name", repr(name), "the name of a model",
             "load('mini-sd')")
     name = str(name)
+    inside = not Path(name).is_absolute() and ".." not in Path(name).parts       # data_folder() / "/a/b" would be /a/b
     ours = data_folder() / name
-    if (ours / "card.json").is_file() or (ours / "config.json").is_file():
+    if inside and ((ours / "card.json").is_file() or (ours / "config.json").is_file()):
         return _ready(_shipped(name), device)
     if Path(name).is_dir():
         return _ready(_pretrained(Path(name), name), device)

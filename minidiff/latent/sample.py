@@ -126,7 +126,7 @@ def route_of(pipe: StableDiffusionPipeline) -> dict:
     """spacing, offset and final, as minidiff's samplers call them, from the scheduler's config."""
     c = pipe.scheduler.config
     final = "one" if getattr(c, "set_alpha_to_one", True) else "first"
-    return {"spacing": c.timestep_spacing, "offset": c.steps_offset, "final": final}
+    return {"spacing": c.timestep_spacing, "offset": c.steps_offset if c.timestep_spacing == "leading" else 0, "final": final}
 
 
 @torch.no_grad()
