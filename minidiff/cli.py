@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     draw.add_argument("-o", "--out", required=True, metavar="FILE", help=", ".join(PICTURES))
     draw.add_argument("--size", type=int, default=256, help="pixels along one side, 16 to 2048 (256)")
     draw.add_argument("--seed", type=int, default=0, help="chooses what the caption leaves open (0)")
+    draw.add_argument("--model", help="let a pipeline draw it, such as mini-sd; left out, the world itself does")
 
     train = commands.add_parser("train", help="train a model by its recipe; the same command again resumes it")
     train.add_argument("recipe", metavar="RECIPE", nargs="?", help="leave it out to see all recipes")
@@ -109,12 +110,21 @@ def _draw(given: argparse.Namespace) -> int:
             f"--out {out.stem or 'picture'}.png")
     require(16 <= given.size <= 2048, "--size", given.size, "16 to 2048 pixels", "--size 256")
     require(given.seed >= 0, "--seed", given.seed, "a number from 0 up", "--seed 0")
-    scene = parse(given.caption).scene(given.seed)
+    said = parse(given.caption)
     from PIL import Image
     buffer = io.BytesIO()
-    Image.fromarray(pixels(render(Scenes.of([scene]), given.size).images)[0]).save(buffer, PICTURES[out.suffix.lower()])
+    if given.model:
+        from .latent.sample import text_to_image
+        from .zoo import load
+        what = f"{given.caption}, by {given.model}"
+        picture = Image.fromarray(pixels(text_to_image(load(given.model), given.caption, seed=given.seed))[0])
+        picture = picture.resize((given.size, given.size), Image.Resampling.BICUBIC)
+    else:
+        what = scene = said.scene(given.seed)
+        picture = Image.fromarray(pixels(render(Scenes.of([scene]), given.size).images)[0])
+    picture.save(buffer, PICTURES[out.suffix.lower()])
     replace(out, buffer.getvalue())
-    print(f"{out}: {scene}")
+    print(f"{out}: {what}")
     return 0
 
 

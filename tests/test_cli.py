@@ -77,6 +77,15 @@ def test_the_seed_chooses_and_the_same_seed_repeats(tmp_path: Path) -> None:
     assert pictures[0] == pictures[1] != pictures[2]
 
 
+def test_draw_with_a_model(tmp_path: Path) -> None:
+    from minidiff import load, text_to_image
+
+    out = tmp_path / "a.png"
+    assert main(["draw", "a red cat", "-o", str(out), "--size", "64", "--seed", "2", "--model", "mini-sd"]) == 0
+    want = (text_to_image(load("mini-sd"), "a red cat", seed=2)[0].permute(1, 2, 0) + 1) * 127.5
+    assert np.abs(np.asarray(Image.open(out)).astype(float) - want.numpy()).max() <= 1
+
+
 @pytest.mark.parametrize(("arguments", "said"), [
     (["a red ct"], "unknown word 'ct'"),
     (["a cat", "--size", "8"], "--size: got 8; expected 16 to 2048"),
