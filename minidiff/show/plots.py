@@ -58,6 +58,7 @@ def bars(
     rows: Mapping[str, tuple[float, float, float]],
     *,
     x: str,
+    y: str = "method",
     level: Mapping[str, float] | None = None,
     title: str = "",
     alt: str,
@@ -65,7 +66,7 @@ def bars(
 ) -> Picture:
     """Measured values with intervals, one below the other: rows is name -> (value, low, high). level: name -> vertical line."""
     require(len(rows) > 0, "rows", "none", "name -> (value, low, high)")
-    fig, ax = figure(x, "method", title=title, height=0.9 + 0.42 * len(rows))
+    fig, ax = figure(x, y, title=title, height=0.9 + 0.42 * len(rows))
     for k, (value, low, high) in enumerate(rows.values()):
         ax.barh(-k, value, height=0.62, color=colour(CYCLE[0]), alpha=0.85)
         ax.plot([low, high], [-k, -k], color=colour("ink"), linewidth=1.6, marker="|", markersize=8)
