@@ -30,14 +30,14 @@ from minidiff.world import WorldData
 
 def same(shown: np.ndarray, expected: np.ndarray) -> bool:
     """Equal up to the coarser levels in which a panel stores its pictures."""
-    return shown.shape == expected.shape and int(np.abs(shown.astype(int) - expected).max()) <= 4
+    return shown.shape == expected.shape and int(np.abs(shown.astype(int) - expected).max()) <= 5
 
 
 def holds(array: np.ndarray, picture: torch.Tensor, scale: int) -> bool:
     """Is the picture (3, S, S), at so many display pixels a pixel, somewhere in the array?"""
     tile, step = pixels(picture[None])[0], 2 * scale
     tall, wide = tile.shape[0] * step, tile.shape[1] * step
-    corner = np.abs(array[:array.shape[0] - tall + 1, :array.shape[1] - wide + 1].astype(int) - tile[0, 0]).max(-1) <= 4
+    corner = np.abs(array[:array.shape[0] - tall + 1, :array.shape[1] - wide + 1].astype(int) - tile[0, 0]).max(-1) <= 5
     return any(same(array[y:y + tall:step, x:x + wide:step], tile) for y, x in zip(*np.nonzero(corner)))
 
 
@@ -127,7 +127,7 @@ def test_prompt_box_draws_what_the_sampler_draws_and_refuses_in_words(pipe, monk
     for bad in ("a red zebra", "cat " * 40):
         blank, said = box.render(prompt=bad, steps=3, guidance=2.0)
         assert blank.shape == array.shape and said.startswith("Nothing drawn.")
-        assert np.ptp(blank.reshape(-1, 3).astype(int), axis=0).max() <= 4, "paper"
+        assert np.ptp(blank.reshape(-1, 3).astype(int), axis=0).max() <= 5, "paper"
     assert "zebra" in box.render(prompt="a red zebra", steps=3, guidance=2.0)[1]
     monkeypatch.setattr("minidiff.lessons.panels09.text_to_image", lambda *a, **k: pytest.fail("moving back must be free"))
     assert np.array_equal(box.render(prompt="a dog", steps=3, guidance=2.0)[0], array)
