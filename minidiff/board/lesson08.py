@@ -17,7 +17,7 @@ from ..measure import read
 from ..measure.interval import Measured, bootstrap, wilson
 from ..measure.prompts import make_prompts, make_scenes, prompt_of, said_and_seen
 from ..steer import Recorder, Tap
-from ..world import BACKDROPS, KINDS, MOODS, Scenes, render, sample_scenes
+from ..world import BACKDROPS, MOODS, Scenes, render, sample_scenes
 from ..zoo import load
 from .core import Outcome, claim, meets
 from .latents import drawn
@@ -135,13 +135,15 @@ def noun_iou(n: int) -> Outcome:
 
 
 def _single(n: int, split: str) -> Scenes:
-    """n scenes of one thing, with every pattern, mood and thing worn."""
-    found, start = [], 0
-    while sum(map(len, found)) < n:
+    """n scenes of one thing, with every pattern, mood and thing worn; the first half are animals."""
+    animals, others, start = [], [], 0
+    while min(sum(map(len, animals)), sum(map(len, others))) < n - n // 2:
         block = sample_scenes(range(start, start + 1024), split=split, level="pairs")
-        found.append(block[block.present.sum(1) == 1])
+        block = block[block.present.sum(1) == 1]
+        animals.append(block[block.mood[:, 0] > 0])
+        others.append(block[block.mood[:, 0] == 0])
         start += 1024
-    return Scenes.cat(found)[:n]
+    return Scenes.cat([Scenes.cat(animals)[:n // 2], Scenes.cat(others)[:n - n // 2]])
 
 
 @torch.no_grad()
@@ -192,7 +194,7 @@ def bottleneck(n: int) -> Outcome:
               for said in ((True, False) if n >= 128 else (True,))}
     worst = min(shares[True], key=lambda name: shares[True][name].value)
     m = shares[True][worst]
-    baseline = {"guessing": 1 / {"kind": len(KINDS), "mood": len(MOODS), "backdrop": len(BACKDROPS)}[worst]}
+    baseline = {"guessing": {"kind": 1 / 8, "mood": 1 / len(MOODS), "backdrop": 1 / len(BACKDROPS)}[worst]}
     baseline |= {f"{name}, no prompt": found.value for name, found in shares.get(False, {}).items()}
     why = "" if meets(m.value, ">= 0.90") else f"{worst} is not linear there, or lost in the noise"
     return Outcome(m.value, m.low, m.high, baseline=baseline, why=why)

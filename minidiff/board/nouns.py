@@ -77,7 +77,9 @@ def overlap(maps: Tensor, masks: Tensor, threshold: float) -> Tensor:
 
 
 def best_site(nouns: Nouns, *, place: str = "up", cells: int | None = None) -> tuple[str, float]:
-    """(site, threshold) with the largest mean overlap, among the sites of ``place`` (and of ``cells`` along the height)."""
+    """(site, threshold) of ``place`` (and of ``cells`` along the height), best by mean overlap + share of peaks inside."""
     names = [n for n in nouns.maps if n.startswith(place) and cells in (None, nouns.grids[n])]
     levels = [k / 20 for k in range(2, 19)]
-    return max(((n, v) for n in names for v in levels), key=lambda c: float(overlap(nouns.maps[c[0]], nouns.masks, c[1]).mean()))
+    peaks = {n: float(peak_inside(nouns.maps[n], nouns.masks).double().mean()) for n in names}
+    return max(((n, v) for n in names for v in levels),
+               key=lambda c: peaks[c[0]] + float(overlap(nouns.maps[c[0]], nouns.masks, c[1]).mean()))

@@ -25,8 +25,8 @@ __all__ = ["Film", "Holes", "Painter", "blended", "over", "word_tokens"]
 
 
 def _coarse(images: Tensor) -> np.ndarray:
-    """Pixels in 43 levels a channel: smaller stills, and the eye hardly sees it."""
-    return pixels(((images.clamp(-1, 1) + 1) * 21).round() / 21 - 1)
+    """Pixels in 31 levels a channel: smaller stills, and the eye hardly sees it."""
+    return pixels(((images.clamp(-1, 1) + 1) * 15).round() / 15 - 1)
 
 
 def over(maps: Tensor, image: Tensor) -> np.ndarray:
