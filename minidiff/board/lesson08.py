@@ -161,7 +161,7 @@ def _middle(pipe: object, scenes: Scenes, *, said: bool, t: int = 500, chunk: in
     return torch.cat(out)
 
 
-def probe(x: Tensor, labels: Tensor, y: Tensor, truth: Tensor, *, decay: float = 1e-3) -> Tensor:
+def probe(x: Tensor, labels: Tensor, y: Tensor, truth: Tensor, *, decay: float = 3e-4) -> Tensor:
     """(M,) bool: is a linear softmax classifier, fitted to x (N, d) and labels (N,), right about y (M, d)?"""
     mean, std = x.mean(0), x.std(0).clamp(min=1e-6)
     x, y = (x - mean) / std, (y - mean) / std
