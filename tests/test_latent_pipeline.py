@@ -480,6 +480,16 @@ def test_one_part_of_a_pipeline_is_a_model_of_its_own(pipe, folder, monkeypatch)
         assert type(made) is type(part) and torch.equal(next(made.parameters()), next(part.parameters()))
 
 
+def test_half_precision_on_disk_is_float32_in_use(pipe, tmp_path):
+    """transformers would keep the precision of the file."""
+    import copy as copies
+    with quietly():
+        copies.deepcopy(pipe.text_encoder).half().save_pretrained(tmp_path / "half")
+    made = minidiff.load(str(tmp_path / "half"))
+    ours, exact = next(made.parameters()), next(pipe.text_encoder.parameters())
+    assert ours.dtype == torch.float32 and torch.equal(ours, exact.half().float())
+
+
 def test_our_scheduler_is_not_rewritten_by_the_pipeline(pipe, recwarn):
     config = make_scheduler().config
     assert config.steps_offset == 1 and config.clip_sample is False and config.set_alpha_to_one is False
