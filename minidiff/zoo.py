@@ -82,7 +82,8 @@ def load(name: str, *, device: torch.device | str = "cpu") -> Any:
 
 def _ready(model: Any, device: torch.device | str) -> Any:
     if isinstance(model, nn.Module):
-        return model.to(device, torch.float32, memory_format=torch.channels_last).eval().requires_grad_(False)
+        model = nn.Module.float(model)  # diffusers' own cast warns about nothing
+        return model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
     model.set_progress_bar_config(disable=True)
     for part in model.components.values():
         if isinstance(part, nn.Module):

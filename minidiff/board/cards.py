@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from ..files import data_folder, replace
@@ -46,9 +47,9 @@ _BY_NAME = {"readers/": reader_scores, "pixel-": pixel_scores, "mini-vae": autoe
             "vq-": autoencoder_scores, "mini-clip": clip_scores}
 
 
-def update_cards() -> None:
-    """Measure every shipped model and write the scores onto its card."""
-    for name in shipped():
+def update_cards(names: Iterable[str] | None = None) -> None:
+    """Measure shipped models (all of them when no names are given) and write the scores onto their cards."""
+    for name in shipped() if names is None else names:
         measure = next((f for start, f in _BY_NAME.items() if name.startswith(start)), pipeline_scores)
         scores = measure(name)
         replace(data_folder() / name / "card.json", json.dumps(card(name) | {"scores": scores}, indent=1) + "\n")

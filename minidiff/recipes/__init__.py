@@ -73,7 +73,8 @@ def publish(name: str, out: str | Path, *, root: Path | None = None) -> Path:
     if name in CLIPS:
         made, parts = net.clip, {"parameters": sum(p.numel() for p in net.clip.parameters())}
     elif name in AUTOENCODERS:
-        made, parts = finished(net), {"parameters": sum(p.numel() for p in net.vae.parameters())}
+        made = finished(net)
+        parts = {"parameters": sum(p.numel() for p in made.parameters())}
     else:
         made = assemble(load(STABLE[name].get("vae", "mini-vae")), net.text_encoder, net.unet)
         sizes = {k: sum(p.numel() for p in m.parameters()) for k, m in made.components.items() if hasattr(m, "parameters")}
