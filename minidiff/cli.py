@@ -37,6 +37,8 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--budget", default="laptop", choices=("laptop", "gpu"))
     train.add_argument("--minutes", type=float, help="stop after so many minutes; the same command goes on")
     train.add_argument("--images", type=int, help="stop after so many images instead")
+    train.add_argument("--extend", action="store_true",
+                       help="go on with a run that was planned for another number of images; with --images")
     train.add_argument("--device", help="cpu, cuda, cuda:1, mps; the best there is when left out")
     train.add_argument("--out", metavar="DIR", help="where checkpoints go (runs/RECIPE)")
     train.add_argument("--ship", action="store_true", help="when trained, put the weights and a card into data/RECIPE")
@@ -139,7 +141,8 @@ def _train(given: argparse.Namespace) -> int:
     from .train import Progress, fit
     chosen = recipe(given.recipe)
     out = given.out or os.path.join("runs", chosen.name)
-    states = fit(chosen, budget=given.budget, images=given.images, minutes=given.minutes, device=given.device, out=out)
+    states = fit(chosen, budget=given.budget, images=given.images, minutes=given.minutes, device=given.device, out=out,
+                 extend=given.extend)
     first = os.environ.get("RANK", "0") == "0"                 # of several processes one speaks
     with contextlib.closing(states):                           # Ctrl-C saves, wherever it falls
         ends = collections.deque(Progress(states) if first else states, maxlen=1)

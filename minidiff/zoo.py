@@ -198,6 +198,14 @@ def ship(name: str, net: nn.Module, config: dict[str, Any], facts: dict[str, Any
     return ship_folder(name, write, facts | {"parameters": sum(p.numel() for p in net.parameters())}, root=root)
 
 
+def _forget_places(folder: Path) -> None:
+    """Take the "_name_or_path" out of all configs: diffusers notes there from which folder of this machine a part came."""
+    for path in folder.rglob("*.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(config, dict) and config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def ship_folder(name: str, write: Callable[[Path], None], facts: dict[str, Any], *, root: Path | None = None) -> Path:
     """Write ``data/NAME`` in one move: what ``write(folder)`` puts there, and card.json with the sha256 of all its weights.
 
@@ -210,6 +218,7 @@ def ship_folder(name: str, write: Callable[[Path], None], facts: dict[str, Any],
         shutil.rmtree(stale, ignore_errors=True)
     fresh.mkdir()
     write(fresh)
+    _forget_places(fresh)
     facts = {"name": name} | facts | {
         "torch": torch.__version__,
         "machine": platform.machine(),

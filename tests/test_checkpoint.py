@@ -54,8 +54,8 @@ def stopped(tmp_path: Path) -> Path:
 
 
 def go(out: Path, *, stop: int | None = None, say: Callable[[str], None] = lambda _: None, save_every: int = 16, images: int = 48,
-       **changes: Any) -> None:
-    for state in fit(recipe(**changes), images=images, out=out, device="cpu", save_every=save_every, say=say):
+       extend: bool = False, **changes: Any) -> None:
+    for state in fit(recipe(**changes), images=images, out=out, device="cpu", save_every=save_every, say=say, extend=extend):
         if state.step == stop:
             break
 
@@ -242,6 +242,21 @@ def test_another_runs_folder_is_refused_before_anything_is_written(stopped: Path
         go(stopped, **change)
     assert says in str(caught.value) and "-2'" in str(caught.value)
     assert contents(stopped) == before and (stopped / "step-00000009.tmp").exists()
+
+
+def test_a_run_can_be_planned_anew_when_asked(stopped: Path, straight: Bits) -> None:
+    with pytest.raises(CheckpointError, match="extend=True"):
+        go(stopped, images=96)
+    with pytest.raises(CheckpointError, match="seed is 20 there and 21 here"):
+        go(stopped, images=96, seed=21, extend=True)
+    said: list[str] = []
+    go(stopped, images=96, extend=True, stop=10, say=said.append)
+    assert any("planned for 48 images; from here on it is planned for 96" in line for line in said)
+    go(stopped, images=96, stop=14)                                                     # the new plan needs no word any more
+    meta = json.loads((stopped / "step-00000014/meta.json").read_text())
+    assert meta["plans"] == [[0, 48], [20, 96]] and meta["settings"]["images"] == 96
+    assert differing(straight, final(stopped)) != [], "the learning rate follows the new plan"
+    assert torch.equal(read_losses(stopped)[:5], straight["losses"][:5]) and len(read_losses(stopped)) == 14
 
 
 def test_two_runs_cannot_write_in_one_folder(stopped: Path) -> None:

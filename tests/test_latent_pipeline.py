@@ -452,7 +452,11 @@ def test_shipped_pipelines_are_checked_by_hash_and_name(pipe, tmp_path, monkeypa
     with quietly():
         ship_folder("mini-sd", pipe.save_pretrained, {"seed": 1}, root=tmp_path)
     assert len(json.loads((tmp_path / "mini-sd/card.json").read_text())["sha256"]) == 3, "a hash for each file of weights"
-    assert isinstance(minidiff.load("mini-sd"), StableDiffusionPipeline)
+    shipped = minidiff.load("mini-sd")
+    assert isinstance(shipped, StableDiffusionPipeline)
+    ship_folder("again", shipped.save_pretrained, {"seed": 1}, root=tmp_path)
+    places = [p for p in (tmp_path / "again").rglob("*.json") if str(tmp_path) in p.read_text()]
+    assert not places, "the folder that a part was loaded from is nobody else's business"
     for wrong in ("mini-ds", "mini_sd", "Mini-SD "):
         refused(wrong, "shipped model", "mini-sd")
     weights = tmp_path / "mini-sd/vae/diffusion_pytorch_model.safetensors"

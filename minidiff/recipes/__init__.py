@@ -59,7 +59,7 @@ def publish(name: str, out: str | Path, *, root: Path | None = None) -> Path:
         "recipe": name,
         "seed": one.seed,
         "images": meta["images"],
-        "of": meta.get("total"),
+        "plans": meta.get("plans"),
         "batch": one.batch,
         "lr": one.lr,
         "ema": one.ema,

@@ -106,10 +106,14 @@ def unusable(out: Path, bad: Mapping[Path, Exception]) -> CheckpointError:
 
 
 class Store:
-    """The checkpoints of one run. Opening takes the lock and writes nothing; :meth:`load` comes before :meth:`save`."""
+    """The checkpoints of one run. Opening takes the lock and writes nothing; :meth:`load` comes before :meth:`save`.
 
-    def __init__(self, out: Path, settings: Mapping[str, Any], *, say: Callable[[str], None] = print) -> None:
-        self.out, self.settings, self.say = out, dict(settings), say
+    extend: the run in the folder may have been planned for another number of images.
+    """
+
+    def __init__(self, out: Path, settings: Mapping[str, Any], *, say: Callable[[str], None] = print,
+                 extend: bool = False) -> None:
+        self.out, self.settings, self.say, self._may_differ = out, dict(settings), say, {"images"} if extend else set()
         self.saved: int | None = None
         with disk(out, self.kept):
             self._check_settings()
@@ -127,11 +131,13 @@ class Store:
                 there = _read_meta(folder)["settings"]
             except ValueError:
                 continue
-            names = sorted(k for k in there.keys() & self.settings.keys() if there[k] != self.settings[k])
+            names = sorted(k for k in (there.keys() & self.settings.keys()) - self._may_differ if there[k] != self.settings[k])
             if names:
                 odds = ", ".join(f"{k} is {there[k]!r} there and {self.settings[k]!r} here" for k in names)
+                longer = ", or extend=True to plan the rest of that run anew" if names == ["images"] else ""
                 raise CheckpointError("out", f"{str(self.out)!r}, which holds another run: {odds}",
-                                      "an empty folder, or the settings of the run in it", f"out={str(self.out) + '-2'!r}")
+                                      "an empty folder, or the settings of the run in it",
+                                      f"out={str(self.out) + '-2'!r}{longer}")
 
     def load(self) -> Snapshot | None:
         """The newest usable checkpoint, or None in an empty folder. Unusable ones are named and set aside, not deleted."""

@@ -31,7 +31,7 @@ READ_STEPS, READ_SECONDS = 50, 3.0  # the losses are read this often, whichever 
 
 def fit(recipe: Recipe, *, budget: str = "laptop", images: int | None = None, minutes: float | None = None,
         device: str | torch.device | None = None, out: str | Path | None = None, save_every: int | None = None,
-        preview_every: int | None = None, precision: str = "auto", compile: bool | None = None,
+        preview_every: int | None = None, precision: str = "auto", compile: bool | None = None, extend: bool = False,
         say: Callable[[str], None] = print) -> Iterator[TrainState]:
     """Train ``recipe``; iterate over the result to make it run. Yields a :class:`TrainState` after every step.
 
@@ -41,7 +41,8 @@ def fit(recipe: Recipe, *, budget: str = "laptop", images: int | None = None, mi
     EMA, moments and losses are bit-equal to a run that was never stopped, on one machine with one number of threads.
     A run that is already complete yields its last state once. save_every, preview_every: in images; None = 50 and 10
     times a run. precision: auto, float32 or bf16 (auto: bf16 where the processor has it). compile: None = on CUDA.
-    say: called with what a person should know, one sentence at a time.
+    extend: go on with a run that was planned for another number of images; its learning rate follows the new plan from
+    there on, and every checkpoint keeps the list of plans. say: called with what a person should know, one sentence at a time.
 
     Raises BadInput or CheckpointError before any work starts; CheckpointError when the folder cannot be written;
     BadInput when the loss is no longer finite.
@@ -59,7 +60,8 @@ def fit(recipe: Recipe, *, budget: str = "laptop", images: int | None = None, mi
     if earlier is not None:  # a notebook cell that was interrupted and is run again
         earlier.stop()
     run = _Run(plan, workers, speed, out, minutes, say if workers.rank == 0 else _silent,
-               save_every=save_every or max(1, plan.images // 50), preview_every=preview_every or max(1, plan.images // 10))
+               save_every=save_every or max(1, plan.images // 50), preview_every=preview_every or max(1, plan.images // 10),
+               extend=extend)
     if where is not None:
         _RUNNING[where] = run
     return run.start()
@@ -76,7 +78,7 @@ class _Run:
     """When to read, save, show and stop."""
 
     def __init__(self, plan: Plan, workers: Team, speed: Speed, out: Path | None, minutes: float | None,
-                 say: Callable[[str], None], *, save_every: int, preview_every: int) -> None:
+                 say: Callable[[str], None], *, save_every: int, preview_every: int, extend: bool) -> None:
         self.plan, self.team, self.minutes, self.say = plan, workers, minutes, say
         self.save_every, self.preview_every = save_every, preview_every
         self.record: Record | None = None
@@ -84,6 +86,7 @@ class _Run:
         self.losses: list[torch.Tensor] = []  # on the device, since the last reading
         self.recent = self.rate = float("nan")
         self.spent = 0.0  # seconds of training, over all the times the run was taken up
+        self.extend, self.plans = extend, [[0, plan.images]]  # from which image on the run was planned for how many
         self.made_on = {"device": speed.device.type, "bf16": speed.bf16, "threads": torch.get_num_threads(),
                         "processes": workers.size}
         try:
@@ -101,13 +104,18 @@ class _Run:
         shapes = {name: list(x.shape) for name, x in self.trainer.model.state_dict().items()}
         count = sum(p.numel() for p in self.trainer.model.parameters())
         network = f"{count:,} weights, shapes {key(repr(shapes)) >> 32:08x}"
-        self.record = Record(out, {**self.plan.settings(), "network": network}, say=self.say)
+        self.record = Record(out, {**self.plan.settings(), "network": network}, say=self.say, extend=self.extend)
         snapshot, self.record.snapshot = self.record.snapshot, None
         return snapshot
 
     def _restore(self, snapshot: Snapshot) -> None:
         self.trainer.restore(snapshot)
         self.spent = snapshot.meta.get("seconds", 0.0)
+        earlier = snapshot.meta["settings"]["images"]
+        self.plans = snapshot.meta.get("plans", [[0, earlier]])
+        if earlier != self.plan.images:
+            self.plans = [*self.plans, [self.trainer.images, self.plan.images]]
+            self.say(f"This run was planned for {earlier:,} images; from here on it is planned for {self.plan.images:,}.")
         before = snapshot.meta.get("made_on", {})
         odds = [f"{k} {before.get(k)} then, {v} now" for k, v in self.made_on.items() if before.get(k) != v]
         if odds:
@@ -214,8 +222,8 @@ class _Run:
         self._read_losses()
         if not self.trainer.finite():
             self._diverged(f"a weight that is not finite after step {self.trainer.step}")
-        self.record.save(self.trainer.snapshot({"images": self.trainer.images, "seconds": round(self.spent, 1),
-                                                "made_on": self.made_on}))
+        self.record.save(self.trainer.snapshot({"images": self.trainer.images, "plans": self.plans,
+                                                "seconds": round(self.spent, 1), "made_on": self.made_on}))
 
     def _preview(self) -> Path | None:
         recipe = self.plan.recipe

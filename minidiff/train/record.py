@@ -20,9 +20,9 @@ __all__ = ["Record"]
 class Record:
     """The folder of one run, locked. ``.snapshot`` is where an earlier run with the same settings got to, or None."""
 
-    def __init__(self, out: Path, settings: Mapping[str, Any], *, say: Callable[[str], None]) -> None:
+    def __init__(self, out: Path, settings: Mapping[str, Any], *, say: Callable[[str], None], extend: bool = False) -> None:
         self.out = out
-        self._store = Store(out, settings, say=say)
+        self._store = Store(out, settings, say=say, extend=extend)
         try:
             self.snapshot = self._store.load()
             with self._disk():
