@@ -20,7 +20,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,17 +153,17 @@ def lab(folder: Path, scratch: Path) -> Iterator[Lab]:
 
 @dataclass
 class Visit:
-    """What happened in one notebook. knobs: each knob's name, and whether what is around it changed when it was moved."""
+    """What happened in one notebook. knobs: each knob's name, and the seconds until what is around it changed; None: never."""
 
     counts: list[int | None] = field(default_factory=list)
-    knobs: list[tuple[str, bool]] = field(default_factory=list)
+    knobs: list[tuple[str, float | None]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
 
     @property
     def stuck(self) -> list[str]:
         """Knobs whose move showed nothing."""
-        return [name for name, changed in self.knobs if not changed]
+        return [name for name, seconds in self.knobs if seconds is None]
 
 
 def _press(page: Any, knob: Any) -> Iterator[None]:
@@ -185,6 +185,10 @@ def _press(page: Any, knob: Any) -> Iterator[None]:
         page.keyboard.type("1")
         page.keyboard.press("Enter")
         yield
+        knob.focus()                                       # as it was: knobs beside an unreadable prompt have nothing to show
+        page.keyboard.press("End")
+        page.keyboard.press("Backspace")
+        page.keyboard.press("Enter")
     else:
         page.keyboard.press("Space")
         yield
@@ -200,25 +204,28 @@ def _move_all(page: Any, seen: Visit, patience: float) -> None:
             continue
         name = knob.evaluate("minidiff.name")
         before = knob.evaluate("minidiff.around")
-        changed = False
+        seconds = None
         for _ in (moves := _press(page, knob)):
-            deadline = time.monotonic() + patience
-            while not changed and time.monotonic() < deadline:
-                page.wait_for_timeout(50)
-                changed = knob.evaluate("minidiff.around") != before
-                if not changed and page.evaluate("minidiff.idle()") and time.monotonic() > deadline - patience + 2:
+            start = time.monotonic()
+            while seconds is None and time.monotonic() < start + patience:
+                page.wait_for_timeout(10)
+                if knob.evaluate("minidiff.around") != before:
+                    seconds = time.monotonic() - start
+                elif page.evaluate("minidiff.idle()") and time.monotonic() > start + 2:
                     break                                  # the kernel has been at rest and showed nothing new
-            if changed:
-                next(moves, None) if name.startswith("widget-play") else None
+            if seconds is not None:
+                next(moves, None) if name.startswith(("widget-play", "widget-text")) else None
                 break
-        seen.knobs.append((name, changed))
+        seen.knobs.append((name, seconds))
         page.wait_for_function("minidiff.idle()", timeout=1000 * patience)
 
 
-def visit(server: Lab, name: str, *, run_seconds: float = 600.0, patience: float = 30.0) -> Visit:
+def visit(server: Lab, name: str, *, run_seconds: float = 600.0, patience: float = 30.0,
+          then: Callable[[Any], None] | None = None) -> Visit:
     """Open a notebook of the lab's folder, run all its cells, move every knob.
 
-    run_seconds: time for all cells together. patience: seconds for one knob to show something.
+    run_seconds: time for all cells together. patience: seconds for one knob to show something. then: called with the page
+    (of playwright) at the end, to do what no keyboard does.
     """
     from playwright.sync_api import sync_playwright
     seen = Visit()
@@ -257,8 +264,26 @@ def visit(server: Lab, name: str, *, run_seconds: float = 600.0, patience: float
             drawn, before = page.evaluate("minidiff.knobs().length"), drawn
         seen.counts = page.evaluate("minidiff.counts()")
         _move_all(page, seen, patience)
+        if then is not None:
+            then(page)
         seen.errors = page.evaluate("minidiff.reports")
         seen.errors += page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']").all_inner_texts()
         page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
         browser.close()
     return seen
+
+
+def main(names: list[str]) -> None:
+    """Print how long every knob of some notebooks takes to show something: on an idle machine, this is what a learner waits."""
+    import tempfile
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "course"
+        shutil.copytree(ROOT / "notebooks", folder)
+        with lab(folder, Path(scratch) / "lab") as running:
+            for name in names or sorted(path.name for path in folder.glob("*.ipynb")):
+                for knob, seconds in visit(running, Path(name).name).knobs:
+                    print(f"{Path(name).name:30s} {knob:45s} {'nothing' if seconds is None else f'{1000 * seconds:6.0f} ms'}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

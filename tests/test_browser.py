@@ -6,12 +6,13 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from browser import HELP, Lab, chromium, lab, visit
 
 ROOT = Path(__file__).resolve().parents[1]
-COURSE = sorted((ROOT / "notebooks").glob("0[0-3]*.ipynb"))
+COURSE = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(chromium() is None, reason=HELP), pytest.mark.timeout(900)]
 
@@ -61,6 +62,14 @@ BAD = {
     "raise RuntimeError('the last cell')": None,
 }
 
+PAINT = """
+import torch
+from minidiff.lessons.canvas import MaskPanel
+from minidiff.show import pixels
+grey = torch.zeros(3, 32, 32)
+MaskPanel(grey, lambda mask: (pixels((grey + mask)[None])[0], "drawn anew"), start=(2, 2, 8, 8), caption="Paint.", alt="A square.")
+"""
+
 
 def write(path: Path, cells: list[str]) -> None:
     content = [{"cell_type": "code", "id": f"c{i}", "metadata": {}, "source": source, "outputs": [], "execution_count": None}
@@ -77,6 +86,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         shutil.copy(path, folder)
     write(folder / "good.ipynb", [START, *GOOD])
     write(folder / "bad.ipynb", [START, *BAD])
+    write(folder / "paint.ipynb", [PAINT])
     with lab(folder, tmp_path_factory.mktemp("lab")) as running:
         yield running
 
@@ -95,6 +105,33 @@ def test_a_dead_knob_a_failing_callback_and_a_request_outside_are_seen(server: L
     for word in ("ZeroDivisionError: division by zero", "KeyError: ", "RuntimeError: the last cell"):
         assert any(word in error for error in seen.errors), word
     assert set(seen.strangers) == {"http://pictures.example.org/cat.png"}
+
+
+def test_a_mask_can_be_painted_with_the_pointer(server: Lab) -> None:
+    def paint(page: Any) -> None:
+        canvas = page.locator("canvas").first
+        frame = canvas.bounding_box()
+        at = [(frame["x"] + part * frame["width"], frame["y"] + frame["height"] / 2) for part in (0.2, 0.8)]
+        for key in (None, "Shift"):
+            if key:
+                page.keyboard.down(key)
+            page.mouse.move(*at[0])
+            page.mouse.down()
+            page.mouse.move(*at[1], steps=20)
+            page.mouse.up()
+            if key:
+                page.keyboard.up(key)
+            page.get_by_text("pixels painted").wait_for(timeout=10_000)
+            page.wait_for_timeout(500)
+            said.append(int(page.get_by_text("pixels painted").inner_text().split()[0]))
+        page.get_by_role("button", name="draw anew").click()
+        page.get_by_text("drawn anew (press 2)").wait_for(timeout=10_000)
+
+    said: list[int] = []
+    seen = visit(server, "paint.ipynb", then=paint)
+    assert (seen.stuck, seen.errors, seen.strangers) == ([], [], [])
+    assert said[0] > 64 + 40, "a stroke across the picture, besides the rectangle"
+    assert said[1] < said[0] - 40, "Shift takes away"
 
 
 @pytest.mark.parametrize("name", [path.name for path in COURSE])

@@ -171,7 +171,8 @@ class MaskPanel(_Shown):
             self._quiet = True
             self.canvas.cells = self._digits()
             self._quiet = False
-        self.status.value = f"a rectangle of {int(self.mask.sum())} pixels; press the button"
+        x, y, width, height = (k.value for k in self.knobs.values())
+        self.status.value = f"a rectangle {width} x {height} from column {x}, row {y}, {int(self.mask.sum())} pixels; press the button"
 
     def _painted(self, cells: str) -> None:
         if self._quiet or not hasattr(self, "status") or len(cells) != self.side**2:
