@@ -67,7 +67,8 @@ import torch
 from minidiff.lessons.canvas import MaskPanel
 from minidiff.show import pixels
 grey = torch.zeros(3, 32, 32)
-MaskPanel(grey, lambda mask: (pixels((grey + mask)[None])[0], "drawn anew"), start=(2, 2, 8, 8), caption="Paint.", alt="A square.")
+MaskPanel(grey, lambda mask: (pixels((grey + mask)[None])[0], "drawn anew"), start=(2, 2, 8, 8), caption="Paint.",
+          alt="A square.")
 """
 
 

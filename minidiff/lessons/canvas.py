@@ -172,7 +172,8 @@ class MaskPanel(_Shown):
             self.canvas.cells = self._digits()
             self._quiet = False
         x, y, width, height = (k.value for k in self.knobs.values())
-        self.status.value = f"a rectangle {width} x {height} from column {x}, row {y}, {int(self.mask.sum())} pixels; press the button"
+        self.status.value = (f"a rectangle {width} x {height} from column {x}, row {y}, {int(self.mask.sum())} pixels; "
+                             "press the button")
 
     def _painted(self, cells: str) -> None:
         if self._quiet or not hasattr(self, "status") or len(cells) != self.side**2:
