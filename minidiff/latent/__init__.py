@@ -14,9 +14,10 @@ from .sample import (
     steps_of,
     text_to_image,
 )
-from .stable import assemble, make_scheduler, make_unet
+from .stable import assemble, layout_weight, make_scheduler, make_unet
 from .text import make_text_encoder, make_tokenizer, spans, token_ids
 
 __all__ = ["Explicit", "Guided", "Site", "Watched", "assemble", "attention", "decode", "denoiser", "encode", "encode_prompt",
-           "invert_image", "latent_scale", "make_autoencoder", "make_scheduler", "make_text_encoder", "make_tokenizer",
-           "make_unet", "schedule_of", "sites", "spans", "start_noise", "steps_of", "text_to_image", "token_ids"]
+           "invert_image", "latent_scale", "layout_weight", "make_autoencoder", "make_scheduler", "make_text_encoder",
+           "make_tokenizer", "make_unet", "schedule_of", "sites", "spans", "start_noise", "steps_of", "text_to_image",
+           "token_ids"]
