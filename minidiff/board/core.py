@@ -19,7 +19,7 @@ from ..files import data_folder, replace
 
 __all__ = ["Outcome", "Row", "Claim", "CLAIMS", "claim", "claims", "compute", "score", "stored", "table", "write_readme", "meets"]
 
-LESSONS = ("lesson00", "lesson01", "lesson02", "lesson03", "lesson07", "lesson08", "lesson09")
+LESSONS = ("lesson00", "lesson01", "lesson02", "lesson03", "lesson07", "lesson08", "lesson08_tasks", "lesson09")
 
 
 @dataclass(frozen=True)
