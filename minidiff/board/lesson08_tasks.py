@@ -88,8 +88,8 @@ def _right(prompts: list[str], images: Tensor) -> Tensor:
     return said_and_seen(prompts, read(images, load("readers/final")).scenes)["all"]
 
 
-@claim("08.inpaint",
-       "mini-inpaint paints another thing into a hole over a thing: kind, colour and place as asked (25 steps, w = 4)", unit="share of pictures", target=">= 0.90", n=64, small=4, reader="final")
+@claim("08.inpaint", "mini-inpaint paints another thing into a hole over a thing: kind, colour, place as asked (25 steps, w = 4)",
+       unit="share of pictures", target=">= 0.90", n=64, small=4, reader="final")
 def inpaint(n: int) -> Outcome:
     made, before, hole, prompts, after = _inpainted(n)
     m = wilson(int(_right(prompts, made).sum()), n)
