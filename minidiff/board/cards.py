@@ -10,6 +10,7 @@ from ..files import data_folder, replace
 from ..measure import explain, frechet, frechet_interval, score_reader, wilson
 from ..world import WorldData, render
 from ..zoo import card, load, shipped
+from .core import compute
 from .latents import autoencoder_scores, clip_scores, pipeline_scores
 from .samples import reader_features, real, sampled
 
@@ -43,8 +44,18 @@ def pixel_scores(name: str, n: int = 128, steps: int = 25) -> dict[str, Any]:
     }
 
 
-_BY_NAME = {"readers/": reader_scores, "pixel-": pixel_scores, "mini-vae": autoencoder_scores, "vae-": autoencoder_scores,
-            "vq-": autoencoder_scores, "mini-clip": clip_scores}
+_TASKS = {"mini-inpaint": ("08.inpaint", "08.seam"), "mini-upscale-x4": ("08.upscale_x4",), "mini-layout": ("08.layout",)}
+
+
+def task_scores(name: str, n: int = 64) -> dict[str, Any]:
+    """The rows of the scoreboard that speak of a model that sees a hint: value and 95 % interval of each, on n scenes."""
+    rows = [compute(id, n) for id in _TASKS[name]]
+    return {"n": n, "reader": "final"} | {row.id: [round(v, 3) for v in (row.value, row.low, row.high)] for row in rows}
+
+
+_BY_NAME = {name: task_scores for name in _TASKS} | {
+    "readers/": reader_scores, "pixel-": pixel_scores, "mini-vae": autoencoder_scores, "vae-": autoencoder_scores,
+    "vq-": autoencoder_scores, "mini-clip": clip_scores}
 
 
 def update_cards(names: Iterable[str] | None = None) -> None:
