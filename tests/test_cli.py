@@ -160,7 +160,8 @@ def test_train_hands_on_every_argument(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("minidiff.train.fit", fit)
     assert main(["train", "tiny", "--budget", "gpu", "--minutes", "1.5", "--images", "16", "--device", "cpu", "--out", "o",
                  "--extend"]) == 0
-    assert seen == {"name": "tiny", "budget": "gpu", "minutes": 1.5, "images": 16, "device": "cpu", "out": "o", "extend": True}
+    assert seen == {"name": "tiny", "budget": "gpu", "minutes": 1.5, "images": 16, "device": "cpu", "out": "o",
+                    "extend": True}
     assert main(["train", "tiny"]) == 0
     assert not seen["extend"] and seen["out"] == os.path.join("runs", "tiny") and seen["device"] is None and seen["images"] is None
 
