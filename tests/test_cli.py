@@ -163,7 +163,8 @@ def test_train_hands_on_every_argument(tmp_path: Path, monkeypatch: pytest.Monke
     assert seen == {"name": "tiny", "budget": "gpu", "minutes": 1.5, "images": 16, "device": "cpu", "out": "o",
                     "extend": True}
     assert main(["train", "tiny"]) == 0
-    assert not seen["extend"] and seen["out"] == os.path.join("runs", "tiny") and seen["device"] is None and seen["images"] is None
+    assert not seen["extend"]
+    assert seen["out"] == os.path.join("runs", "tiny") and seen["device"] is None and seen["images"] is None
 
 
 def test_train_without_a_recipe_lists_them_and_a_wrong_one_is_refused(monkeypatch: pytest.MonkeyPatch,
