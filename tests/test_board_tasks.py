@@ -8,7 +8,7 @@ from torch import Tensor
 
 from minidiff.board.lesson08_tasks import asked_for, hole_over, layout_overlap, seam
 from minidiff.measure.prompts import make_scenes, prompt_of
-from minidiff.world import held_out, render
+from minidiff.world import Scenes, held_out, render
 
 
 def brute_force(image: Tensor, mask: Tensor, reach: int = 3) -> float:
@@ -72,6 +72,6 @@ def test_the_overlap_of_the_worlds_own_pictures_is_high_and_of_others_low() -> N
     own = layout_overlap(drawn.images, scenes, drawn.masks)
     assert float(own.mean()) > 0.8
     assert float(layout_overlap(drawn.images.roll(1, 0), scenes, drawn.masks).mean()) < 0.3
-    one_gone = layout_overlap(render(scenes.__class__.of([s.replace(things=s.things[:1]) for s in scenes])).images, scenes,
+    one_gone = layout_overlap(render(Scenes.of([s.replace(things=s.things[:1]) for s in scenes])).images, scenes,
                               drawn.masks)
     assert float((one_gone - own / 2).abs().mean()) < 0.1, "a missing thing counts as nothing"

@@ -47,10 +47,10 @@ def pixel_scores(name: str, n: int = 128, steps: int = 25) -> dict[str, Any]:
 _TASKS = {"mini-inpaint": ("08.inpaint", "08.seam"), "mini-upscale-x4": ("08.upscale_x4",), "mini-layout": ("08.layout",)}
 
 
-def task_scores(name: str, n: int = 64) -> dict[str, Any]:
-    """The rows of the scoreboard that speak of a model that sees a hint: value and 95 % interval of each, on n scenes."""
-    rows = [compute(id, n) for id in _TASKS[name]]
-    return {"n": n, "reader": "final"} | {row.id: [round(v, 3) for v in (row.value, row.low, row.high)] for row in rows}
+def task_scores(name: str) -> dict[str, Any]:
+    """The rows of the scoreboard that speak of a model that sees a hint: value and 95 % interval of each."""
+    rows = [compute(id) for id in _TASKS[name]]
+    return {"n": rows[0].n, "reader": "final"} | {row.id: [round(v, 3) for v in (row.value, row.low, row.high)] for row in rows}
 
 
 _BY_NAME = {name: task_scores for name in _TASKS} | {

@@ -70,7 +70,7 @@ def drawn(name: str, kind: str, n: int, *, guidance: float = 4.0, steps: int = 2
     return text_to_image(load(name), make_prompts(n, kind), guidance=guidance, steps=steps, seed=seed)
 
 
-def pipeline_scores(name: str, n: int = 64, guidance: float = 4.0) -> dict[str, Any]:
+def pipeline_scores(name: str, n: int = 128, guidance: float = 4.0) -> dict[str, Any]:
     """Shares of pictures that show all that their prompt says, by the final reader: one thing, two things, held-out pairs."""
     out: dict[str, Any] = {"sampler": f"DDIM, 25 steps, guidance {guidance:g}", "n": n, "reader": "final"}
     for kind in ("one", "two", "held_out"):

@@ -82,7 +82,7 @@ def held_out(n: int) -> Outcome:
 
 
 @claim("08.guidance", "Guidance: more pictures show what was asked at w = 4 than at w = 1 (Ho and Salimans 2021)",
-       unit="share at w = 4 minus share at w = 1", target=">= 0.05", n=32, small=6, reader="final")
+       unit="share at w = 4 minus share at w = 1", target=">= 0.05", n=96, small=6, reader="final")
 def guidance(n: int) -> Outcome:
     prompts = make_prompts(n, "one")
     weights = (1.0, 2.0, GUIDANCE, 8.0) if n >= 32 else (1.0, GUIDANCE)

@@ -50,7 +50,7 @@ def layout_weight(snr: Tensor, *, gamma: float = 5.0, most: float = 20.0) -> Ten
     rules, min-SNR (Hang et al. 2023) where it does not. A plain eps loss gives an error of x0 the weight SNR, a tenth at
     t = 700 of Stable Diffusion's schedule; but it is there that a network draws the outlines of things.
     """
-    return (torch.minimum(snr + 1, torch.as_tensor(gamma)) / snr).clamp(max=most)
+    return ((snr + 1).clamp(max=gamma) / snr).clamp(max=most)
 
 
 class LatentDiffusion(nn.Module):

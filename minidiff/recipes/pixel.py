@@ -97,8 +97,7 @@ PIXEL: dict[str, dict] = {
         "predicts": "v",
         "start": "pixel-eps",
         "lr": 5e-4,
-        # eight times as many make errors of x0 5 to 10 % smaller at every t and valid samples no commoner (6 % against 5 %):
-        # this network is too small for clean outlines, and the next step is a larger one
+        # eight times as many were tried and gave hardly better samples: the next step is a larger network, not more pictures
         "images": (40_000, 4_000_000),
         "minutes": (10, 6),
         "expect": "validity >= 90 %",
