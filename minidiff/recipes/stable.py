@@ -21,7 +21,7 @@ from .blocks import BLOCK, mixed
 
 __all__ = ["STABLE", "stable_recipe"]
 
-_PORTIONS = (("simple", 64, 0.45), ("pairs", 64, 0.35), ("full", 64, 0.2))
+_PORTIONS = (("simple", 64, 0.25), ("pairs", 64, 0.55), ("full", 64, 0.2))
 
 
 def draw_t(n: int, T: int, where: torch.Generator) -> Tensor:
