@@ -17,23 +17,11 @@ from ..latent.text import make_text_encoder, make_tokenizer, token_ids
 from ..train import Budget, Recipe
 from ..world import captions
 from ..zoo import load
-from .blocks import BLOCK, mixed
+from .blocks import BLOCK, draw_t, mixed
 
 __all__ = ["STABLE", "stable_recipe"]
 
 _PORTIONS = (("simple", 64, 0.25), ("pairs", 64, 0.55), ("full", 64, 0.2))
-
-
-def draw_t(n: int, T: int, where: torch.Generator) -> Tensor:
-    """(n,) whole numbers in [0, T): one in four drawn evenly, the others T sigmoid(N(0.4, 1)), so mostly from the middle.
-
-    The logit-normal density is that of Esser et al. 2024 (Stable Diffusion 3, equation 19); in the middle a network learns
-    which shape a word has, and the steps near the clean picture it has learned long before.
-    """
-    middle = torch.sigmoid(0.4 + torch.randn(n, generator=where))
-    evenly = torch.rand(n, generator=where)
-    chosen = torch.where(torch.rand(n, generator=where) < 0.25, evenly, middle)
-    return (chosen * T).long().clamp(max=T - 1)
 
 
 def stable_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: tuple[float, float], lr: float = 5e-4,
