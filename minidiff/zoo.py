@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .diffusion import X0, Eps, LearnedRange, Skip, V, make_schedule
+from .diffusion import X0, Eps, LearnedRange, V, make_schedule
 from .errors import CheckpointError, require
 from .files import data_folder, replace, sha256
 from .measure.reader import Reader
@@ -26,7 +26,7 @@ from .quiet import quietly
 
 __all__ = ["load", "shipped", "ship", "ship_folder", "card"]
 
-_WRAP = {"eps": Eps, "x0": X0, "v": V, "skip": Skip}
+_WRAP = {"eps": Eps, "x0": X0, "v": V}
 
 
 def shipped() -> list[str]:

@@ -64,6 +64,17 @@ window.minidiff = (() => {
     },
     kind: k => k.matches('.noUi-handle') ? 'slider' : k.tagName === 'SELECT' ? 'select' : k.matches('.widget-play *') ? 'play' :
       k.matches('.widget-toggle-buttons, .widget-radio-box') ? 'choice' : k.tagName === 'INPUT' ? k.type : 'button',
+    arm: k => {
+      const area = k.closest('.jp-OutputArea') ?? document.body, clock = {};
+      for (const e of ['keydown', 'click'])
+        area.addEventListener(e, () => { clock.pressed = performance.now(); delete clock.shown; }, {capture: true});
+      area.addEventListener('load', () => { clock.shown ??= performance.now(); }, {capture: true});
+      window.minidiff.clock = clock;
+    },
+    took: () => {
+      const {pressed, shown} = window.minidiff.clock;
+      return shown > pressed ? (shown - pressed) / 1000 : null;
+    },
     other: k => [...k.querySelectorAll('button, input')].find(b => !b.checked && !b.classList.contains('mod-active')),
     around: async k => {
       const area = k.closest('.jp-OutputArea') ?? document.body;
@@ -153,7 +164,11 @@ def lab(folder: Path, scratch: Path) -> Iterator[Lab]:
 
 @dataclass
 class Visit:
-    """What happened in one notebook. knobs: each knob's name, and the seconds until what is around it changed; None: never."""
+    """What happened in one notebook. knobs: each knob's name, and the seconds until what is around it changed; None: never.
+
+    Seconds are those of the page's own clock, from the key to the loaded picture; where no picture is loaded, those until
+    this program saw the change, which looks some forty times a second.
+    """
 
     counts: list[int | None] = field(default_factory=list)
     knobs: list[tuple[str, float | None]] = field(default_factory=list)
@@ -204,13 +219,14 @@ def _move_all(page: Any, seen: Visit, patience: float) -> None:
             continue
         name = knob.evaluate("minidiff.name")
         before = knob.evaluate("minidiff.around")
+        knob.evaluate("minidiff.arm")
         seconds = None
         for _ in (moves := _press(page, knob)):
             start = time.monotonic()
             while seconds is None and time.monotonic() < start + patience:
                 page.wait_for_timeout(10)
                 if knob.evaluate("minidiff.around") != before:
-                    seconds = time.monotonic() - start
+                    seconds = page.evaluate("minidiff.took()") or time.monotonic() - start
                 elif page.evaluate("minidiff.idle()") and time.monotonic() > start + 2:
                     break                                  # the kernel has been at rest and showed nothing new
             if seconds is not None:

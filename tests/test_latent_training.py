@@ -13,7 +13,7 @@ from minidiff.latent.attention import Watched
 from minidiff.latent.grounding import grounding_loss
 from minidiff.latent.stable import LatentDiffusion, layout_weight, make_unet
 from minidiff.latent.text import make_text_encoder, make_tokenizer, token_ids
-from minidiff.recipes.blocks import draw_t
+from minidiff.recipes.stable import draw_t
 
 S = make_schedule("scaled_linear", 1000)
 

@@ -13,7 +13,6 @@ from minidiff.diffusion import (
     X0,
     Eps,
     LearnedRange,
-    Skip,
     V,
     cosine,
     edm_scalings,
@@ -79,7 +78,7 @@ def test_conversions_give_back_the_truth() -> None:
     assert torch.allclose(v, speed, atol=1e-8)
 
 
-@pytest.mark.parametrize("wrap", [Eps, X0, V, EDM, Skip])
+@pytest.mark.parametrize("wrap", [Eps, X0, V, EDM])
 def test_wrappers_return_the_truth_from_their_target(wrap) -> None:
     x0, eps, t = data()
     x = q_sample(x0, t, eps, S)
@@ -87,24 +86,6 @@ def test_wrappers_return_the_truth_from_their_target(wrap) -> None:
     got = wrap(lambda x, t: target, S)(x, t)
     assert torch.allclose(got.x0, x0, atol=1e-9) and torch.allclose(got.eps, eps, atol=1e-9)
     assert got.x0.dtype == torch.float64
-
-
-def test_skip_stands_between_v_and_x0() -> None:
-    """keep = 1 is V of the negated network, keep -> 0 is X0, and c_skip, c_out are EDM's with sigma_data = keep."""
-    x0, eps, t = data()
-    x = q_sample(x0, t, eps, S)
-
-    def net(x: Tensor, t: Tensor) -> Tensor:
-        return torch.sin(3 * x)
-
-    v = V(lambda x, t: -net(x, t), S)(x, t)
-    whole = Skip(net, S, keep=1.0)(x, t)
-    assert torch.allclose(whole.x0, v.x0, rtol=1e-12) and torch.allclose(whole.eps, v.eps, rtol=1e-9)
-    assert torch.allclose(Skip(net, S, keep=1e-7)(x, t).x0, net(x, t), atol=1e-8)
-    sigma = ((1 - S.at(t)) / S.at(t)).sqrt().view(-1, 1, 1, 1)
-    table = edm_scalings(sigma, sigma_data=0.3)
-    want = table.c_skip * (x * (1 + sigma**2).sqrt()) + table.c_out / 0.3 * net(x, t)
-    assert torch.allclose(Skip(net, S, keep=0.3)(x, t).x0, want, rtol=1e-12)
 
 
 def test_error_identities() -> None:
@@ -263,8 +244,6 @@ def test_cond_reaches_the_network_and_points_work() -> None:
     (lambda x, n, t: min_snr_weight(S, t, "epsilon"), "'eps'"),
     (lambda x, n, t: min_snr_weight(S, t, "eps", gamma=0.0), "positive"),
     (lambda x, n, t: hybrid_loss(Eps(lambda x, t: x, S), x, t, n), "LearnedRange"),
-    (lambda x, n, t: Skip(lambda x, t: x, S, keep=0.0), "noise level"),
-    (lambda x, n, t: simple_loss(Skip(lambda x, t: x, S), x, t, n, gamma=5.0), "'eps'"),
 ])
 def test_bad_input_is_refused(call, words: str) -> None:
     with pytest.raises(BadInput, match=words):
@@ -273,7 +252,7 @@ def test_bad_input_is_refused(call, words: str) -> None:
 
 def test_zero_snr_is_fine_for_v_x0_and_for_other_steps() -> None:
     x, s = data()[0], zero_terminal(S)
-    for wrap in (V, X0, Skip):
+    for wrap in (V, X0):
         got = wrap(lambda x, t: 0.5 * x, s)(x, 999)
         assert torch.equal(got.eps, x) and bool(torch.isfinite(got.x0).all())
     assert bool(torch.isfinite(Eps(lambda x, t: 0.5 * x, s)(x, 998).x0).all())

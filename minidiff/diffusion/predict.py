@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from minidiff.diffusion.schedule import Schedule
 from minidiff.errors import BadInput, check_finite, require
 
-__all__ = ["Prediction", "Wrapped", "Eps", "X0", "V", "Skip", "LearnedRange", "q_sample", "x0_from_eps", "eps_from_x0", "v_from",
+__all__ = ["Prediction", "Wrapped", "Eps", "X0", "V", "LearnedRange", "q_sample", "x0_from_eps", "eps_from_x0", "v_from",
            "x0_from_v", "eps_from_v", "roots", "batch_t", "check_state"]
 
 
@@ -175,39 +175,6 @@ class V(Wrapped):
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         return v_from(x0, noise, t, self.schedule)
-
-
-class Skip(Wrapped):
-    """x0 = c_skip x_t + c_out F: the network draws the picture where noise rules, and corrects x_t where little is left.
-
-    EDM's preconditioning (Karras et al. 2022, table 1) with sigma_data = ``keep``, for x_t of size 1 and a network of size 1:
-    with keep -> 0 F is x0, with keep = 1 it is -v. ``keep`` is the noise level, in units of the picture, below which x_t is
-    trusted more than the network; a network predicting x0 everywhere cannot give back what it sees, one predicting
-    v must pass on all the noise. Finite at abar = 0.
-    """
-
-    kind = "skip"
-
-    def __init__(self, net: Callable[..., Tensor], schedule: Schedule, *, keep: float = 0.1) -> None:
-        super().__init__(net, schedule)
-        require(0 < keep <= 1, "keep", keep, "a noise level, 0 < keep <= 1", "keep=0.1")
-        self.keep = keep
-
-    def scalings(self, t: int | float | Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """c_skip and c_out, shaped to multiply x."""
-        a, s = roots(self.schedule, t, x)
-        whole = s**2 + (self.keep * a) ** 2
-        return self.keep**2 * a / whole, s / whole.sqrt()
-
-    def read(self, out: Tensor, x: Tensor, t: Tensor) -> Prediction:
-        c_skip, c_out = self.scalings(t, x)
-        x0 = c_skip * x + c_out * out
-        return Prediction(x0, eps_from_x0(x, x0, t, self.schedule))
-
-    def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        x = q_sample(x0, t, noise, self.schedule)
-        c_skip, c_out = self.scalings(t, x)
-        return (x0 - c_skip * x) / c_out
 
 
 class LearnedRange(nn.Module):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..world import Scenes, render, sample_scenes
 
-__all__ = ["BLOCK", "draw_t", "mixed"]
+__all__ = ["BLOCK", "mixed"]
 
 BLOCK = 8  # batches rendered at once: many scenes together are painted faster; batch i is still a pure function of i
 
@@ -25,15 +25,3 @@ def mixed(index: Tensor, size: int, seed: int, portions: tuple[tuple[str, int, f
         masks.append(F.interpolate(picture.masks, size=(size // 2, size // 2), mode="area"))
         start = stop
     return Scenes.cat(scenes), torch.cat(images), torch.cat(masks)
-
-
-def draw_t(n: int, T: int, where: torch.Generator, *, centre: float = 0.4) -> Tensor:
-    """(n,) whole numbers in [0, T): one in four drawn evenly, the others T sigmoid(N(centre, 1)), so mostly from the middle.
-
-    The logit-normal density is that of Esser et al. 2024 (Stable Diffusion 3, equation 19); in the middle a network learns
-    which shape a thing has, and the steps near the clean picture it has learned long before.
-    """
-    middle = torch.sigmoid(centre + torch.randn(n, generator=where))
-    evenly = torch.rand(n, generator=where)
-    chosen = torch.where(torch.rand(n, generator=where) < 0.25, evenly, middle)
-    return (chosen * T).long().clamp(max=T - 1)
