@@ -167,7 +167,7 @@ class Visit:
     """What happened in one notebook. knobs: each knob's name, and the seconds until what is around it changed; None: never.
 
     Seconds are those of the page's own clock, from the key to the loaded picture; where no picture is loaded, those until
-    this program saw the change, which looks some forty times a second.
+    this program saw the change, and it looks for one after half a second only.
     """
 
     counts: list[int | None] = field(default_factory=list)
