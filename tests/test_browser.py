@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,13 @@ MaskPanel(grey, lambda mask: (pixels((grey + mask)[None])[0], "drawn anew"), sta
           alt="A square.")
 """
 
+FLIP = """
+import os
+import numpy as np
+from minidiff import show
+show.panel(lambda t: (np.full((40, 40, 3), 20 * t, np.uint8), "standing at %d of kernel %d" % (t, os.getpid())), show.slider("t", 0, 9, 1, 4), alt="grey")
+"""
+
 
 def write(path: Path, cells: list[str]) -> None:
     content = [{"cell_type": "code", "id": f"c{i}", "metadata": {}, "source": source, "outputs": [], "execution_count": None}
@@ -81,13 +90,14 @@ def write(path: Path, cells: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """`make lab` on copies of the course's notebooks and on two of our own."""
+    """`make lab` on copies of the course's notebooks and on some of our own."""
     folder = tmp_path_factory.mktemp("course")
     for path in COURSE:
         shutil.copy(path, folder)
     write(folder / "good.ipynb", [START, *GOOD])
     write(folder / "bad.ipynb", [START, *BAD])
     write(folder / "paint.ipynb", [PAINT])
+    write(folder / "flip.ipynb", [FLIP])
     with lab(folder, tmp_path_factory.mktemp("lab")) as running:
         yield running
 
@@ -133,6 +143,32 @@ def test_a_mask_can_be_painted_with_the_pointer(server: Lab) -> None:
     assert (seen.stuck, seen.errors, seen.strangers) == ([], [], [])
     assert said[0] > 64 + 40, "a stroke across the picture, besides the rectangle"
     assert said[1] < said[0] - 40, "Shift takes away"
+
+
+def test_a_slider_turns_the_pictures_without_the_kernel(server: Lab) -> None:
+    """Else each picture would wait for the kernel's answer, and the hand with it."""
+    def silent(page: Any) -> None:
+        page.wait_for_timeout(2000)                        # a moment to send pictures ahead
+        text = page.locator(".widget-label", has_text="standing at")
+        knob = page.evaluate_handle("minidiff.knobs()[0]").as_element()
+        said, pictures = text.inner_text(), json.loads(knob.evaluate("minidiff.around"))[0]
+        kernel = int(said.split()[-1])
+        os.kill(kernel, signal.SIGSTOP)
+        try:
+            knob.focus()
+            page.keyboard.press("ArrowRight")
+            page.wait_for_timeout(500)
+            found["new picture"] = json.loads(knob.evaluate("minidiff.around"))[0] != pictures
+            found["old text"] = text.inner_text() == said
+        finally:
+            os.kill(kernel, signal.SIGCONT)
+        page.wait_for_timeout(2000)
+        found["new text at last"] = text.inner_text() != said
+
+    found: dict[str, bool] = {}
+    seen = visit(server, "flip.ipynb", then=silent)
+    assert (seen.stuck, seen.errors, seen.strangers) == ([], [], [])
+    assert found == {"new picture": True, "old text": True, "new text at last": True}
 
 
 @pytest.mark.parametrize("name", [path.name for path in COURSE])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
 
 from ..errors import BadInput, require
+from .flipbook import Flipbook, flipbook, mark
 from .knobs import Knob
 from .look import DENSITY
 from .sheet import Picture, encode, picture
@@ -49,6 +51,24 @@ class Panel(widgets.VBox):
             else:
                 self.knobs[k.name].observe(lambda _: self._changed(), "value")
         super().__init__([*rows, self.image, self.status, self.caption, self.failed])
+        self.pages = self._pages()
+
+    def _pages(self) -> Flipbook | None:
+        """The pictures sent ahead, for a panel that has a slider to follow and no knob without a place (text, button)."""
+        kinds = {k.kind for k in self.specs.values()}
+        if kinds & {"text", "button"} or not any(k.live and k.kind in ("slider", "play") for k in self.specs.values()):
+            return None
+        book = flipbook(self.image, self.specs.values(), self.knobs)
+        return None if book is None else Flipbook(book, lambda values: encode(self._draw(values)[0], fast=True), self._around)
+
+    def _around(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Where the knobs stand, then what each live slider can be with the others as they are, nearest first."""
+        here = self.values
+        sliders = [k for k in self.specs.values() if k.live and k.kind in ("slider", "play")]
+        nearest = [[here | {k.name: v} for v in sorted(k.values, key=lambda v, at=here[k.name]: abs(v - at))] for k in sliders]
+        for values in itertools.chain.from_iterable(itertools.zip_longest(*nearest)):
+            if values is not None:
+                yield mark(self.specs.values(), values), values
 
     def _row(self, knob: Knob) -> widgets.Widget:
         widget = self.knobs[knob.name]
@@ -105,9 +125,11 @@ class Panel(widgets.VBox):
             raise
         self.failed.value = ""
         self._place(array, text)
+        if self.pages is not None:
+            self.pages.moved()
 
-    def _draw(self) -> tuple[np.ndarray, str]:
-        out = self.render(**self.values)
+    def _draw(self, values: dict[str, Any] | None = None) -> tuple[np.ndarray, str]:
+        out = self.render(**(self.values if values is None else values))
         shown, text = out if isinstance(out, tuple) else (out, "")
         if isinstance(shown, Picture):
             one = shown.array.shape[1] < DENSITY * shown.width  # a large picture comes with one pixel a display pixel
