@@ -77,7 +77,9 @@ FLIP = """
 import os
 import numpy as np
 from minidiff import show
-show.panel(lambda t: (np.full((40, 40, 3), 20 * t, np.uint8), "standing at %d of kernel %d" % (t, os.getpid())), show.slider("t", 0, 9, 1, 4), alt="grey")
+def grey(t):
+    return np.full((40, 40, 3), 20 * t, np.uint8), f"standing at {t} of kernel {os.getpid()}"
+show.panel(grey, show.slider("t", 0, 9, 1, 4), alt="grey")
 """
 
 

@@ -12,6 +12,7 @@ from minidiff.errors import BadInput
 from minidiff.latent.autoencoder import Autoencoding, as_vq_model, decode, edges, encode, latent_scale, make_autoencoder
 from minidiff.latent.bottleneck import Codebook, kl_to_standard, reparametrise
 from minidiff.latent.critic import PatchCritic, adaptive_weight, frozen, hinge_critic, hinge_generator
+from minidiff.latent.grow import widened
 from minidiff.measure import Reader, mini_lpips
 
 SMALL = (8, 8, 16)
@@ -228,17 +229,46 @@ def test_each_part_is_trained_by_its_own_loss(vae, reader):
     assert float(found["vae.encoder.conv_in.weight"].abs().max()) > 0
 
 
-def test_decoder_only_leaves_the_encoder_and_every_latent_alone(reader):
+def test_with_a_teacher_latents_go_where_the_teacher_has_them(reader):
     torch.manual_seed(6)
-    net, x = Autoencoding(make_autoencoder(4, widths=SMALL), reader, adversarial=0.0, decoder_only=True), pictures(2)
-    latents = encode(net.vae, x)
-    optimiser = torch.optim.AdamW([p for p in net.vae.parameters() if p.requires_grad], lr=0.01)
-    before = _loss(net, x, 0)
-    before.sum().backward()
-    optimiser.step()
-    assert all(p.grad is None for part in (net.vae.encoder, net.vae.quant_conv) for p in part.parameters())
-    assert all(p.grad is not None for part in (net.vae.decoder, net.vae.post_quant_conv) for p in part.parameters())
-    assert torch.equal(encode(net.vae, x), latents) and not torch.allclose(_loss(net, x, 0), before)
+    teacher, x = make_autoencoder(4, widths=SMALL), pictures(2)
+    net = Autoencoding(make_autoencoder(4, widths=SMALL), reader, adversarial=0.0, teacher=teacher, keep=3.0)
+    with torch.no_grad():
+        own, theirs = (v.quant_conv(v.encoder(x)) for v in (net.vae, teacher))
+        want = 3.0 * ((own - theirs) ** 2).flatten(1).mean(1)
+        assert torch.allclose(net.bottleneck(x)[1], want, rtol=1e-5) and float(want.min()) > 0
+    assert not any(p is q for p in net.parameters() for q in teacher.parameters()), "the teacher is not trained"
+    _loss(net, x, 0).sum().backward()
+    assert all(p.grad is None for p in teacher.parameters()) and not teacher.training
+    optimiser, first = torch.optim.Adam(net.vae.encoder.parameters(), lr=0.003), float(want.mean())
+    for _ in range(40):
+        optimiser.zero_grad()
+        loss = net.bottleneck(x)[1].mean()
+        loss.backward()
+        optimiser.step()
+    assert float(loss.detach()) < 0.5 * first
+
+
+def test_a_wider_autoencoder_computes_the_same():
+    torch.manual_seed(8)
+    vae = make_autoencoder(4, widths=SMALL)
+    for p in vae.parameters():
+        nn.init.normal_(p, std=0.2) if p.ndim == 1 else None
+    vae.register_to_config(scaling_factor=0.7)
+    wide = widened(vae, tuple(2 * w for w in SMALL[:-1]) + (3 * SMALL[-1],)).double()
+    vae, x = vae.double(), pictures(2).double()
+    with torch.no_grad():
+        z = vae.encode(x).latent_dist.parameters
+        assert torch.allclose(wide.encode(x).latent_dist.parameters, z, atol=1e-5) and float(z.std()) > 0.01
+        assert torch.allclose(wide.decode(z[:, :4]).sample, vae.decode(z[:, :4]).sample, atol=1e-3)
+    assert wide.config.scaling_factor == 0.7
+    kernel = wide.decoder.conv_out.weight.unflatten(1, (-1, 2))
+    assert not torch.allclose(kernel[:, :, 0], kernel[:, :, 1]), "copies must be able to part in training"
+    again = widened(vae.float(), wide.config.block_out_channels).double()
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), wide.parameters(), strict=True))
+    for widths in ((SMALL[0] + 8, *SMALL[1:]), SMALL[:-1], (SMALL[0] // 2, *SMALL[1:])):
+        with pytest.raises(BadInput, match="whole multiple"):
+            widened(vae, widths)
 
 
 def test_a_trained_codebook_model_is_the_same_as_a_vq_model(reader):

@@ -52,30 +52,34 @@ class Autoencoding(nn.Module):
     + adversarial * adaptive weight * generator's hinge loss (from ``start`` pictures on) + the critic's own loss.
     Bottleneck: kl / (pixels x 3) times the KL **summed** over the latent, so that ``kl`` compares with the 1e-6 of latent
     diffusion, whose reconstruction is a sum as well; or the codebook's loss when ``codes`` > 0 (the moments' means are
-    then the vectors that are looked up). decoder_only: the encoder stays as it is, and so does every latent.
+    then the vectors that are looked up); or, with a ``teacher``, ``keep`` times the mean squared distance of the moments
+    from those of that autoencoder, so that what was trained on its latents can go on with the new one's.
     """
 
     def __init__(self, vae: nn.Module, reader: Reader, *, kl: float = 1e-3, edge: float = 1.0, perceptual: float = 0.2,
-                 adversarial: float = 0.1, start: int = 0, codes: int = 0, decoder_only: bool = False) -> None:
+                 adversarial: float = 0.1, start: int = 0, codes: int = 0, teacher: nn.Module | None = None,
+                 keep: float = 1.0) -> None:
         super().__init__()
-        self.decoder_only = decoder_only
-        if decoder_only:
-            for part in (vae.encoder, vae.quant_conv):
-                part.requires_grad_(False)
         self.vae, self.critic = vae, PatchCritic()
         self.codebook = Codebook(codes, vae.config.latent_channels) if codes else None
         self.kl, self.edge, self.perceptual, self.adversarial, self.start = kl, edge, perceptual, adversarial, start
+        self.keep, self.taught = keep, teacher is not None
+        self._teacher = functools.lru_cache(maxsize=2)(lambda device: teacher.to(device).eval().requires_grad_(False))
         self._eyes = functools.lru_cache(maxsize=2)(lambda device: reader.to(device).eval().requires_grad_(False))
 
     def bottleneck(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The latent that is decoded, and the bottleneck's loss (B,)."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.decoder_only):
-            moments = self.vae.quant_conv(self.vae.encoder(x))
+        moments = self.vae.quant_conv(self.vae.encoder(x))
         if self.codebook is not None:
             q = self.codebook(moments.chunk(2, dim=1)[0])
             return q.z, q.loss
         mean = moments[:, : moments.shape[1] // 2]
         z, mu, logvar = reparametrise(moments, torch.randn_like(mean))
+        if self.taught:
+            with torch.no_grad():
+                theirs = self._teacher(x.device)
+                kept = theirs.quant_conv(theirs.encoder(x))
+            return z, self.keep * (moments - kept).square().mean((1, 2, 3))
         return z, self.kl / x[0].numel() * kl_to_standard(mu, logvar)
 
     def forward(self, x: Tensor, seen: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from minidiff.latent.text import PIECES
 from minidiff.world import COLOUR_NAMES, KINDS, PATTERNS
 from minidiff.world.grammar import MOOD_WORDS, SIZE_WORDS
 
-__all__ = ["grounding_loss", "phrases", "phrase_masks"]
+__all__ = ["grounding_loss", "phrases", "phrase_masks", "place_loss"]
 
 _ADJECTIVES = {*COLOUR_NAMES, *PATTERNS, *(w for table in (MOOD_WORDS, SIZE_WORDS) for row in table.values() for w in row)}
 
@@ -64,3 +64,16 @@ def grounding_loss(probs: Tensor, words: Tensor, masks: Tensor) -> Tensor:
     dice = 2 * (inside / top) / (a.sum(1)[:, None] / top + area + 1e-8)
     weight = words.to(a) * (area > 0.5)
     return (weight * ((1 - share) ** 2 + (1 - dice))).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
+
+
+def place_loss(guesses: Tensor, words: Tensor, masks: Tensor) -> Tensor:
+    """Mean squared distance between where each token says its thing is and where it is: (B,), 0 where no word speaks of one.
+
+    guesses (B, L, 2): x and y, from -1 (left, top) to 1; words (B, K, L), masks (B, K, H, W) as in :func:`grounding_loss`.
+    """
+    x, y = (torch.linspace(-1 + 1 / n, 1 - 1 / n, n, device=masks.device) for n in (masks.shape[-1], masks.shape[-2]))
+    area = masks.sum((2, 3))
+    centre = torch.stack(((masks * x).sum((2, 3)), (masks * y[:, None]).sum((2, 3))), -1) / area.clamp(min=1e-8)[..., None]
+    weight = words * (area > 0.5)[..., None]
+    far = (guesses[:, None].float() - centre[:, :, None]).square().sum(-1)           # (B, K, L)
+    return (weight * far).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)

@@ -132,7 +132,7 @@ def _things(things: list[_Item], dice: _Dice, detail: float) -> str:
         a, b = things
         true = [word for word, gap in {"left": b.x - a.x, "right": a.x - b.x, "above": b.y - a.y, "below": a.y - b.y}.items()
                 if gap > 0.15]
-        if true and dice.chance(0.6 * detail):
+        if true and dice.chance(0.8 * detail):
             return f"{said[0]} {dice.usual(RELATIONS[dice.pick(true)])} {said[1]}"
         if dice.chance(0.3 * detail):
             spots = [[s for s in _spots(t) if s != SPOTS["middle"]] for t in things]
