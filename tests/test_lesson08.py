@@ -11,6 +11,7 @@ from browser import FLAGS, HELP, chromium
 
 from minidiff.board import claims, nouns
 from minidiff.board import lesson08 as board
+from minidiff.board.lesson08 import exchanged
 from minidiff.counter import normal
 from minidiff.errors import BadInput
 from minidiff.latent import assemble, make_autoencoder, make_text_encoder, make_tokenizer, make_unet, sites, spans, start_noise
@@ -20,7 +21,7 @@ from minidiff.lessons.canvas import ESM, MaskPanel, PromptPanel, box_mask, brush
 from minidiff.lessons.panels08 import Film, Holes, Painter, blended, over, word_tokens
 from minidiff.measure.prompts import make_prompts, make_scenes
 from minidiff.show import choice, panel, play, sweep
-from minidiff.world import WorldData, captions, render, sample_scenes
+from minidiff.world import WorldData, captions, parse, render, sample_scenes
 
 PROMPT = "watercolour of a red mushroom left of a blue cat"
 
@@ -305,3 +306,15 @@ def test_middle_of_the_network(pipe):
     with_prompt, without = (board._middle(pipe, scenes, said=said) for said in (True, False))
     assert with_prompt.shape == (6, 64) and not torch.allclose(with_prompt, without)
     assert len(make_prompts(3, "two")) == 3
+
+
+def test_relations_are_turned_round_and_nothing_else_is():
+    assert exchanged("a red cat left of a blue dog on the grass") == "a red cat right of a blue dog on the grass"
+    assert exchanged("a red cat below a blue dog") == "a red cat above a blue dog"
+    for prompt in make_prompts(40, "two"):
+        turned = exchanged(prompt)
+        assert turned != prompt and exchanged(turned) == prompt
+        (i, word, j), (i2, other, j2) = parse(prompt).relations[0], parse(turned).relations[0]
+        assert (i, j) == (i2, j2) and {word, other} in ({"left", "right"}, {"above", "below"})
+    with pytest.raises(BadInput, match="two things and how they stand"):
+        exchanged("a red cat on the grass")

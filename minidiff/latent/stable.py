@@ -62,7 +62,7 @@ class LatentDiffusion(nn.Module):
     place where such words tell the U-Net anything, teaches very slowly.
     """
 
-    def __init__(self, unet: nn.Module, text_encoder: nn.Module, *, ground: float = 0.05, place: float = 0.2) -> None:
+    def __init__(self, unet: nn.Module, text_encoder: nn.Module, *, ground: float = 0.05, place: float = 3.0) -> None:
         super().__init__()
         self.unet, self.text_encoder, self.ground, self.place = unet, text_encoder, ground, place
         self.places = nn.Linear(text_encoder.config.hidden_size, 2)
