@@ -266,9 +266,11 @@ def test_a_wider_autoencoder_computes_the_same():
     assert not torch.allclose(kernel[:, :, 0], kernel[:, :, 1]), "copies must be able to part in training"
     again = widened(vae.float(), wide.config.block_out_channels).double()
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), wide.parameters(), strict=True))
-    for widths in ((SMALL[0] + 8, *SMALL[1:]), SMALL[:-1], (SMALL[0] // 2, *SMALL[1:])):
+    for widths in ((SMALL[0] + 4, *SMALL[1:]), SMALL[:-1], (SMALL[0] // 2, *SMALL[1:])):
         with pytest.raises(BadInput, match="whole multiple"):
             widened(vae, widths)
+    with pytest.raises(BadInput, match="no shortcut to take over"):
+        widened(vae, (2 * SMALL[0], *SMALL[1:]))                           # 8 and 8 would become 16 and 8
 
 
 def test_a_trained_codebook_model_is_the_same_as_a_vq_model(reader):

@@ -6,7 +6,7 @@ import math
 
 import torch
 from diffusers import DDPMScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from minidiff.diffusion import X0, Eps, V, make_schedule, q_sample, simple_loss
 from minidiff.latent.attention import Watched
@@ -110,6 +110,8 @@ def test_each_token_is_asked_where_its_thing_is() -> None:
 def test_places_are_learned_by_the_text_encoder() -> None:
     plain, asked, b = net(), net(place=1.0), batch()
     asked.load_state_dict(plain.state_dict())
+    assert float(asked.places(torch.ones(96)).detach().abs().sum()) == 0, "at first everything is in the middle"
+    nn.init.normal_(asked.places.weight)
     context = asked.text_encoder(b["ids"])[0]
     want = place_loss(asked.places(context), b["words"], b["masks"])
     assert torch.allclose(asked(**b) - plain(**b), want, rtol=1e-3, atol=2e-5) and float(want[0].detach()) > 0.001

@@ -24,11 +24,14 @@ def widened(vae: AutoencoderKL, widths: tuple[int, ...], *, seed: int = 0) -> Au
     random, so that the copies can part in training. Groups of the norms hold the same values as before, only each several
     times. So the function is the same, unless two neighbouring widths that differed become equal: there diffusers leaves
     out the convolution of a shortcut, which training then has to make up for.
-    Raises BadInput unless every width is a whole multiple of the old one.
+    Raises BadInput unless every width is a whole multiple of the old one and neighbours that were equal stay so.
     """
     old = tuple(vae.config.block_out_channels)
     require(len(widths) == len(old) and all(w >= o and w % o == 0 for w, o in zip(widths, old, strict=True)), "widths",
             widths, f"a whole multiple of each of {old}", f"widened(vae, {tuple(2 * o for o in old)})")
+    shortcuts = [(a, b) for a, b, c, d in zip(widths, widths[1:], old, old[1:], strict=False) if a != b and c == d]
+    require(not shortcuts, "widths", widths, f"equal neighbours where {old} has them: there is no shortcut to take over",
+            f"widened(vae, {tuple(2 * o for o in old)})")
     require(vae.config.layers_per_block == 1 and vae.config.norm_num_groups == 8, "vae", "an autoencoder of another make",
             "one that make_autoencoder built")
     new = make_autoencoder(2 ** (len(old) - 1), channels=vae.config.latent_channels, widths=tuple(widths),

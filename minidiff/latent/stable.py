@@ -66,6 +66,8 @@ class LatentDiffusion(nn.Module):
         super().__init__()
         self.unet, self.text_encoder, self.ground, self.place = unet, text_encoder, ground, place
         self.places = nn.Linear(text_encoder.config.hidden_size, 2)
+        for weight in self.places.parameters():
+            nn.init.zeros_(weight)                      # at first every thing is guessed in the middle
         self.schedule = make_schedule("scaled_linear", 1000)
         self._taught = [s.name for s in sites(unet).values() if s.kind == "cross" and s.place == "up"]
 
