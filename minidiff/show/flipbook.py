@@ -19,7 +19,7 @@ from .knobs import Knob
 __all__ = ["Flipbook", "flipbook", "mark"]
 
 MOST = 400            # pictures that a page keeps for one panel
-FIRST, AROUND = 8, 60  # pictures sent ahead when a panel is shown, and after each move
+FIRST, AROUND = 4, 60  # places looked at when a panel is shown, and after each move
 SOON, LATER = 0.02, 0.12  # seconds of rest before each of the first, and of the others; then the kernel hears other requests
 
 ESM = """
@@ -55,8 +55,11 @@ class Flipbook:
     """Sends pictures to the page whenever the kernel has nothing else to do.
 
     book: the widget of :func:`flipbook`; draw: values of the knobs -> PNG; around: () -> pairs of a mark and the values
-    worth having there, nearest first. Call ``moved()`` after each move.
+    worth having there, nearest first. Call ``moved()`` after each move. Only the panel moved last sends more than the first
+    few, so that many panels on a page do not wait for one another.
     """
+
+    latest: Flipbook | None = None
 
     def __init__(self, book: Any, draw: Callable[[dict[str, Any]], bytes],
                  around: Callable[[], Iterator[tuple[str, dict[str, Any]]]]) -> None:
@@ -80,6 +83,7 @@ class Flipbook:
 
     def moved(self, most: int = AROUND) -> None:
         """Plan anew from where the knobs stand now: at most so many pictures."""
+        Flipbook.latest = self if most > FIRST else Flipbook.latest
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._plan_anew, most)  # a cell may move knobs in another thread
 
@@ -97,6 +101,8 @@ class Flipbook:
     def _next(self) -> None:
         """Draw and send the next picture that the page lacks."""
         for count, (name, values) in self._plan:
+            if count >= FIRST and Flipbook.latest is not self:
+                return
             if name in self.sent:
                 continue
             try:
