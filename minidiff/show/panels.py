@@ -62,7 +62,7 @@ class Panel(widgets.VBox):
         return None if book is None else Flipbook(book, lambda values: encode(self._draw(values)[0], fast=True), self._around)
 
     def _around(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Where the knobs stand, then what each live slider can be with the others as they are, nearest first."""
+        """What each live slider can be with the others as they are, nearest to where it stands first."""
         here = self.values
         sliders = [k for k in self.specs.values() if k.live and k.kind in ("slider", "play")]
         nearest = [[here | {k.name: v} for v in sorted(k.values, key=lambda v, at=here[k.name]: abs(v - at))] for k in sliders]
