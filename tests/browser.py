@@ -211,7 +211,7 @@ def _press(page: Any, knob: Any) -> Iterator[None]:
             page.keyboard.press("Space")
 
 
-def _move_all(page: Any, seen: Visit, patience: float) -> None:
+def _move_all(page: Any, seen: Visit, patience: float, rest: float) -> None:
     """Move every knob of the page once; wait up to ``patience`` seconds for what is around it to change."""
     for number in range(page.evaluate("minidiff.knobs().length")):
         knob = page.evaluate_handle(f"minidiff.knobs()[{number}]").as_element()
@@ -221,8 +221,10 @@ def _move_all(page: Any, seen: Visit, patience: float) -> None:
         before = knob.evaluate("minidiff.around")
         knob.evaluate("minidiff.arm")
         seconds = None
+        page.wait_for_timeout(1000 * rest)
         for _ in (moves := _press(page, knob)):
             start = time.monotonic()
+            page.wait_for_timeout(1000 * rest)
             while seconds is None and time.monotonic() < start + patience:
                 page.wait_for_timeout(10)
                 if page.evaluate("minidiff.took()") is None and time.monotonic() < start + 0.5:
@@ -238,11 +240,13 @@ def _move_all(page: Any, seen: Visit, patience: float) -> None:
         page.wait_for_function("minidiff.idle()", timeout=1000 * patience)
 
 
-def visit(server: Lab, name: str, *, run_seconds: float = 600.0, patience: float = 30.0,
+def visit(server: Lab, name: str, *, run_seconds: float = 600.0, patience: float = 30.0, rest: float = 0.0,
           then: Callable[[Any], None] | None = None) -> Visit:
     """Open a notebook of the lab's folder, run all its cells, move every knob.
 
-    run_seconds: time for all cells together. patience: seconds for one knob to show something. then: called with the page
+    run_seconds: time for all cells together. patience: seconds for one knob to show something. rest: seconds in which
+    nobody touches or asks the page, before and after each move: a hand needs them too to go from one knob to the next, and
+    questions to the page slow down what is measured. then: called with the page
     (of playwright) at the end, to do what no keyboard does.
     """
     from playwright.sync_api import sync_playwright
@@ -281,7 +285,7 @@ def visit(server: Lab, name: str, *, run_seconds: float = 600.0, patience: float
             page.wait_for_timeout(1000)
             drawn, before = page.evaluate("minidiff.knobs().length"), drawn
         seen.counts = page.evaluate("minidiff.counts()")
-        _move_all(page, seen, patience)
+        _move_all(page, seen, patience, rest)
         if then is not None:
             then(page)
         seen.errors = page.evaluate("minidiff.reports")
@@ -299,7 +303,7 @@ def main(names: list[str]) -> None:
         shutil.copytree(ROOT / "notebooks", folder)
         with lab(folder, Path(scratch) / "lab") as running:
             for name in names or sorted(path.name for path in folder.glob("*.ipynb")):
-                for knob, seconds in visit(running, Path(name).name).knobs:
+                for knob, seconds in visit(running, Path(name).name, rest=1.0).knobs:
                     print(f"{Path(name).name:30s} {knob:45s} {'nothing' if seconds is None else f'{1000 * seconds:6.0f} ms'}")
 
 

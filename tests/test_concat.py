@@ -6,7 +6,18 @@ from torch.nn import functional as F
 
 from minidiff.errors import BadInput
 from minidiff.latent.autoencoder import encode, make_autoencoder
-from minidiff.latent.concat import HINTS, inpaint_hint, layout_hint, paste, random_masks, small_hint, widen, with_hint
+from minidiff.latent.concat import (
+    HINTS,
+    inpaint_hint,
+    layout_hint,
+    paste,
+    paste_smoothly,
+    random_masks,
+    small_hint,
+    true_to,
+    widen,
+    with_hint,
+)
 from minidiff.latent.sample import start_noise, text_to_image
 from minidiff.latent.stable import assemble, make_unet
 from minidiff.latent.text import make_text_encoder, make_tokenizer
@@ -68,6 +79,46 @@ def test_paste_keeps_known_pixels_bit_for_bit():
     out = paste(known, made, mask)
     hole = mask.expand_as(out) > 0.5
     assert torch.equal(out[~hole], known[~hole]) and torch.equal(out[hole], made[hole])
+
+
+def test_the_smooth_paste_is_the_solution_of_laplace_equation():
+    where = torch.Generator().manual_seed(1)
+    known, made = (0.3 * torch.randn(1, 3, 12, 12, generator=where).double().clamp(-1, 1) for _ in range(2))
+    mask = torch.zeros(1, 1, 12, 12)
+    mask[..., 3:12, 2:7] = 1                                  # a hole that reaches the lower edge of the picture
+    out = paste_smoothly(known, made, mask, sweeps=4000)
+    inside = mask[0, 0].bool()
+    assert torch.equal(out[..., ~inside], known[..., ~inside])
+    places = {tuple(p): i for i, p in enumerate(inside.nonzero().tolist())}
+    a, b = torch.zeros(len(places), len(places), dtype=torch.float64), torch.zeros(len(places), 3, dtype=torch.float64)
+    for (y, x), i in places.items():                          # sum over neighbours of (u_i - u_j) = 0, u given outside
+        for j in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+            if max(j) < 12:
+                a[i, i] += 1
+                if j in places:
+                    a[i, places[j]] -= 1
+                else:
+                    b[i] += (known - made)[0, :, j[0], j[1]]
+    exact = made[0, :, inside] + torch.linalg.solve(a, b).T
+    assert torch.allclose(out[0, :, inside], exact.clamp(-1, 1), atol=1e-9)
+    shade = paste_smoothly(known, known + 0.2, mask, sweeps=4000)
+    assert torch.allclose(shade, known, atol=1e-6), "a constant error of shade must vanish"
+    with pytest.raises(BadInput, match="sweeps"):
+        paste_smoothly(known, made, mask, sweeps=-1)
+
+
+def test_what_is_true_to_a_small_picture_shrinks_to_it():
+    images = WorldData(64).images(4)
+    small = F.avg_pool2d(images, 4)
+    wrong = (0.8 * images + 0.1).clamp(-1, 1)                 # paler, and a shade too light
+    near = [float((F.avg_pool2d(true_to(small, wrong, rounds=n), 4) - small).abs().max()) for n in (0, 1, 3, 8)]
+    assert near == sorted(near, reverse=True) and near[-1] < 0.02 < 0.2 < near[0]
+    assert (true_to(small, wrong) - images).square().mean() < 0.1 * (wrong - images).square().mean()
+    assert torch.allclose(true_to(small, images), images, atol=1e-6), "a picture that is true already stays"
+    with pytest.raises(BadInput, match="made"):
+        true_to(small, wrong[..., :-1])
+    with pytest.raises(BadInput, match="made"):
+        true_to(small, wrong[0])
 
 
 def test_small_and_layout_hints():

@@ -66,19 +66,19 @@ def _told(n: int, kind: str, target: str) -> Outcome:
 
 
 @claim("08.one_thing", "One thing: kind, colour and backdrop as the prompt says (25 steps, w = 4)", unit="share of pictures",
-       target=">= 0.97", n=256, small=6, reader="final")
+       target=">= 0.97", n=256, small=4, reader="final")
 def one_thing(n: int) -> Outcome:
     return _told(n, "one", ">= 0.97")
 
 
 @claim("08.two_things", "Two things: each kind with its own colour on its own side, and the backdrop (25 steps, w = 4)",
-       unit="share of pictures", target=">= 0.90", n=256, small=6, reader="final")
+       unit="share of pictures", target=">= 0.90", n=256, small=4, reader="final")
 def two_things(n: int) -> Outcome:
     return _told(n, "two", ">= 0.90")
 
 
 @claim("08.held_out", "Composition: kinds in a colour that they never had in training (25 steps, w = 4)",
-       unit="share of pictures", target=">= 0.90", n=240, small=6, reader="final")
+       unit="share of pictures", target=">= 0.90", n=240, small=4, reader="final")
 def held_out(n: int) -> Outcome:
     return _told(n, "held_out", ">= 0.90")
 
@@ -114,7 +114,7 @@ def relation_read(n: int) -> Outcome:
 
 
 @claim("08.guidance", "Guidance: more pictures show what was asked at w = 4 than at w = 1 (Ho and Salimans 2021)",
-       unit="share at w = 4 minus share at w = 1", target=">= 0.05", n=96, small=6, reader="final")
+       unit="share at w = 4 minus share at w = 1", target=">= 0.05", n=96, small=4, reader="final")
 def guidance(n: int) -> Outcome:
     prompts = make_prompts(n, "one")
     weights = (1.0, 2.0, GUIDANCE, 8.0) if n >= 32 else (1.0, GUIDANCE)
@@ -219,9 +219,9 @@ def _probed(x: Tensor, train: Scenes, y: Tensor, test: Scenes) -> dict[str, Meas
 
 
 @claim("08.probe", "A linear probe reads kind, mood and backdrop from the mid block at the middle step (t = 500, prompt given)",
-       unit="share right, the least of the three", target=">= 0.90", n=768, small=48)
+       unit="share right, the least of the three", target=">= 0.90", n=768, small=32)
 def bottleneck(n: int) -> Outcome:
-    pipe, train, test = pipeline(MODEL), _single(max(2 * n, 192), "valid"), _single(n, "test")
+    pipe, train, test = pipeline(MODEL), _single(max(2 * n, 128), "valid"), _single(n, "test")
     shares = {said: _probed(_middle(pipe, train, said=said), train, _middle(pipe, test, said=said), test)
               for said in ((True, False) if n >= 128 else (True,))}
     worst = min(shares[True], key=lambda name: shares[True][name].value)

@@ -19,7 +19,7 @@ from .knobs import Knob
 __all__ = ["Flipbook", "flipbook", "mark"]
 
 MOST = 400            # pictures that a page keeps for one panel
-FIRST, AROUND = 4, 60  # places looked at when a panel is shown, and after each move
+FIRST, AROUND = 8, 60  # places looked at when a panel is shown, and after each move
 SOON, LATER = 0.02, 0.12  # seconds of rest before each of the first, and of the others; then the kernel hears other requests
 
 ESM = """
@@ -28,15 +28,22 @@ export default {
     const find = id => model.widget_manager.get_model(id);
     const image = await find(model.get("image"));
     const knobs = await Promise.all(model.get("knobs").map(async ([id, trait]) => [await find(id), trait]));
-    const pictures = new Map();
+    const pages = new Map();                       // where the knobs stand -> an image of that, loaded and decoded
     const key = () => knobs.map(([knob, trait]) => Number(knob.get(trait)).toFixed(6)).join(" ");
-    const turn = () => {
-      const found = pictures.get(key());
-      if (found && found !== image.get("value")) image.set("value", found);
+    const turn = async () => {
+      for (const view of Object.values(image.views ?? {})) {
+        const { el } = await view, page = pages.get(key());
+        if (page && el.src !== page.src) el.src = page.src;
+      }
     };
     model.on("msg:custom", (message, buffers) => {
-      if (message.forget) pictures.clear();
-      else pictures.set(message.key, buffers[0]);
+      if (message.forget) return pages.clear();
+      const reader = new FileReader(), page = new Image();
+      reader.onload = () => {
+        page.src = reader.result;                  // a data URL: the widget revokes the others that it finds in its place
+        page.decode().then(() => pages.set(message.key, page), () => {});
+      };
+      reader.readAsDataURL(new Blob([buffers[0]], { type: "image/png" }));
     });
     for (const [knob, trait] of knobs) knob.on(`change:${trait}`, turn);
     image.on("change:value", turn);                // a late answer of the kernel does not turn the page back

@@ -62,11 +62,12 @@ class Panel(widgets.VBox):
         return None if book is None else Flipbook(book, lambda values: encode(self._draw(values)[0], fast=True), self._around)
 
     def _around(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """What each live slider can be with the others as they are, nearest to where it stands first."""
+        """As all knobs stand; then what each live slider can be with the others as they are, nearest to where it stands first."""
         here = self.values
         sliders = [k for k in self.specs.values() if k.live and k.kind in ("slider", "play")]
-        nearest = [[here | {k.name: v} for v in sorted(k.values, key=lambda v, at=here[k.name]: abs(v - at))] for k in sliders]
-        for values in itertools.chain.from_iterable(itertools.zip_longest(*nearest)):
+        nearest = [[here | {k.name: v} for v in sorted(k.values, key=lambda v, at=here[k.name]: abs(v - at)) if v != here[k.name]]
+                   for k in sliders]
+        for values in (here, *itertools.chain.from_iterable(itertools.zip_longest(*nearest))):
             if values is not None:
                 yield mark(self.specs.values(), values), values
 
