@@ -8,6 +8,7 @@ from minidiff.errors import BadInput
 from minidiff.latent.autoencoder import encode, make_autoencoder
 from minidiff.latent.concat import (
     HINTS,
+    harmonise,
     inpaint_hint,
     layout_hint,
     paste,
@@ -105,6 +106,21 @@ def test_the_smooth_paste_is_the_solution_of_laplace_equation():
     assert torch.allclose(shade, known, atol=1e-6), "a constant error of shade must vanish"
     with pytest.raises(BadInput, match="sweeps"):
         paste_smoothly(known, made, mask, sweeps=-1)
+
+
+def test_harmonised_pictures_are_redrawn_at_the_border_only(pipe, monkeypatch):
+    known, made = WorldData(64).images(2), WorldData(64).images(2, 40)
+    mask = torch.zeros(2, 1, 64, 64)
+    mask[..., 12:52, 0:40] = 1                                # touches the left edge of the picture
+    hole = mask.expand_as(known) > 0.5
+    out = harmonise(pipe.vae, known, made, mask)
+    assert torch.equal(out[~hole], known[~hole])
+    monkeypatch.setattr("minidiff.latent.concat.decode", lambda vae, z: known)  # a decoder that draws the border perfectly
+    out = harmonise(pipe.vae, known, made, mask)
+    assert torch.allclose(out[..., 12:14, :], known[..., 12:14, :]) and torch.allclose(out[..., 38:40], known[..., 38:40])
+    assert torch.allclose(out[..., 20:44, 0:32], made[..., 20:44, 0:32]), "deep inside, what was made"
+    with pytest.raises(BadInput, match="reach"):
+        harmonise(pipe.vae, known, made, mask, reach=-1)
 
 
 def test_what_is_true_to_a_small_picture_shrinks_to_it():

@@ -276,6 +276,20 @@ def test_the_best_site_is_the_best():
     assert nouns.best_site(good, cells=16)[0] == "up.a" and nouns.best_site(good, place="down")[0] == "down.a"
 
 
+def test_a_site_that_meets_both_targets_beats_a_sharper_one_that_misses_a_peak():
+    masks = torch.zeros(10, 8, 8, dtype=torch.bool)
+    masks[:, 2:6, 2:6] = True                                                 # 16 cells
+    sharp, wide = masks.float() * 0.9, masks.float() * 0.9
+    wide[:, 1, 1:6] = 0.8                                                      # 5 cells too many: IoU 16 / 21
+    wide[:, 3, 3] = 1.0
+    sharp[:9, 3, 3], sharp[9, 0, 0] = 1.0, 1.0                                 # one peak of ten beside the thing
+    found = nouns.Nouns({"up.sharp": sharp, "up.wide": wide}, masks, {"up.sharp": 16, "up.wide": 8})
+    assert float(nouns.overlap(sharp, masks, 0.7).mean()) > 0.99
+    site, level = nouns.best_site(found)
+    assert site == "up.wide" and level > 0.8, "the threshold that cuts the rim off"
+    assert nouns.best_site(found, cells=16)[0] == "up.sharp"
+
+
 def test_noun_maps_of_a_pipeline(pipe):
     scenes = make_scenes(5, "two")
     found = nouns.noun_maps(pipe, scenes, times=(100,), chunk=3)

@@ -44,7 +44,8 @@ def pixel_scores(name: str, n: int = 128, steps: int = 25) -> dict[str, Any]:
     }
 
 
-_TASKS = {"mini-inpaint": ("08.inpaint", "08.seam"), "mini-upscale-x4": ("08.upscale_x4",), "mini-layout": ("08.layout",)}
+_TASKS = {"mini-inpaint": ("08.inpaint", "08.seam"), "mini-upscale-x2": ("08.upscale_x2",),
+          "mini-upscale-x4": ("08.upscale_x4",), "mini-layout": ("08.layout",)}
 
 
 def task_scores(name: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from ..world.grammar import RELATIONS
 from ..zoo import load
 from .core import Outcome, claim, meets
 from .latents import drawn
-from .nouns import Nouns, best_site, noun_maps, overlap, peak_inside
+from .nouns import OVERLAP, PEAKS_INSIDE, Nouns, best_site, noun_maps, overlap, peak_inside
 
 __all__ = ["GUIDANCE", "MODEL", "exchanged", "pipeline", "probe", "seen_right"]
 
@@ -140,26 +140,26 @@ def _nouns(name: str, n: int) -> tuple[Nouns, dict[str, tuple[str, float]]]:
 
 
 @claim("08.noun_inside", "A noun's attention has its maximum inside its thing (two things, t = 100 to 200, best decoder site)",
-       unit="share of nouns (n = scenes)", target=">= 0.95", n=256, small=16)
+       unit="share of nouns (n = scenes)", target=f">= {PEAKS_INSIDE}", n=256, small=16)
 def noun_inside(n: int) -> Outcome:
     nouns, choices = _nouns(MODEL, n)
     hits = {what: peak_inside(nouns.maps[site], nouns.masks) for what, (site, _) in choices.items()}
     m = wilson(int(hits["best"].sum()), len(nouns.masks))
     baseline = {what: float(v.double().mean()) for what, v in hits.items() if what != "best"}
     baseline["any place"] = float(nouns.masks.double().mean())
-    why = "" if meets(m.value, ">= 0.95") else f"the maps of {choices['best'][0]} are too coarse or lie on a neighbour"
+    why = "" if meets(m.value, f">= {PEAKS_INSIDE}") else f"the maps of {choices['best'][0]} are too coarse or lie on a neighbour"
     return Outcome(m.value, m.low, m.high, baseline=baseline, why=why)
 
 
 @claim("08.noun_iou", "A noun's attention covers its thing (IoU at one threshold; two things, t = 100 to 200, best decoder site)",
-       unit="mean IoU (n = scenes)", target=">= 0.55", n=256, small=16)
+       unit="mean IoU (n = scenes)", target=f">= {OVERLAP}", n=256, small=16)
 def noun_iou(n: int) -> Outcome:
     nouns, choices = _nouns(MODEL, n)
     found = {what: overlap(nouns.maps[site], nouns.masks, level) for what, (site, level) in choices.items()}
     m = bootstrap(torch.mean, found["best"])
     baseline = {what: float(v.mean()) for what, v in found.items() if what != "best"}
     baseline["all of the picture"] = float(nouns.masks.double().mean())
-    why = "" if meets(m.value, ">= 0.55") else f"the maps of {choices['best'][0]} are too coarse or lie beside the thing"
+    why = "" if meets(m.value, f">= {OVERLAP}") else f"the maps of {choices['best'][0]} are too coarse or lie beside the thing"
     return Outcome(m.value, m.low, m.high, baseline=baseline, why=why)
 
 
