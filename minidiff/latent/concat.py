@@ -107,10 +107,10 @@ def paste_smoothly(known: Tensor, made: Tensor, mask: Tensor, *, sweeps: int = 3
 
 @torch.no_grad()
 def harmonise(vae: nn.Module, known: Tensor, made: Tensor, mask: Tensor, *, reach: int = 4) -> Tensor:
-    """As :func:`paste_smoothly`; besides, the decoder redraws what was made within some ``reach`` pixels of the border.
+    """As :func:`paste_smoothly`; besides, the decoder redraws what was made beside the border.
 
-    The pasted picture goes once through the autoencoder, which draws no seam where it sees none in the latent. Deeper inside
-    the mask what was made stays, for each trip costs detail; between the two the one fades into the other.
+    The pasted picture goes once through the autoencoder, which draws no seam where it sees none in the latent. Deep inside the
+    mask what was made stays, for each trip costs detail: over the first 2 ``reach`` pixels the one fades into the other.
     """
     require(reach >= 0, "reach", reach, "a number of pixels >= 0")
     again = decode(vae, encode(vae, paste_smoothly(known, made, mask))).clamp(-1, 1)
