@@ -31,13 +31,13 @@ def rate(work: Callable[[], object], amount: int, *, seconds: float = 2.0) -> fl
 
 
 def _rows(device: torch.device) -> list[tuple[str, float, str]]:
-    from .counter import normal
-    from .diffusion import Eps, ddim, last, linear
-    from .measure.reader import Reader
-    from .nets import UNet
-    from .recipes import PIXEL_NET, recipe
-    from .train import fit
-    from .world import WorldData, render, sample_scenes
+    from minidiff.diffusion import Eps, ddim, last, linear
+    from minidiff.measure.reader import Reader
+    from minidiff.nets import UNet
+    from minidiff.recipes import PIXEL_NET, recipe
+    from minidiff.rng import normal
+    from minidiff.train import fit
+    from minidiff.world import WorldData, render, sample_scenes
 
     rows = []
     for level, size in (("simple", 32), ("simple", 64), ("full", 64)):

@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest and given.command != "bench":
         top.error(f"unrecognised: {' '.join(rest)}; minidiff {given.command or ''} --help shows what there is")
     if given.version:
-        from . import __version__
+        from minidiff import __version__
         print(f"minidiff {__version__}")
         return 0
     if given.command is None:
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _refuse(f"{error.filename or 'a file'}: {error.strerror or error}. Name a path that can be read and written.")
     except ValueError as error:
-        from .errors import BadInput
+        from minidiff.errors import BadInput
         if not isinstance(error, BadInput):
             raise
         return _refuse(str(error))
@@ -97,16 +97,16 @@ def _refuse(message: str) -> int:
 
 
 def _doctor(given: argparse.Namespace) -> int:
-    from .doctor import main as doctor
+    from minidiff.doctor import main as doctor
     return doctor()
 
 
 def _draw(given: argparse.Namespace) -> int:
-    from .errors import require
-    from .files import replace
-    from .show import pixels
-    from .world import Scenes, render
-    from .world.caption import parse
+    from minidiff.errors import require
+    from minidiff.files import replace
+    from minidiff.show import pixels
+    from minidiff.world import Scenes, render
+    from minidiff.world.caption import parse
     out = Path(given.out)
     require(out.suffix.lower() in PICTURES, "--out", repr(given.out), f"a file that ends in {', '.join(PICTURES)}",
             f"--out {out.stem or 'picture'}.png")
@@ -116,8 +116,8 @@ def _draw(given: argparse.Namespace) -> int:
     from PIL import Image
     buffer = io.BytesIO()
     if given.model:
-        from .latent.sample import text_to_image
-        from .zoo import load
+        from minidiff.latent.sample import text_to_image
+        from minidiff.zoo import load
         what = f"{given.caption}, by {given.model}"
         picture = Image.fromarray(pixels(text_to_image(load(given.model), given.caption, seed=given.seed))[0])
         picture = picture.resize((given.size, given.size), Image.Resampling.BICUBIC)
@@ -131,14 +131,14 @@ def _draw(given: argparse.Namespace) -> int:
 
 
 def _train(given: argparse.Namespace) -> int:
-    from .recipes import RECIPES, recipe
+    from minidiff.recipes import RECIPES, recipe
     if given.recipe is None:
         for name in RECIPES:
             one = recipe(name)
             costs = "; ".join(f"{kind} {b.images:,} images, {b.minutes:g} min" for kind, b in one.budgets.items())
             print(f"{name:24} {costs}{f'; {one.expect}' if one.expect else ''}")
         return 0
-    from .train import Progress, fit
+    from minidiff.train import Progress, fit
     chosen = recipe(given.recipe)
     out = given.out or os.path.join("runs", chosen.name)
     states = fit(chosen, budget=given.budget, images=given.images, minutes=given.minutes, device=given.device, out=out,
@@ -149,17 +149,17 @@ def _train(given: argparse.Namespace) -> int:
     if first and ends and ends[0].images >= ends[0].total:
         print(f"{chosen.name} is trained: {out}. {chosen.expect}".strip())
         if given.ship:
-            from .recipes import publish
+            from minidiff.recipes import publish
             print(f"shipped: {publish(chosen.name, out)}")
     return 0
 
 
 def _score(given: argparse.Namespace) -> int:
-    from .board import score
-    from .errors import require
+    from minidiff.board import score
+    from minidiff.errors import require
     require(given.n is None or given.n > 1, "--n", given.n, "at least 2 samples", "--n 1000")
     if given.cards:
-        from .board import update_cards
+        from minidiff.board import update_cards
         update_cards()
     rows = score(given.claims, n=given.n)
     failed = [row.id for row in rows if not row.passed]
@@ -168,12 +168,12 @@ def _score(given: argparse.Namespace) -> int:
 
 
 def _bench(rest: list[str]) -> int:
-    from .bench import main as bench
+    from minidiff.bench import main as bench
     return bench(rest)
 
 
 def _notebooks(given: argparse.Namespace) -> int:
-    from .books import check, find, run, tidy
+    from minidiff.notebooks import check, find, run, tidy
     wrong = 0
     for path in find(given.files):
         if given.action == "normalise":

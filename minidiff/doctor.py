@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .files import data_folder, sha256
+from minidiff.files import data_folder, sha256
 
 __all__ = ["Finding", "examine", "main"]
 
@@ -155,7 +155,7 @@ def examine() -> Iterator[tuple[str, Finding]]:
 
 def main() -> int:
     """Print every finding with its remedy; 0 if all is well, 1 if something is broken."""
-    from . import __version__
+    from minidiff import __version__
     print(f"minidiff {__version__} in {ROOT}")
     last, broken = "", 0
     for heading, finding in examine():

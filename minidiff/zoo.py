@@ -17,12 +17,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .diffusion import X0, Eps, LearnedRange, V, make_schedule
-from .errors import CheckpointError, require
-from .files import data_folder, replace, sha256
-from .measure.reader import Reader
-from .nets import UNet
-from .quiet import quietly
+from minidiff.diffusion import X0, Eps, LearnedRange, V, make_schedule
+from minidiff.errors import CheckpointError, require
+from minidiff.files import data_folder, replace, sha256
+from minidiff.measure.reader import Reader
+from minidiff.nets import UNet
+from minidiff.silence import silence_libraries
 
 __all__ = ["load", "shipped", "ship", "ship_folder", "card"]
 
@@ -129,7 +129,7 @@ def _pretrained(folder: Path, name: str) -> Any:
 
 def _opened(made: Any, where: str | Path, name: str) -> Any:
     whole = "a complete folder in diffusers' format with safetensors weights, or an id that the Hub has"
-    with quietly(bars=not isinstance(where, Path)) as said:
+    with silence_libraries(bars=not isinstance(where, Path)) as said:
         try:
             model = made.from_pretrained(where, use_safetensors=True)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:

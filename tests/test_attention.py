@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
-from minidiff.counter import normal
 from minidiff.diffusion.sample import Step
 from minidiff.errors import BadInput
-from minidiff.latent.attention import Explicit, Watched, attention, pooled, sites
+from minidiff.latent.attention import ExplicitAttnProcessor, Watched, attention, pool_masks, sites
 from minidiff.latent.grounding import grounding_loss, phrase_masks, phrases
 from minidiff.latent.stable import make_unet
-from minidiff.latent.text import make_tokenizer, spans, token_ids
-from minidiff.steer import Controller, Recorder, Row, Tap, rows_of
+from minidiff.latent.text import make_tokenizer, token_ids, token_indices
+from minidiff.rng import normal
+from minidiff.steer import Hook, Recorder, Row, Tap, rows_of
 from minidiff.world import KINDS, captions, parse, sample_scenes
 
 CASES = {"four levels, 77 tokens": (77, 24, (16, 24)), "two levels, 20 tokens": (20, 16, (8, 12))}
@@ -98,7 +98,7 @@ def test_explicit_is_the_processor_of_diffusers(name, masked):
         layer.set_processor(AttnProcessor2_0())
         want = layer(x, encoder_hidden_states=context, attention_mask=mask)
         seen = []
-        layer.set_processor(Explicit(seen.append))
+        layer.set_processor(ExplicitAttnProcessor(seen.append))
         got = layer(x, encoder_hidden_states=context, attention_mask=mask)
     assert close(got, want) and got.shape == x.shape
     assert seen[0].shape == (2, layer.heads, 24, 9 if context is not None else 24)
@@ -114,11 +114,11 @@ def test_explicit_uses_what_change_returns():
     torch.manual_seed(4)
     layer = Attention(query_dim=12, cross_attention_dim=7, heads=3, dim_head=4).double().eval()
     x, context = draw(2, 24, 12), draw(2, 9, 7, seed=1)
-    layer.set_processor(Explicit(lambda probs: torch.full_like(probs, 1 / 9)))
+    layer.set_processor(ExplicitAttnProcessor(lambda probs: torch.full_like(probs, 1 / 9)))
     with torch.no_grad():
         want = layer.to_out[0](layer.to_v(context).mean(1, keepdim=True)).expand(2, 24, 12)
         assert close(layer(x, encoder_hidden_states=context), want)
-        layer.set_processor(Explicit(lambda probs: probs[..., :5]))
+        layer.set_processor(ExplicitAttnProcessor(lambda probs: probs[..., :5]))
         with pytest.raises(BadInput, match="change"):
             layer(x, encoder_hidden_states=context)
 
@@ -185,13 +185,13 @@ def test_watched_gives_the_probabilities_with_gradients_and_goes(world):
     assert processors(unet) == before
 
 
-class Asks(Controller):
+class Asks(Hook):
     """Wants every site and the mid block, and returns what it was given (or None)."""
 
     def __init__(self, same=True):
         self.same, self.calls = same, []
 
-    def wants(self, site):
+    def selects(self, site):
         return True
 
     def modules(self):
@@ -211,7 +211,7 @@ def test_a_tap_that_changes_nothing_changes_nothing(world, same):
     unet, _, _, run = world
     before, plain, count = processors(unet), run(), hooks(unet)
     asks = Asks(same)
-    with Tap(unet, asks, Controller()) as tap:
+    with Tap(unet, asks, Hook()) as tap:
         assert close(run(), plain, 1e-9) and hooks(unet) == count + 1
         assert set(asks.calls) == {*sites(unet), "mid_block"} and set(tap.calls.values()) == {1}
     assert processors(unet) == before and hooks(unet) == count and torch.equal(run(), plain)
@@ -236,13 +236,13 @@ def test_a_tap_around_nothing_is_no_error(world):
     assert processors(unet) == before
 
 
-class OneToken(Controller):
+class OneToken(Hook):
     """All attention of one site to one token."""
 
     def __init__(self, name, token):
         self.name, self.token = name, token
 
-    def wants(self, site):
+    def selects(self, site):
         return site.name == self.name
 
     def on_probs(self, site, probs, ctx):
@@ -271,7 +271,7 @@ def test_a_tap_changes_what_its_controller_says(world):
     assert close(got, want, 1e-9) and not close(got, plain, 1e-4) and torch.equal(run(), plain)
 
 
-class Doubles(Controller):
+class Doubles(Hook):
     def modules(self):
         return ("mid_block",)
 
@@ -400,10 +400,10 @@ def test_pooled_masks():
     masks = torch.zeros(1, 2, 8, 16)
     masks[0, 0, :4, :8] = 1
     masks[0, 1, 0, 0] = 1
-    small = pooled(masks, 8, 0.5)                                          # 2 x 4 cells
+    small = pool_masks(masks, 8, 0.5)                                          # 2 x 4 cells
     assert small[0, 0].tolist() == [1, 1, 0, 0, 0, 0, 0, 0] and float(small[0, 1, 0]) == pytest.approx(1 / 16)
     with pytest.raises(BadInput, match="cells"):
-        pooled(masks, 7, 0.5)
+        pool_masks(masks, 7, 0.5)
 
 
 def corner():
@@ -411,7 +411,7 @@ def corner():
     masks, words = torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 5)
     masks[0, 0, :4, :4] = 1
     words[0, 0, 2] = 1
-    inside = pooled(masks, 16, 1.0)[0, 0]
+    inside = pool_masks(masks, 16, 1.0)[0, 0]
     return masks, words, inside
 
 
@@ -448,7 +448,7 @@ def test_grounding_gradient_by_finite_differences():
     words = torch.zeros(2, 3, 6, dtype=torch.float64)
     words[0, 0, 1] = words[0, 1, 3] = words[1, 2, 4] = words[1, 2, 5] = 1
     probs = draw(2, 2, 16, 6, seed=5).softmax(-1)
-    m = pooled(masks, 16, 1.0)
+    m = pool_masks(masks, 16, 1.0)
 
     def value(p):
         total = torch.zeros(2, dtype=torch.float64)
@@ -492,7 +492,7 @@ def test_phrases_speak_of_what_parse_reads():
         for thing in said.things:
             slot = scenes.kind[row].tolist().index(KINDS.index(thing.kind))
             assert masks[row, slot].nonzero()[:, 0].tolist() == found[thing.kind]
-            assert found[thing.kind][-len(spans(tokenizer, text, thing.kind)[0]):] == spans(tokenizer, text, thing.kind)[0]
+            assert found[thing.kind][-len(token_indices(tokenizer, text, thing.kind)[0]):] == token_indices(tokenizer, text, thing.kind)[0]
             words = tokenizer.decode(ids[row, found[thing.kind]]).split()
             assert parse("a " + " ".join(words)).things[0].kind == thing.kind
             assert {w for w in (thing.colour, thing.pattern) if w in words} <= {thing.colour, thing.pattern}

@@ -10,13 +10,13 @@ from safetensors.torch import save_file
 
 from minidiff import load
 from minidiff.cli import main
-from minidiff.counter import normal
 from minidiff.diffusion import Eps, ddim, ddpm, dpm2m, invert, last, linear, make_schedule, q_sample, scaled_linear, zero_terminal
 from minidiff.errors import BadInput, CheckpointError
 from minidiff.files import data_folder
 from minidiff.measure import Reader, explain, frechet, mini_lpips, read
 from minidiff.nets import UNet
 from minidiff.recipes import recipe
+from minidiff.rng import normal
 from minidiff.train import fit
 from minidiff.world import ImageFolder, Scene, Scenes, Thing, parse, render, sample_scenes
 

@@ -12,7 +12,7 @@ from minidiff.diffusion import (
     Eps,
     Gaussian,
     LearnedRange,
-    LossAware,
+    LossAwareSampler,
     bits_per_dim,
     bound_steps,
     cosine,
@@ -168,7 +168,7 @@ def test_bound_of_the_true_model_is_near_the_entropy_of_the_bytes() -> None:
 
 
 def test_loss_aware_sampler() -> None:
-    sampler = LossAware(4, history=2, uniform=0.01)
+    sampler = LossAwareSampler(4, history=2, uniform=0.01)
     even = sampler.probability()
     assert even.tolist() == [0.25] * 4
     sampler.update(torch.tensor([0, 1, 2, 3, 0, 1, 2]), torch.tensor([9.0, 1, 1, 0, 3, 1, 2]))
@@ -190,8 +190,8 @@ def test_loss_aware_sampler() -> None:
     (lambda m, x: bound_steps(m, x / 0), "finite"),
     (lambda m, x: vlb_term(m, x, 1000, x), "0 = one noising step"),
     (lambda m, x: decoder_nll(x, x, x, cdf="normal"), "'erf'"),
-    (lambda m, x: LossAware(0), "at least 1"),
-    (lambda m, x: LossAware(4, uniform=2.0), "share"),
+    (lambda m, x: LossAwareSampler(0), "at least 1"),
+    (lambda m, x: LossAwareSampler(4, uniform=2.0), "share"),
 ])
 def test_bad_input_is_refused(call, words: str) -> None:
     with pytest.raises(BadInput, match=words):

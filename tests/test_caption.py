@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from minidiff.errors import BadInput
-from minidiff.world.caption import MAX_WORDS, VOCABULARY, Said, SaidThing, agrees, caption, captions, parse
+from minidiff.world.caption import MAX_WORDS, VOCABULARY, CaptionFacts, ObjectFacts, agrees, caption, captions, parse
 from minidiff.world.grammar import PHRASES
 from minidiff.world.sample import LEVELS, SIZES, sample_scenes
 from minidiff.world.scene import COLOUR_NAMES, Scene, Thing
@@ -50,7 +50,7 @@ def test_captions_are_good_english(told):
             assert f" {twice} " not in f" {text} ", text
 
 
-def changes(said: Said, scene: Scene, slots: list[int]):
+def changes(said: CaptionFacts, scene: Scene, slots: list[int]):
     """Scenes that differ in exactly one thing that the caption says; slots[i] is the scene's thing for said thing i."""
     if said.backdrop:
         yield from (scene.replace(backdrop=b) for b in BACKDROPS if b != scene.backdrop)
@@ -158,24 +158,24 @@ GOLDEN = ["a drawing of a green house with dots in a room", "a surprised green b
 
 
 @pytest.mark.parametrize(("text", "said"), [
-    ("a red cat on the grass", Said((SaidThing("cat", "red"),), "grass")),
-    ("RED cat, at night.", Said((SaidThing("cat", "red"),), "night")),
-    ("", Said()),
-    ("in the snow in pixel style", Said((), "snow", "pixel")),
-    ("a watercolour of an orange house wearing a hat", Said((SaidThing("house", "orange", wears="hat"),), style="watercolour")),
-    ("a cat with stripes and glasses and a dog", Said((SaidThing("cat", pattern="striped", wears="glasses"), SaidThing("dog")))),
+    ("a red cat on the grass", CaptionFacts((ObjectFacts("cat", "red"),), "grass")),
+    ("RED cat, at night.", CaptionFacts((ObjectFacts("cat", "red"),), "night")),
+    ("", CaptionFacts()),
+    ("in the snow in pixel style", CaptionFacts((), "snow", "pixel")),
+    ("a watercolour of an orange house wearing a hat", CaptionFacts((ObjectFacts("house", "orange", wears="hat"),), style="watercolour")),
+    ("a cat with stripes and glasses and a dog", CaptionFacts((ObjectFacts("cat", pattern="striped", wears="glasses"), ObjectFacts("dog")))),
     ("a cat that is sad and blue and a dog that is red",
-     Said((SaidThing("cat", "blue", mood="sad"), SaidThing("dog", "red")))),
-    ("cat that is blue and dog and sad bear", Said((SaidThing("cat", "blue"), SaidThing("dog"), SaidThing("bear", mood="sad")))),
+     CaptionFacts((ObjectFacts("cat", "blue", mood="sad"), ObjectFacts("dog", "red")))),
+    ("cat that is blue and dog and sad bear", CaptionFacts((ObjectFacts("cat", "blue"), ObjectFacts("dog"), ObjectFacts("bear", mood="sad")))),
     ("a little star to the left of a large smiling bear in a bow tie",
-     Said((SaidThing("star", size="small"), SaidThing("bear", mood="happy", wears="bow tie", size="big")),
+     CaptionFacts((ObjectFacts("star", size="small"), ObjectFacts("bear", mood="happy", wears="bow tie", size="big")),
           relations=((0, "left", 1),))),
-    ("a cat on the left of a dog", Said((SaidThing("cat"), SaidThing("dog")), relations=((0, "left", 1),))),
-    ("a cat on the left and a dog on the right", Said((SaidThing("cat", where=("left",)), SaidThing("dog", where=("right",))))),
-    ("a cat at the top on the left", Said((SaidThing("cat", where=("top", "left")),))),
+    ("a cat on the left of a dog", CaptionFacts((ObjectFacts("cat"), ObjectFacts("dog")), relations=((0, "left", 1),))),
+    ("a cat on the left and a dog on the right", CaptionFacts((ObjectFacts("cat", where=("left",)), ObjectFacts("dog", where=("right",))))),
+    ("a cat at the top on the left", CaptionFacts((ObjectFacts("cat", where=("top", "left")),))),
     ("a cat above a dog under a star",
-     Said((SaidThing("cat"), SaidThing("dog"), SaidThing("star")), relations=((0, "above", 1), (1, "below", 2)))),
-    ("a plain rabbit wearing nothing", Said((SaidThing("rabbit", pattern="plain", wears="nothing"),))),
+     CaptionFacts((ObjectFacts("cat"), ObjectFacts("dog"), ObjectFacts("star")), relations=((0, "above", 1), (1, "below", 2)))),
+    ("a plain rabbit wearing nothing", CaptionFacts((ObjectFacts("rabbit", pattern="plain", wears="nothing"),))),
 ])
 def test_what_captions_say(text, said):
     assert parse(text) == said
@@ -268,6 +268,6 @@ def test_places_that_contradict_each_other(text):
 
 def test_no_phrase_hides_another():
     """Longest match first reads every phrase as itself."""
-    from minidiff.world.said import _phrases
+    from minidiff.world.parsing import _phrases
     for phrase, meaning in PHRASES.items():
         assert list(_phrases(list(phrase))) == [(*meaning, " ".join(phrase))]

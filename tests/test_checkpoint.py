@@ -26,7 +26,7 @@ Bits = dict[str, torch.Tensor]
 PARTS = ("model.safetensors", "ema.safetensors", "optimiser.pt", "meta.json")
 
 
-class Said(list[str]):
+class CaptionFacts(list[str]):
     def __call__(self, line: str) -> None:
         self.append(line)
 
@@ -160,7 +160,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(stopped: Path,
     damage(stopped / "step-00000005", name)
     if (name, damage) == ("meta.json", flip):  # a flipped bit in the versions changes nothing that is used
         return
-    said = Said()
+    said = CaptionFacts()
     go(stopped, say=said)
     assert said[0].startswith("step-00000005 cannot be used: ") and name in said[0] and "the one of step 4 is used" in said[0]
     assert said[1] == "Going on from step 4, 16 of 48 images."
@@ -177,7 +177,7 @@ def test_a_pickle_in_disguise_is_not_run(stopped: Path, tmp_path: Path) -> None:
     pickle.loads(pickle.dumps(Attack()))
     assert (tmp_path / "attacked").exists()  # the attack is real
     (tmp_path / "attacked").unlink()
-    said = Said()
+    said = CaptionFacts()
     go(stopped, say=said)
     assert not (tmp_path / "attacked").exists() and said[0].startswith("step-00000005 cannot be used")
 
@@ -317,7 +317,7 @@ def test_a_failing_disk_loses_nothing(stopped: Path, straight: Bits, monkeypatch
 
 
 def test_leaving_a_loop_when_the_disk_is_full_says_so(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = Said()
+    said = CaptionFacts()
     monkeypatch.setattr(checkpoint, "write_file", failing_at(1, errno.ENOSPC, checkpoint.write_file))
     go(stopped, stop=7, say=said)
     assert said[-1].startswith("Stopped at step 7, 28 of 48 images, and could not save. out: got")

@@ -8,18 +8,18 @@ from minidiff.errors import BadInput
 from minidiff.latent.autoencoder import encode, make_autoencoder
 from minidiff.latent.concat import (
     HINTS,
-    harmonise,
+    add_input_channels,
+    back_project,
+    decoder_blend,
     inpaint_hint,
     layout_hint,
+    lowres_hint,
     paste,
-    paste_smoothly,
+    poisson_blend,
     random_masks,
-    small_hint,
-    true_to,
-    widen,
-    with_hint,
+    sample_concat,
 )
-from minidiff.latent.sample import start_noise, text_to_image
+from minidiff.latent.sample import initial_noise, text_to_image
 from minidiff.latent.stable import assemble, make_unet
 from minidiff.latent.text import make_text_encoder, make_tokenizer
 from minidiff.world import KINDS, WorldData, render
@@ -40,14 +40,14 @@ def pipe():
 def test_a_widened_net_says_what_it_said_and_then_learns_from_the_hint(pipe):
     x, t = torch.randn(2, 4, 16, 16), torch.tensor([10, 900])
     context, hint = torch.randn(2, 34, 32), torch.randn(2, 5, 16, 16)
-    wide = widen(pipe.unet, 5)
+    wide = add_input_channels(pipe.unet, 5)
     before = pipe.unet(x, t, encoder_hidden_states=context).sample
     assert torch.equal(wide(torch.cat((x, hint), 1), t, encoder_hidden_states=context).sample, before)
     assert pipe.unet.config.in_channels == 4 and wide.config.in_channels == 9
     wide(torch.cat((x, hint), 1), t, encoder_hidden_states=context).sample.square().mean().backward()
     assert wide.conv_in.weight.grad[:, 4:].abs().max() > 0
     with pytest.raises(BadInput, match="extra"):
-        widen(pipe.unet, 0)
+        add_input_channels(pipe.unet, 0)
 
 
 def test_masks_are_pure_functions_of_their_number_and_of_sensible_size():
@@ -87,7 +87,7 @@ def test_the_smooth_paste_is_the_solution_of_laplace_equation():
     known, made = (0.3 * torch.randn(1, 3, 12, 12, generator=where).double().clamp(-1, 1) for _ in range(2))
     mask = torch.zeros(1, 1, 12, 12)
     mask[..., 3:12, 2:7] = 1                                  # a hole that reaches the lower edge of the picture
-    out = paste_smoothly(known, made, mask, sweeps=4000)
+    out = poisson_blend(known, made, mask, sweeps=4000)
     inside = mask[0, 0].bool()
     assert torch.equal(out[..., ~inside], known[..., ~inside])
     places = {tuple(p): i for i, p in enumerate(inside.nonzero().tolist())}
@@ -102,10 +102,10 @@ def test_the_smooth_paste_is_the_solution_of_laplace_equation():
                     b[i] += (known - made)[0, :, j[0], j[1]]
     exact = made[0, :, inside] + torch.linalg.solve(a, b).T
     assert torch.allclose(out[0, :, inside], exact.clamp(-1, 1), atol=1e-9)
-    shade = paste_smoothly(known, known + 0.2, mask, sweeps=4000)
+    shade = poisson_blend(known, known + 0.2, mask, sweeps=4000)
     assert torch.allclose(shade, known, atol=1e-6), "a constant error of shade must vanish"
     with pytest.raises(BadInput, match="sweeps"):
-        paste_smoothly(known, made, mask, sweeps=-1)
+        poisson_blend(known, made, mask, sweeps=-1)
 
 
 def test_harmonised_pictures_are_redrawn_at_the_border_only(pipe, monkeypatch):
@@ -113,40 +113,40 @@ def test_harmonised_pictures_are_redrawn_at_the_border_only(pipe, monkeypatch):
     mask = torch.zeros(2, 1, 64, 64)
     mask[..., 12:52, 0:40] = 1                                # touches the left edge of the picture
     hole = mask.expand_as(known) > 0.5
-    out = harmonise(pipe.vae, known, made, mask)
+    out = decoder_blend(pipe.vae, known, made, mask)
     assert torch.equal(out[~hole], known[~hole])
     monkeypatch.setattr("minidiff.latent.concat.decode", lambda vae, z: known)  # a decoder that draws the border perfectly
-    out = harmonise(pipe.vae, known, made, mask)
+    out = decoder_blend(pipe.vae, known, made, mask)
     fade = torch.arange(1, 9)[:, None] / 9                    # the share of what was made grows over two reaches, row by row
     assert torch.allclose(out[..., 12:20, 0:32], made[..., 12:20, 0:32] * fade
                           + known[..., 12:20, 0:32] * (1 - fade), atol=1e-5)
     assert torch.allclose(out[..., 20:44, 0:32], made[..., 20:44, 0:32], atol=1e-5), "deep inside, what was made"
     with pytest.raises(BadInput, match="reach"):
-        harmonise(pipe.vae, known, made, mask, reach=-1)
+        decoder_blend(pipe.vae, known, made, mask, reach=-1)
 
 
 def test_what_is_true_to_a_small_picture_shrinks_to_it():
     images = WorldData(64).images(4)
     small = F.avg_pool2d(images, 4)
     wrong = (0.8 * images + 0.1).clamp(-1, 1)                 # paler, and a shade too light
-    near = [float((F.avg_pool2d(true_to(small, wrong, rounds=n), 4) - small).abs().max()) for n in (0, 1, 3, 8)]
+    near = [float((F.avg_pool2d(back_project(small, wrong, rounds=n), 4) - small).abs().max()) for n in (0, 1, 3, 8)]
     assert near == sorted(near, reverse=True) and near[-1] < 0.02 < 0.2 < near[0]
-    assert (true_to(small, wrong) - images).square().mean() < 0.1 * (wrong - images).square().mean()
-    assert torch.allclose(true_to(small, images), images, atol=1e-6), "a picture that is true already stays"
+    assert (back_project(small, wrong) - images).square().mean() < 0.1 * (wrong - images).square().mean()
+    assert torch.allclose(back_project(small, images), images, atol=1e-6), "a picture that is true already stays"
     with pytest.raises(BadInput, match="made"):
-        true_to(small, wrong[..., :-1])
+        back_project(small, wrong[..., :-1])
     with pytest.raises(BadInput, match="made"):
-        true_to(small, wrong[0])
+        back_project(small, wrong[0])
 
 
 def test_small_and_layout_hints():
     small = torch.rand(2, 3, 32, 32)
-    blocks = small_hint(small, (16, 16))
+    blocks = lowres_hint(small, (16, 16))
     assert blocks.shape == (2, HINTS["upscale-x2"], 16, 16)
     assert torch.equal(blocks[0, :4, 5, 6], small[0, 0, 10:12, 12:14].flatten())
-    assert small_hint(small[..., ::2, ::2], (16, 16)).shape[1] == HINTS["upscale-x4"]
+    assert lowres_hint(small[..., ::2, ::2], (16, 16)).shape[1] == HINTS["upscale-x4"]
     with pytest.raises(BadInput, match="small"):
-        small_hint(small, (12, 12))
+        lowres_hint(small, (12, 12))
     scenes = WorldData(64, level="full").scenes(0, 8)
     masks = render(scenes).masks
     hint = layout_hint(scenes.kind, masks, (16, 16))
@@ -159,20 +159,20 @@ def test_small_and_layout_hints():
 
 
 def test_sampling_with_an_unheard_hint_is_plain_sampling(pipe):
-    z, prompts = start_noise(pipe, 2), ["a red cat", "a blue dog on the grass"]
+    z, prompts = initial_noise(pipe, 2), ["a red cat", "a blue dog on the grass"]
     plain = text_to_image(pipe, prompts, steps=3, latents=z)
-    narrow, pipe.unet = pipe.unet, widen(pipe.unet, 3)
+    narrow, pipe.unet = pipe.unet, add_input_channels(pipe.unet, 3)
     try:
         hint = torch.rand(2, 3, 16, 16)
-        assert torch.allclose(with_hint(pipe, hint, prompts, steps=3, latents=z), plain, atol=1e-5)
+        assert torch.allclose(sample_concat(pipe, hint, prompts, steps=3, latents=z), plain, atol=1e-5)
         pipe.unet.conv_in.weight.data[:, 4:] = 0.3
-        changed = with_hint(pipe, hint, prompts, steps=3, latents=z)
-        alone = with_hint(pipe, hint[:1], prompts[:1], steps=3, latents=z[:1])
+        changed = sample_concat(pipe, hint, prompts, steps=3, latents=z)
+        alone = sample_concat(pipe, hint[:1], prompts[:1], steps=3, latents=z[:1])
         assert not torch.allclose(changed, plain, atol=1e-3)
         assert torch.allclose(alone, changed[:1], atol=1e-5), "a row saw another row's hint"
         with pytest.raises(BadInput, match="hint"):
-            with_hint(pipe, hint[:, :2], prompts)
+            sample_concat(pipe, hint[:, :2], prompts)
         with pytest.raises(BadInput, match="prompts"):
-            with_hint(pipe, hint, prompts[:1])
+            sample_concat(pipe, hint, prompts[:1])
     finally:
         pipe.unet = narrow

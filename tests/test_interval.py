@@ -9,7 +9,7 @@ import torch
 
 from minidiff.errors import BadInput
 from minidiff.measure.distance import frechet, frechet_between, moments
-from minidiff.measure.interval import Measured, _weighted, bootstrap, frechet_interval, frechet_ratio, wilson
+from minidiff.measure.interval import Estimate, _weighted, bootstrap, frechet_interval, frechet_ratio, wilson
 
 
 def normal(*shape, seed=0):
@@ -17,21 +17,21 @@ def normal(*shape, seed=0):
 
 
 def test_one_line():
-    m = Measured(0.1234, 0.104, 0.1441, 512, floor=0.0213, baseline=3.11)
+    m = Estimate(0.1234, 0.104, 0.1441, 512, floor=0.0213, baseline=3.11)
     assert str(m) == "0.12 [0.10, 0.14] (floor 0.021, bad baseline 3.1, N = 512)"
-    m = Measured(0.12, 0.10, 0.14, 512, floor=0.02, baseline=3.1)
+    m = Estimate(0.12, 0.10, 0.14, 512, floor=0.02, baseline=3.1)
     assert str(m) == "0.12 [0.10, 0.14] (floor 0.02, bad baseline 3.1, N = 512)"
-    assert str(Measured(31.27, 30.9, 31.8, 64, "dB")) == "31.3 [30.9, 31.8] dB (N = 64)"
-    assert str(Measured(1234.5, 1200.0, 1300.0)) == "1234 [1200, 1300]"
-    assert str(Measured(0.5)) == "0.5" and str(Measured(120.0)) == "120" and str(Measured(-2.04)) == "-2"
-    assert str(Measured(0.0, 0.0, 0.0, 5)) == "0 [0, 0] (N = 5)"
-    assert str(Measured(float("nan"))) == "nan"
-    assert str(Measured(3e-9, 2e-9, 4e-9)) == "3.00e-09 [2.00e-09, 4.00e-09]"
+    assert str(Estimate(31.27, 30.9, 31.8, 64, "dB")) == "31.3 [30.9, 31.8] dB (N = 64)"
+    assert str(Estimate(1234.5, 1200.0, 1300.0)) == "1234 [1200, 1300]"
+    assert str(Estimate(0.5)) == "0.5" and str(Estimate(120.0)) == "120" and str(Estimate(-2.04)) == "-2"
+    assert str(Estimate(0.0, 0.0, 0.0, 5)) == "0 [0, 0] (N = 5)"
+    assert str(Estimate(float("nan"))) == "nan"
+    assert str(Estimate(3e-9, 2e-9, 4e-9)) == "3.00e-09 [2.00e-09, 4.00e-09]"
 
 
 def test_record():
-    m = Measured(0.5, 0.4, 0.6, 10, "share")
-    assert m.replace(floor=0.1) == Measured(0.5, 0.4, 0.6, 10, "share", 0.1)
+    m = Estimate(0.5, 0.4, 0.6, 10, "share")
+    assert m.replace(floor=0.1) == Estimate(0.5, 0.4, 0.6, 10, "share", 0.1)
     assert m.to_dict() == {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10, "unit": "share", "floor": None, "baseline": None}
 
 
@@ -87,7 +87,7 @@ def test_paired_rows_stay_together():
     together, apart = bootstrap(gap, x, y, n=300, paired=True), bootstrap(gap, x, y, n=300)
     assert together.high - together.low < 0.05 * (apart.high - apart.low)
     assert apart.high - apart.low == pytest.approx(2 * 1.96 * (2 / 200) ** 0.5, rel=0.2)
-    assert bootstrap(gap, x, x, n=50, paired=True) == Measured(0.0, 0.0, 0.0, 200)
+    assert bootstrap(gap, x, x, n=50, paired=True) == Estimate(0.0, 0.0, 0.0, 200)
 
 
 def test_the_seed_decides():

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from minidiff.counter import generator, normal
 from minidiff.errors import BadInput
-from minidiff.latent.autoencoder import Autoencoding, as_vq_model, decode, edges, encode, latent_scale, make_autoencoder
-from minidiff.latent.bottleneck import Codebook, kl_to_standard, reparametrise
-from minidiff.latent.critic import PatchCritic, adaptive_weight, frozen, hinge_critic, hinge_generator
-from minidiff.latent.grow import widened
+from minidiff.latent.autoencoder import AutoencoderLoss, as_vq_model, decode, edges, encode, latent_scale, make_autoencoder
+from minidiff.latent.bottleneck import Codebook, kl_standard_normal, reparametrise
+from minidiff.latent.discriminator import PatchDiscriminator, adaptive_weight, frozen, hinge_d_loss, hinge_g_loss
+from minidiff.latent.grow import net2wider
 from minidiff.measure import Reader, mini_lpips
+from minidiff.rng import generator, normal
 
 SMALL = (8, 8, 16)
 
@@ -42,8 +42,8 @@ def test_kl_is_that_of_torch_distributions():
     one = torch.ones_like(mu)
     posterior, prior = torch.distributions.Normal(mu, (logvar / 2).exp()), torch.distributions.Normal(0 * one, one)
     want = torch.distributions.kl_divergence(posterior, prior)
-    assert torch.allclose(kl_to_standard(mu, logvar), want.flatten(1).sum(1), rtol=1e-12)
-    assert kl_to_standard(0 * mu, 0 * mu).eq(0).all() and kl_to_standard(mu, logvar).shape == (5,)
+    assert torch.allclose(kl_standard_normal(mu, logvar), want.flatten(1).sum(1), rtol=1e-12)
+    assert kl_standard_normal(0 * mu, 0 * mu).eq(0).all() and kl_standard_normal(mu, logvar).shape == (5,)
 
 
 def test_reparametrised_draws_have_the_posteriors_mean_and_spread():
@@ -113,22 +113,22 @@ def test_codebook_losses_do_not_depend_on_the_rest_of_the_batch(book):
 
 def test_a_logit_sees_38_pixels_through_the_convolutions():
     torch.manual_seed(0)
-    net = nn.Sequential(*[m for m in PatchCritic().net if isinstance(m, nn.Conv2d)])     # the norms see the whole picture
+    net = nn.Sequential(*[m for m in PatchDiscriminator().net if isinstance(m, nn.Conv2d)])     # the norms see the whole picture
     x = normal((1, 3, 96, 96), "field", 0).requires_grad_()
     seen = torch.autograd.grad(net(x)[0, 0, 6, 6], x)[0][0].abs().sum(0) > 0
     assert int(seen.any(0).sum()) == int(seen.any(1).sum()) == 38
-    assert PatchCritic()(pictures(2, 64)).shape == (2, 1, 8, 8) and PatchCritic(layers=2)(pictures(1, 64)).shape == (1, 1, 16, 16)
+    assert PatchDiscriminator()(pictures(2, 64)).shape == (2, 1, 8, 8) and PatchDiscriminator(layers=2)(pictures(1, 64)).shape == (1, 1, 16, 16)
 
 
 def test_a_pictures_score_does_not_depend_on_its_neighbours():
     torch.manual_seed(0)
-    critic, x = PatchCritic(), pictures(4)
+    critic, x = PatchDiscriminator(), pictures(4)
     assert torch.allclose(critic(x)[2:3], critic(x[2:3]), atol=1e-5)
 
 
 def test_frozen_has_the_critics_value_and_spares_its_weights():
     torch.manual_seed(0)
-    critic, x = PatchCritic(), pictures(2).requires_grad_()
+    critic, x = PatchDiscriminator(), pictures(2).requires_grad_()
     out = frozen(critic, x)
     assert torch.equal(out, critic(x))
     found = torch.autograd.grad(out.sum(), [x, *critic.parameters()], allow_unused=True)
@@ -139,8 +139,8 @@ def test_frozen_has_the_critics_value_and_spares_its_weights():
 def test_hinge_losses_by_hand():
     real = torch.tensor([[2.0, 0.5], [-1.0, 1.0]]).view(2, 1, 1, 2)
     fake = torch.tensor([[-2.0, 0.5], [1.0, -1.0]]).view(2, 1, 1, 2)
-    assert hinge_critic(real, fake).tolist() == [0.5 * (0.5 + 1.5) / 2, 0.5 * (2 + 2) / 2]
-    assert hinge_generator(fake).tolist() == [0.75, 0.0]
+    assert hinge_d_loss(real, fake).tolist() == [0.5 * (0.5 + 1.5) / 2, 0.5 * (2 + 2) / 2]
+    assert hinge_g_loss(fake).tolist() == [0.75, 0.0]
 
 
 def _both_pulls(scale: float):
@@ -183,13 +183,13 @@ def test_edges_are_finite_differences():
     assert torch.equal(found[1, 5, 3, 1], x[1, 2, 4, 2] - x[1, 2, 3, 2])
 
 
-def _loss(net: Autoencoding, x: torch.Tensor, seen: int) -> torch.Tensor:
+def _loss(net: AutoencoderLoss, x: torch.Tensor, seen: int) -> torch.Tensor:
     torch.manual_seed(5)
     return net(x, torch.full((len(x),), seen))
 
 
 def test_the_loss_is_the_sum_that_its_docstring_states(vae, reader):
-    net, x = Autoencoding(vae, reader, kl=0.3, edge=0.7, perceptual=0.4, adversarial=0.5, start=10), pictures(2)
+    net, x = AutoencoderLoss(vae, reader, kl=0.3, edge=0.7, perceptual=0.4, adversarial=0.5, start=10), pictures(2)
     torch.manual_seed(5)
     d = vae.encode(x).latent_dist
     y = vae.decode(d.mean + d.std * torch.randn_like(d.mean)).sample
@@ -206,7 +206,7 @@ def test_the_loss_is_the_sum_that_its_docstring_states(vae, reader):
 
 def test_before_its_start_the_critic_changes_nothing(vae, reader):
     x = pictures(2)
-    late, none = (Autoencoding(vae, reader, adversarial=a, start=100) for a in (0.1, 0.0))
+    late, none = (AutoencoderLoss(vae, reader, adversarial=a, start=100) for a in (0.1, 0.0))
     assert torch.equal(_loss(late, x, 99), _loss(none, x, 99)) and torch.equal(_loss(none, x, 99), _loss(none, x, 100))
     assert not torch.allclose(_loss(late, x, 100), _loss(none, x, 100), atol=1e-3)
     weights = list(vae.parameters())
@@ -215,7 +215,7 @@ def test_before_its_start_the_critic_changes_nothing(vae, reader):
 
 
 def test_each_part_is_trained_by_its_own_loss(vae, reader):
-    net, x = Autoencoding(vae, reader, adversarial=1.0), pictures(2)
+    net, x = AutoencoderLoss(vae, reader, adversarial=1.0), pictures(2)
     names, weights = zip(*net.named_parameters(), strict=True)
     assert not any("reader" in name or "_eyes" in name for name in names), "the reader must not be trained"
     found = dict(zip(names, torch.autograd.grad(_loss(net, x, 0).sum(), weights, allow_unused=True), strict=True))
@@ -223,7 +223,7 @@ def test_each_part_is_trained_by_its_own_loss(vae, reader):
     with torch.no_grad():
         y = vae.decoder(vae.post_quant_conv(net.bottleneck(x)[0]))
     critic = [p for n, p in net.named_parameters() if n.startswith("critic")]
-    want = torch.autograd.grad(hinge_critic(net.critic(x), net.critic(y)).sum(), critic)
+    want = torch.autograd.grad(hinge_d_loss(net.critic(x), net.critic(y)).sum(), critic)
     got = [found[n] for n in names if n.startswith("critic")]
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(got, want, strict=True))
     assert float(found["vae.encoder.conv_in.weight"].abs().max()) > 0
@@ -232,7 +232,7 @@ def test_each_part_is_trained_by_its_own_loss(vae, reader):
 def test_with_a_teacher_latents_go_where_the_teacher_has_them(reader):
     torch.manual_seed(6)
     teacher, x = make_autoencoder(4, widths=SMALL), pictures(2)
-    net = Autoencoding(make_autoencoder(4, widths=SMALL), reader, adversarial=0.0, teacher=teacher, keep=3.0)
+    net = AutoencoderLoss(make_autoencoder(4, widths=SMALL), reader, adversarial=0.0, teacher=teacher, keep=3.0)
     with torch.no_grad():
         own, theirs = (v.quant_conv(v.encoder(x)) for v in (net.vae, teacher))
         want = 3.0 * ((own - theirs) ** 2).flatten(1).mean(1)
@@ -255,7 +255,7 @@ def test_a_wider_autoencoder_computes_the_same():
     for p in vae.parameters():
         nn.init.normal_(p, std=0.2) if p.ndim == 1 else None
     vae.register_to_config(scaling_factor=0.7)
-    wide = widened(vae, tuple(2 * w for w in SMALL[:-1]) + (3 * SMALL[-1],)).double()
+    wide = net2wider(vae, tuple(2 * w for w in SMALL[:-1]) + (3 * SMALL[-1],)).double()
     vae, x = vae.double(), pictures(2).double()
     with torch.no_grad():
         z = vae.encode(x).latent_dist.parameters
@@ -264,18 +264,18 @@ def test_a_wider_autoencoder_computes_the_same():
     assert wide.config.scaling_factor == 0.7
     kernel = wide.decoder.conv_out.weight.unflatten(1, (-1, 2))
     assert not torch.allclose(kernel[:, :, 0], kernel[:, :, 1]), "copies must be able to part in training"
-    again = widened(vae.float(), wide.config.block_out_channels).double()
+    again = net2wider(vae.float(), wide.config.block_out_channels).double()
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), wide.parameters(), strict=True))
     for widths in ((SMALL[0] + 4, *SMALL[1:]), SMALL[:-1], (SMALL[0] // 2, *SMALL[1:])):
         with pytest.raises(BadInput, match="whole multiple"):
-            widened(vae, widths)
+            net2wider(vae, widths)
     with pytest.raises(BadInput, match="no shortcut to take over"):
-        widened(vae, (2 * SMALL[0], *SMALL[1:]))                           # 8 and 8 would become 16 and 8
+        net2wider(vae, (2 * SMALL[0], *SMALL[1:]))                           # 8 and 8 would become 16 and 8
 
 
 def test_a_trained_codebook_model_is_the_same_as_a_vq_model(reader):
     torch.manual_seed(3)
-    net = Autoencoding(make_autoencoder(4, widths=SMALL), reader, codes=32, perceptual=0.0, adversarial=0.0).eval()
+    net = AutoencoderLoss(make_autoencoder(4, widths=SMALL), reader, codes=32, perceptual=0.0, adversarial=0.0).eval()
     nn.init.normal_(net.codebook.embedding.weight, std=0.5)
     nn.init.normal_(net.vae.quant_conv.bias, std=0.5)
     x, made = pictures(3), as_vq_model(net).eval()
@@ -353,7 +353,7 @@ def test_scaled_latents_have_unit_spread_on_other_pictures(vae):
     (lambda v: make_autoencoder(4, widths=(8, 12, 16)), "widths"),
     (lambda v: Codebook(1), "codes"),
     (lambda v: Codebook(8, 4)(torch.zeros(1, 3, 4, 4)), "h"),
-    (lambda v: PatchCritic(layers=0), "layers"),
+    (lambda v: PatchDiscriminator(layers=0), "layers"),
     (lambda v: encode(v, torch.zeros(1, 1, 32, 32)), "images"),
     (lambda v: encode(v, torch.zeros(3, 32, 32)), "images"),
     (lambda v: encode(v, torch.full((1, 3, 32, 32), torch.nan)), "images"),
@@ -361,7 +361,7 @@ def test_scaled_latents_have_unit_spread_on_other_pictures(vae):
     (lambda v: latent_scale(v, torch.zeros(10, 3, 32, 32)), "images"),
     (lambda v: latent_scale(v, torch.zeros(2000, 1, 8, 8)), "images"),
     (lambda v: latent_scale(nn.Identity(), torch.zeros(2000, 3, 8, 8)), "vae"),
-    (lambda v: as_vq_model(Autoencoding(v, Reader(8))), "net"),
+    (lambda v: as_vq_model(AutoencoderLoss(v, Reader(8))), "net"),
 ])
 def test_bad_input_is_refused_by_name(vae, act, argument):
     with pytest.raises(BadInput, match=f"^{argument}:"):

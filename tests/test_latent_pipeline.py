@@ -13,32 +13,32 @@ from transformers import CLIPTokenizer
 
 import minidiff
 from minidiff import BadInput, CheckpointError
-from minidiff.counter import generator, normal
 from minidiff.diffusion import last
 from minidiff.latent import (
     Guided,
     assemble,
     decode,
+    denoise,
     denoiser,
     encode,
     encode_prompt,
+    initial_noise,
     invert_image,
     make_autoencoder,
     make_scheduler,
     make_text_encoder,
     make_tokenizer,
     make_unet,
-    schedule_of,
+    schedule_from,
     sites,
-    spans,
-    start_noise,
-    steps_of,
     text_to_image,
     token_ids,
+    token_indices,
 )
-from minidiff.latent.sample import grid_of
+from minidiff.latent.sample import latent_shape
 from minidiff.latent.text import LENGTH, PIECES
-from minidiff.quiet import quietly
+from minidiff.rng import generator, normal
+from minidiff.silence import silence_libraries
 from minidiff.steer import Recorder, Tap, rows_of
 from minidiff.world import VOCABULARY, captions, sample_scenes
 from minidiff.zoo import ship_folder
@@ -76,7 +76,7 @@ CASES = ("four levels, 77 tokens", "two levels, 20 tokens")
 @pytest.fixture(scope="module", params=CASES)
 def folder(request, tmp_path_factory):
     where = tmp_path_factory.mktemp("pipe") / "saved"
-    with quietly():
+    with silence_libraries():
         make(request.param).save_pretrained(where)
     return where
 
@@ -145,14 +145,14 @@ def test_spans_of_repeated_and_two_token_words(tokenizer):
     names = tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)
 
     def at(word):
-        return [[names[i].removesuffix("</w>") for i in place] for place in spans(tokenizer, text, word)]
+        return [[names[i].removesuffix("</w>") for i in place] for place in token_indices(tokenizer, text, word)]
 
     assert at("red") == [["red"], ["red"]] and at("mushroom") == [["mush", "room"]] * 2
     assert at("red cat") == [["red", "cat"]] and at("Cat") == [["cat"]]
-    assert spans(tokenizer, text, "red")[0] != spans(tokenizer, text, "red")[1]
+    assert token_indices(tokenizer, text, "red")[0] != token_indices(tokenizer, text, "red")[1]
     for word in ("room", "blue", "at", ""):             # "room" and "at" stand inside other words only
         with pytest.raises(BadInput, match="word"):
-            spans(tokenizer, text, word)
+            token_indices(tokenizer, text, word)
 
 
 def test_too_long_a_prompt_is_refused_not_cut(pipe):
@@ -181,17 +181,17 @@ def test_a_foreign_tokenizer_reads_any_word(pipe):
 
 @pytest.mark.parametrize(("steps", "guidance"), [(1, 4.0), (5, 1.0), (7, 7.5), (20, 3.0)])
 def test_steps_of_is_the_pipeline(pipe, steps, guidance):
-    z = start_noise(pipe, 2, seed=4)
-    mine = list(steps_of(pipe, PROMPTS, steps=steps, guidance=guidance, latents=z))
+    z = initial_noise(pipe, 2, seed=4)
+    mine = list(denoise(pipe, PROMPTS, steps=steps, guidance=guidance, latents=z))
     assert len(mine) == steps and close(mine[-1].x, theirs(pipe, PROMPTS, z, steps=steps, guidance=guidance))
 
 
 @pytest.mark.parametrize("eta", [0.4, 1.0])
 def test_eta_adds_the_schedulers_noise(pipe, eta, monkeypatch):
     from minidiff.diffusion import sample
-    z, dice = start_noise(pipe, 2), generator("test eta", 0)
+    z, dice = initial_noise(pipe, 2), generator("test eta", 0)
     monkeypatch.setattr(sample, "noise_source", lambda x, _: lambda: torch.randn(x.shape, generator=dice))
-    mine = last(steps_of(pipe, PROMPTS, steps=4, guidance=2.0, latents=z, eta=eta)).x
+    mine = last(denoise(pipe, PROMPTS, steps=4, guidance=2.0, latents=z, eta=eta)).x
     assert close(mine, theirs(pipe, PROMPTS, z, steps=4, guidance=2.0, eta=eta, generator=generator("test eta", 0)))
     assert not close(mine, theirs(pipe, PROMPTS, z, steps=4, guidance=2.0), 1e-2)
 
@@ -201,11 +201,11 @@ def test_eta_adds_the_schedulers_noise(pipe, eta, monkeypatch):
     {"set_alpha_to_one": True}, {"beta_schedule": "linear", "beta_end": 0.02}, {"rescale_betas_zero_snr": True,
      "prediction_type": "v_prediction", "timestep_spacing": "trailing"}])
 def test_the_schedulers_config_is_obeyed(pipe, changes):
-    z, before = start_noise(pipe, 1, seed=6), pipe.scheduler
-    usual = last(steps_of(pipe, PROMPTS[0], steps=5, latents=z)).x
+    z, before = initial_noise(pipe, 1, seed=6), pipe.scheduler
+    usual = last(denoise(pipe, PROMPTS[0], steps=5, latents=z)).x
     pipe.scheduler = DDIMScheduler.from_config(before.config, **changes)
     try:
-        mine = last(steps_of(pipe, PROMPTS[0], steps=5, latents=z)).x
+        mine = last(denoise(pipe, PROMPTS[0], steps=5, latents=z)).x
         assert close(mine, theirs(pipe, PROMPTS[:1], z, steps=5, guidance=4.0))
         assert not torch.equal(mine, usual)
     finally:
@@ -213,11 +213,11 @@ def test_the_schedulers_config_is_obeyed(pipe, changes):
 
 
 def test_other_schedulers_lend_their_table_and_unknown_targets_are_refused(pipe):
-    before, z = pipe.scheduler, start_noise(pipe, 1)
-    usual = last(steps_of(pipe, PROMPTS[0], steps=3, latents=z)).x
+    before, z = pipe.scheduler, initial_noise(pipe, 1)
+    usual = last(denoise(pipe, PROMPTS[0], steps=3, latents=z)).x
     try:
         pipe.scheduler = PNDMScheduler.from_config(before.config)
-        assert torch.equal(last(steps_of(pipe, PROMPTS[0], steps=3, latents=z)).x, usual), "DDIM on PNDM's table is DDIM"
+        assert torch.equal(last(denoise(pipe, PROMPTS[0], steps=3, latents=z)).x, usual), "DDIM on PNDM's table is DDIM"
         pipe.scheduler = DDIMScheduler.from_config(before.config)
         pipe.scheduler.register_to_config(prediction_type="flow")
         with pytest.raises(BadInput, match="prediction_type"):
@@ -227,7 +227,7 @@ def test_other_schedulers_lend_their_table_and_unknown_targets_are_refused(pipe)
 
 
 def test_pictures_and_negative_prompts_are_the_pipelines(pipe):
-    z = start_noise(pipe, 2, seed=1)
+    z = initial_noise(pipe, 2, seed=1)
     want = pipe(PROMPTS, latents=z, num_inference_steps=4, guidance_scale=3.0, negative_prompt=["a tree"] * 2,
                 output_type="pt").images
     got = text_to_image(pipe, PROMPTS, steps=4, guidance=3.0, latents=z, negative="a tree")
@@ -238,30 +238,30 @@ def test_pictures_and_negative_prompts_are_the_pipelines(pipe):
 def test_other_sizes_are_the_pipelines(pipe):
     f, unit = pipe.vae_scale_factor, pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
     high, wide = unit, 2 * unit
-    z = start_noise(pipe, 1, size=(high, wide))
+    z = initial_noise(pipe, 1, size=(high, wide))
     assert z.shape == (1, pipe.vae.config.latent_channels, high // f, wide // f)
     got = text_to_image(pipe, PROMPTS[0], steps=3, size=(high, wide))
     want = pipe(PROMPTS[:1], latents=z, height=high, width=wide, num_inference_steps=3, guidance_scale=4.0,
                 output_type="pt").images
     assert got.shape == (1, 3, high, wide) and close(got / 2 + 0.5, want)
     with pytest.raises(BadInput, match=f"multiples of {unit}"):
-        start_noise(pipe, 1, size=high + f)
-    assert grid_of(pipe) == (pipe.vae.config.latent_channels, 8, 8)
+        initial_noise(pipe, 1, size=high + f)
+    assert latent_shape(pipe) == (pipe.vae.config.latent_channels, 8, 8)
 
 
 def test_noise_and_pictures_do_not_depend_on_the_batch(pipe):
-    assert torch.equal(start_noise(pipe, 3, seed=2)[:2], start_noise(pipe, 2, seed=2))
-    assert not torch.equal(start_noise(pipe, 1, seed=2), start_noise(pipe, 1, seed=3))
+    assert torch.equal(initial_noise(pipe, 3, seed=2)[:2], initial_noise(pipe, 2, seed=2))
+    assert not torch.equal(initial_noise(pipe, 1, seed=2), initial_noise(pipe, 1, seed=3))
     together, apart = text_to_image(pipe, PROMPTS, steps=2, seed=5), text_to_image(pipe, PROMPTS, steps=2, seed=5, chunk=1)
     assert close(apart, together)
     with pytest.raises(BadInput, match="latents"):
-        text_to_image(pipe, PROMPTS, latents=start_noise(pipe, 3), steps=2)
+        text_to_image(pipe, PROMPTS, latents=initial_noise(pipe, 3), steps=2)
 
 
 def test_guided_by_hand(pipe):
-    z, (context, empty) = start_noise(pipe, 2), (encode_prompt(pipe, PROMPTS), encode_prompt(pipe, ["", ""]))
+    z, (context, empty) = initial_noise(pipe, 2), (encode_prompt(pipe, PROMPTS), encode_prompt(pipe, ["", ""]))
     u, c = (pipe.unet(z, 300, encoder_hidden_states=e).sample for e in (empty, context))
-    abar = schedule_of(pipe.scheduler).at(300)
+    abar = schedule_from(pipe.scheduler).at(300)
     for w in (0.0, 1.0, 4.0):
         x0, eps = Guided(denoiser(pipe), w)(z, 300, (context, empty))
         want = u + w * (c - u)
@@ -287,7 +287,7 @@ def test_inversion_closes_with_a_fixed_point_and_not_without(pipe):
     try:
         for repeats in (0, 9):
             code = last(invert_image(pipe, x, PROMPTS, steps=10, fixed_point=repeats)).x
-            again = last(steps_of(pipe, PROMPTS, steps=10, guidance=1.0, latents=code)).x
+            again = last(denoise(pipe, PROMPTS, steps=10, guidance=1.0, latents=code)).x
             gaps[repeats] = float((again - z).abs().max() / z.abs().max())
     finally:
         pipe.unet.conv_out.weight.mul_(16)
@@ -317,14 +317,14 @@ def test_inversion_is_diffusers_inverse_scheduler(pipe):
 def test_attention_of_both_sizes(pipe):
     found = sites(pipe.unet)
     assert {s.kind for s in found.values()} == {"self", "cross"} and len(found) == len(pipe.unet.attn_processors)
-    before, z = pipe.unet.attn_processors, start_noise(pipe, 1, size=(8 * pipe.vae_scale_factor, 16 * pipe.vae_scale_factor))
-    plain = last(steps_of(pipe, PROMPTS[0], steps=3, latents=z)).x
+    before, z = pipe.unet.attn_processors, initial_noise(pipe, 1, size=(8 * pipe.vae_scale_factor, 16 * pipe.vae_scale_factor))
+    plain = last(denoise(pipe, PROMPTS[0], steps=3, latents=z)).x
     recorder = Recorder()
     with Tap(pipe.unet, recorder) as tap:
-        tapped = last(tap.follow(steps_of(pipe, PROMPTS[0], steps=3, latents=z), rows_of(1))).x
+        tapped = last(tap.follow(denoise(pipe, PROMPTS[0], steps=3, latents=z), rows_of(1))).x
     assert close(tapped, plain) and pipe.unet.attn_processors == before
     name = next(s.name for s in found.values() if s.kind == "cross" and s.level == 0)
-    heat = recorder.map(spans(pipe.tokenizer, PROMPTS[0], "cat")[0], step=[0, 1, 2], site=name)
+    heat = recorder.map(token_indices(pipe.tokenizer, PROMPTS[0], "cat")[0], step=[0, 1, 2], site=name)
     assert heat.shape == (1, 8, 16) and bool((heat > 0).all())
     everything = recorder.map(list(range(pipe.tokenizer.model_max_length)), step=1, site=name)
     assert torch.allclose(everything * pipe.tokenizer.model_max_length, torch.ones(1, 8, 16), atol=1e-4)
@@ -341,7 +341,7 @@ def test_what_is_loaded_is_ready_and_what_is_saved_comes_back(pipe, folder, tmp_
     parts = [m for m in pipe.components.values() if isinstance(m, torch.nn.Module)]
     assert len(parts) == 3 and all(not m.training and not any(p.requires_grad for p in m.parameters()) for m in parts)
     with caplog.at_level(logging.WARNING):
-        with quietly():
+        with silence_libraries():
             pipe.save_pretrained(tmp_path / "copy")
             again = StableDiffusionPipeline.from_pretrained(tmp_path / "copy")
     again.set_progress_bar_config(disable=True)
@@ -394,7 +394,7 @@ def test_loading_is_silent_and_leaves_the_libraries_as_they_were(folder, capfd):
         minidiff.load(str(folder.parent))
     assert state() == before and before[0] and before[1]
     assert capfd.readouterr() == ("", "")
-    with quietly() as said:
+    with silence_libraries() as said:
         logging.getLogger("diffusers.test").warning("heard")
     assert said == ["heard"]
 
@@ -449,7 +449,7 @@ def test_pickled_weights_are_never_read(copy):
 
 def test_shipped_pipelines_are_checked_by_hash_and_name(pipe, tmp_path, monkeypatch):
     monkeypatch.setenv("MINIDIFF_DATA", str(tmp_path))
-    with quietly():
+    with silence_libraries():
         ship_folder("mini-sd", pipe.save_pretrained, {"seed": 1}, root=tmp_path)
     assert len(json.loads((tmp_path / "mini-sd/card.json").read_text())["sha256"]) == 3, "a hash for each file of weights"
     shipped = minidiff.load("mini-sd")
@@ -487,7 +487,7 @@ def test_one_part_of_a_pipeline_is_a_model_of_its_own(pipe, folder, monkeypatch)
 def test_half_precision_on_disk_is_float32_in_use(pipe, tmp_path):
     """transformers would keep the precision of the file."""
     import copy as copies
-    with quietly():
+    with silence_libraries():
         copies.deepcopy(pipe.text_encoder).half().save_pretrained(tmp_path / "half")
     made = minidiff.load(str(tmp_path / "half"))
     ours, exact = next(made.parameters()), next(pipe.text_encoder.parameters())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from minidiff.diffusion import X0, Eps, V, make_schedule, q_sample, simple_loss
 from minidiff.latent.attention import Watched
 from minidiff.latent.grounding import grounding_loss, place_loss
-from minidiff.latent.stable import LatentDiffusion, layout_weight, make_unet
+from minidiff.latent.stable import LatentDiffusion, make_unet, snr_weight
 from minidiff.latent.text import make_text_encoder, make_tokenizer, token_ids
 from minidiff.recipes.stable import draw_t
 
@@ -28,7 +28,7 @@ def test_the_weight_is_that_of_v_at_high_noise_and_min_snr_at_low() -> None:
     read["v"] = a.sqrt() * read["eps"] - (1 - a).sqrt() * read["x0"]
     loss = {w.kind: simple_loss(w(lambda x, t, k=w.kind: read[k], S), x0, t, eps) for w in (Eps, X0, V)}
     snr = S.at(t) / (1 - S.at(t))
-    got = loss["eps"] * layout_weight(snr)
+    got = loss["eps"] * snr_weight(snr)
     high = snr < 4
     assert high.any() and (~high).any()
     assert torch.allclose(got[high], loss["v"][high], rtol=1e-8)
@@ -36,8 +36,8 @@ def test_the_weight_is_that_of_v_at_high_noise_and_min_snr_at_low() -> None:
 
 
 def test_the_weight_is_finite_without_any_signal() -> None:
-    assert layout_weight(torch.tensor([0.0, 1e-12, 1 / 300])).tolist() == [100.0, 100.0, 100.0]
-    assert 0 < float(layout_weight(torch.tensor(1e9))) < 1e-8
+    assert snr_weight(torch.tensor([0.0, 1e-12, 1 / 300])).tolist() == [100.0, 100.0, 100.0]
+    assert 0 < float(snr_weight(torch.tensor(1e9))) < 1e-8
 
 
 def test_the_levels_are_drawn_by_their_density() -> None:

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from minidiff.board import CLAIMS, claims
-from minidiff.counter import generator, normal
 from minidiff.diffusion import Mixture, Schedule, cosine, linear, q_sample
 from minidiff.errors import BadInput
 from minidiff.lessons import panels01, toys01
+from minidiff.rng import generator, normal
 from minidiff.world import WorldData
 
 

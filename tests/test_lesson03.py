@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from minidiff.board import lesson03 as board
-from minidiff.counter import normal
 from minidiff.diffusion import Mixture, ddim, ddpm, dpm2m, heun, last, linear
 from minidiff.errors import BadInput
 from minidiff.lessons.panels03 import SOLVERS, Explorer, Trajectories, Walk
+from minidiff.rng import normal
 from minidiff.show import choice, panel, pixels, play, slider, sweep
 from minidiff.world import WorldData
 

@@ -12,14 +12,23 @@ from browser import FLAGS, HELP, chromium
 from minidiff.board import claims, nouns
 from minidiff.board import lesson08 as board
 from minidiff.board.lesson08 import exchanged
-from minidiff.counter import normal
 from minidiff.errors import BadInput
-from minidiff.latent import assemble, make_autoencoder, make_text_encoder, make_tokenizer, make_unet, sites, spans, start_noise
+from minidiff.latent import (
+    assemble,
+    initial_noise,
+    make_autoencoder,
+    make_text_encoder,
+    make_tokenizer,
+    make_unet,
+    sites,
+    token_indices,
+)
 from minidiff.latent import text_to_image as draw
 from minidiff.lessons import canvas
 from minidiff.lessons.canvas import ESM, MaskPanel, PromptPanel, box_mask, brush
 from minidiff.lessons.panels08 import Film, Holes, Painter, blended, over, word_tokens
 from minidiff.measure.prompts import make_prompts, make_scenes
+from minidiff.rng import normal
 from minidiff.show import choice, panel, play, sweep
 from minidiff.world import WorldData, captions, parse, render, sample_scenes
 
@@ -54,7 +63,7 @@ def test_word_tokens_are_those_of_spans():
         seen = {}
         for word, where in word_tokens(tokenizer, text):
             seen.setdefault(word, []).append(where)
-        assert seen == {word: spans(tokenizer, text, word) for word in seen} and " ".join(w for w, _ in word_tokens(
+        assert seen == {word: token_indices(tokenizer, text, word) for word in seen} and " ".join(w for w, _ in word_tokens(
             tokenizer, text)) == text
 
 
@@ -74,7 +83,7 @@ def test_maps_over_a_picture():
 def test_painter_draws_what_the_pipeline_draws(pipe, site):
     painter = Painter(pipe, site=site, steps=4, moments=3)
     images, maps, words = painter.run(prompt=PROMPT, seed=3, guidance=2.5)
-    want = draw(pipe, [PROMPT], latents=start_noise(pipe, 1, seed=3), steps=4, guidance=2.5)
+    want = draw(pipe, [PROMPT], latents=initial_noise(pipe, 1, seed=3), steps=4, guidance=2.5)
     assert images.shape == (3, 3, 64, 64) and float((images[-1] - want[0]).abs().max()) < 1e-4
     assert words == ["begin", *PROMPT.split(), "end"] and maps.shape[0] == len(words)
     counts = torch.tensor([1, 2, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1.0])                 # tokens a word
@@ -136,7 +145,7 @@ def test_blended_keeps_what_is_known_and_is_plain_sampling_without_any(pipe):
     outside = (some < 0.5).expand_as(images)
     assert torch.equal(made[outside], images[outside]) and not torch.equal(made[~outside], images[~outside])
     assert torch.equal(blended(pipe, images, torch.zeros_like(some), prompts, steps=3), images)
-    latents = torch.cat([start_noise(pipe, 1, seed=5), start_noise(pipe, 1, seed=6)])
+    latents = torch.cat([initial_noise(pipe, 1, seed=5), initial_noise(pipe, 1, seed=6)])
     free = blended(pipe, images, torch.ones_like(some), prompts, steps=3, seed=5)
     assert float((free - draw(pipe, prompts, steps=3, latents=latents)).abs().max()) < 1e-4
     again = blended(pipe, images, some, prompts, steps=3, repeats=2)

@@ -7,23 +7,23 @@ import pytest
 import torch
 
 from minidiff.board import lesson09 as board
-from minidiff.counter import normal
 from minidiff.errors import BadInput
 from minidiff.latent import (
     assemble,
     decode,
+    denoise,
     encode,
+    initial_noise,
     invert_image,
     make_autoencoder,
     make_text_encoder,
     make_tokenizer,
     make_unet,
     sites,
-    start_noise,
-    steps_of,
     text_to_image,
 )
 from minidiff.lessons.panels09 import Colours, PromptBox, Return, Scrubber
+from minidiff.rng import normal
 from minidiff.show import panel, pixels, play, slider, sweep, text
 from minidiff.world import WorldData
 
@@ -106,7 +106,7 @@ def test_colours_are_the_best_linear_guess():
 
 
 def test_prompt_box_over_the_whole_range(pipe):
-    box = PromptBox(pipe, start_noise(pipe, 2, seed=1))
+    box = PromptBox(pipe, initial_noise(pipe, 2, seed=1))
     p = panel(box.render, text("prompt", "a red cat", examples=("a dog at night", "a red zebra", "")),
               slider("steps", 2, 6, 1, 3, live=False), slider("guidance", 1.0, 3.0, 0.5, 2.0, live=False), alt="box")
     shape, seen = box.render(prompt="a red cat", steps=3, guidance=2.0)[0].shape, set()
@@ -118,7 +118,7 @@ def test_prompt_box_over_the_whole_range(pipe):
 
 
 def test_prompt_box_draws_what_the_sampler_draws_and_refuses_in_words(pipe, monkeypatch):
-    z = start_noise(pipe, 2, seed=1)
+    z = initial_noise(pipe, 2, seed=1)
     box = PromptBox(pipe, z, negative="a tree")
     want = text_to_image(pipe, ["a dog"] * 2, steps=3, guidance=2.0, latents=z, negative="a tree")
     array, said = box.render(prompt=" a dog ", steps=3, guidance=2.0)
@@ -134,7 +134,7 @@ def test_prompt_box_draws_what_the_sampler_draws_and_refuses_in_words(pipe, monk
 
 
 def test_scrubber_over_the_whole_range(pipe, colours):
-    run = list(steps_of(pipe, ["a red cat", "a dog"], steps=6))
+    run = list(denoise(pipe, ["a red cat", "a dog"], steps=6))
     scrubber = Scrubber(pipe, run, colours, row=1)
     p = panel(scrubber.render, play("step", 1, 6, 1, 2), alt="scrubber")
     assert len({p.image.value for _ in sweep(p)}) >= 5
@@ -155,7 +155,7 @@ def test_scrubber_over_the_whole_range(pipe, colours):
 def test_return_stands_at_equal_noise(pipe, colours):
     x = normal((1, 3, 16, 16), "test return", 0).clamp(-1, 1)
     there = list(invert_image(pipe, x, "a dog", steps=5))
-    back = {w: list(steps_of(pipe, "a dog", steps=5, guidance=w, latents=there[-1].x)) for w in (1.0, 6.0)}
+    back = {w: list(denoise(pipe, "a dog", steps=5, guidance=w, latents=there[-1].x)) for w in (1.0, 6.0)}
     rounds = Return(pipe, x, there, {"w = 1": back[1.0], "w = 6": back[6.0]}, colours)
     p = panel(rounds.render, play("place", 0, 5, 1, 2), alt="return")
     assert len({p.image.value for _ in sweep(p)}) == 6

@@ -9,8 +9,8 @@ from ipywidgets.widgets.widget import _instances
 from PIL import Image
 
 from minidiff import show
-from minidiff.show.look import DENSITY, rgb
 from minidiff.show.stills import with_knobs
+from minidiff.show.theme import DENSITY, rgb
 
 
 def _blank(**_: object) -> np.ndarray:

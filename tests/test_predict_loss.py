@@ -200,7 +200,7 @@ def test_hybrid_loss_teaches_the_variance_and_leaves_the_mean_alone() -> None:
 
 def test_learned_range_reads_the_second_half_as_a_share() -> None:
     x0, eps, t = data()
-    (x, e), frac = LearnedRange(Eps(lambda x, t: torch.cat([x, 0 * x + 0.5], 1), S)).with_range(x0, t)
+    (x, e), frac = LearnedRange(Eps(lambda x, t: torch.cat([x, 0 * x + 0.5], 1), S)).with_variance(x0, t)
     assert torch.equal(e, x0) and bool((frac == 0.75).all())
     plain = LearnedRange(Eps(lambda x, t: torch.cat([x, x], 1), S))(x0, t)
     assert torch.equal(plain.x0, Eps(lambda x, t: x, S)(x0, t).x0)

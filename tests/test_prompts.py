@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from minidiff.errors import BadInput
-from minidiff.measure.prompts import PARTS, make_prompts, make_scenes, prompt_of, relation, said_and_seen, two_things
+from minidiff.measure.prompts import PARTS, make_prompts, make_scenes, prompt_accuracy, prompt_of, relation, two_things
 from minidiff.world import Scene, Scenes, Thing, agrees, held_out, parse, sample_scenes
 
 
@@ -41,9 +41,9 @@ def test_prompts_are_true_of_the_scenes_they_come_from(kind):
         assert all(t.colour for t in said.things) and said.backdrop == scene.backdrop
         assert len(said.relations) == (kind == "two")
         assert any(held_out(t.kind, t.colour) for t in said.things) == (kind == "held_out")
-    right = said_and_seen(prompts, scenes)
+    right = prompt_accuracy(prompts, scenes)
     assert set(right) == {"all", *PARTS} and all(bool(v.all()) for v in right.values())
-    assert not bool(said_and_seen(prompts, scenes[torch.arange(n).roll(1)])["all"].double().mean() > 0.2)
+    assert not bool(prompt_accuracy(prompts, scenes[torch.arange(n).roll(1)])["all"].double().mean() > 0.2)
 
 
 def test_the_two_things_come_in_order():
@@ -64,25 +64,25 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_wrong_is_named(name):
     rows, wrong = CASES[name]
-    right = said_and_seen(["a red cat left of a blue dog in the snow"], Scenes.of([things(*rows)]))
+    right = prompt_accuracy(["a red cat left of a blue dog in the snow"], Scenes.of([things(*rows)]))
     assert {part for part in PARTS if not bool(right[part])} == set(wrong)
     assert bool(right["all"]) == (not wrong)
 
 
 def test_backdrop_and_an_empty_picture():
     scene = Scenes.of([things(RED_CAT)])
-    assert not bool(said_and_seen(["a red cat at night"], scene)["all"])
-    assert not bool(said_and_seen(["a red cat at night"], scene)["backdrop"])
+    assert not bool(prompt_accuracy(["a red cat at night"], scene)["all"])
+    assert not bool(prompt_accuracy(["a red cat at night"], scene)["backdrop"])
     nothing = scene.replace(present=torch.zeros_like(scene.present))
-    right = said_and_seen(["a red cat in the snow"], nothing)
+    right = prompt_accuracy(["a red cat in the snow"], nothing)
     assert [name for name, value in right.items() if bool(value)] == ["backdrop"]
-    assert not bool(said_and_seen(["a red cat at night"], nothing)["backdrop"])
+    assert not bool(prompt_accuracy(["a red cat at night"], nothing)["backdrop"])
 
 
 def test_refusals():
     with pytest.raises(BadInput, match="prompts"):
-        said_and_seen(["a red cat"], Scenes.of([things(RED_CAT)] * 2))
+        prompt_accuracy(["a red cat"], Scenes.of([things(RED_CAT)] * 2))
     with pytest.raises(BadInput, match="prompts"):
-        said_and_seen(["in the snow"], Scenes.of([things(RED_CAT)]))
+        prompt_accuracy(["in the snow"], Scenes.of([things(RED_CAT)]))
     with pytest.raises(BadInput, match="kind"):
         make_prompts(3, "three")

@@ -136,7 +136,7 @@ def test_at_reads_integers_and_between() -> None:
     assert 0.5 * math.log(half / (1 - half)) == pytest.approx(lam, abs=1e-12)
     t = torch.linspace(0, 999, 37, dtype=torch.float64)
     abar = s.at(t)
-    assert torch.allclose(s.t_of(((1 - abar) / abar).sqrt()), t, atol=1e-6)
+    assert torch.allclose(s.t_from_sigma(((1 - abar) / abar).sqrt()), t, atol=1e-6)
     assert float(zero_terminal(s).at(999.0)) == 0.0
 
 
@@ -168,7 +168,7 @@ def test_the_table_is_its_own() -> None:
     (lambda: linear().at(float("nan")), "0, 999"),
     (lambda: linear().at("3"), "integer"),
     (lambda: linear().variance("medium", 3), "'small'"),
-    (lambda: zero_terminal(linear()).t_of(torch.tensor(1.0)), "finite"),
+    (lambda: zero_terminal(linear()).t_from_sigma(torch.tensor(1.0)), "finite"),
 ])
 def test_bad_input_is_refused(call, words: str) -> None:
     with pytest.raises(BadInput, match=words):

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import nn
 from train_child import SEED, TinyNet, differing, draw, final, loss, recipe
 
-from minidiff.counter import key
 from minidiff.errors import BadInput, CheckpointError
+from minidiff.rng import key
 from minidiff.train import Budget, Ema, Progress, Recipe, TrainState, describe, fit, lr_at, read_losses
 from minidiff.train.optimiser import restore_moments
 from minidiff.train.speed import Speed, native_bf16, pick_device
@@ -34,7 +34,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-class Said(list[str]):
+class CaptionFacts(list[str]):
     def __call__(self, line: str) -> None:
         self.append(line)
 
@@ -184,7 +184,7 @@ def test_losses_are_read_every_fifty_steps(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_complete_run_yields_its_last_state_once(tmp_path: Path) -> None:
     last = bits(go(recipe(), out=tmp_path)[-1])
-    said = Said()
+    said = CaptionFacts()
     again = go(recipe(), out=tmp_path, say=said)
     assert [s.step for s in again] == [12] and differing(last, bits(again[0])) == []
     assert again[0].loss == read_losses(tmp_path)[-1] and said == ["This run is complete: 48 images."]
@@ -210,7 +210,7 @@ def test_budgets_and_their_own_batch_and_rate() -> None:
 
 def test_minutes_stop_a_run_that_can_be_taken_up_again(tmp_path: Path) -> None:
     go(recipe(), out=tmp_path / "straight")
-    said = Said()
+    said = CaptionFacts()
     for steps in (1, 2):
         states = go(recipe(), out=tmp_path / "stopped", minutes=1e-9, say=said)
         assert [s.step for s in states] == [steps]
@@ -245,7 +245,7 @@ def interrupting(at: int, times: int = 1) -> Callable[..., torch.Tensor]:
 
 def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path: Path, keyboard: None) -> None:
     go(recipe(), out=tmp_path / "straight")
-    said = Said()
+    said = CaptionFacts()
     with pytest.raises(KeyboardInterrupt):
         go(recipe(loss=interrupting(4)), out=tmp_path / "stopped", save_every=1000, say=said)
     assert said == ["Stopped and saved at step 4, 16 of 48 images. To go on, run the same command again."]
@@ -256,7 +256,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path: Path, ke
 
 
 def test_a_second_ctrl_c_stops_at_once_and_saves_nothing_half_done(tmp_path: Path, keyboard: None) -> None:
-    said = Said()
+    said = CaptionFacts()
     with pytest.raises(KeyboardInterrupt):
         go(recipe(loss=interrupting(4, times=2)), out=tmp_path, save_every=8, say=said)
     assert said == [] and [p.name for p in tmp_path.glob("step-*")] == ["step-00000002"]
@@ -433,7 +433,7 @@ def test_progress_says_images_rate_loss_and_time_left() -> None:
     assert describe(state) == "12,000 of 120,000 images   60 images/s   loss 0.1235   30 min left"
     assert describe(replace(state, images=119_940)).endswith("1 s left")
     assert describe(replace(state, rate=2.54)) == "12,000 of 120,000 images   2.5 images/s   loss 0.1235   11.8 h left"
-    said = Said()
+    said = CaptionFacts()
     states = [replace(state, rate=math.nan), state, replace(state, images=120_000, preview=Path("x.png"))]
     passed = list(Progress(states, say=said))
     assert len(passed) == 3 and said[0] == describe(state) and said[1].endswith("see x.png") and said[-1].startswith("120,000 of")

@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from minidiff import counter
+from minidiff import rng
 from minidiff.train import Recipe, fit, read_losses
 
 SEED = 20
@@ -52,7 +52,7 @@ class TinyNet(nn.Module):
 
 def draw(i: int, n: int, device: torch.device) -> dict[str, torch.Tensor]:
     shapes = {"x": (n, 3, 6, 6), "t": (n,), "noise": (n, 3, 6, 6)}
-    return {name: counter.normal(shape, SEED, name, i, device=device) for name, shape in shapes.items()}
+    return {name: rng.normal(shape, SEED, name, i, device=device) for name, shape in shapes.items()}
 
 
 def loss(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:

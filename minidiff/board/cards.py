@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from ..files import data_folder, replace
-from ..measure import explain, frechet, frechet_interval, score_reader, wilson
-from ..world import WorldData, render
-from ..zoo import card, load, shipped
-from .core import compute
-from .latents import autoencoder_scores, clip_scores, pipeline_scores
-from .samples import reader_features, real, sampled
+from minidiff.board.core import compute
+from minidiff.board.latents import autoencoder_scores, clip_scores, pipeline_scores
+from minidiff.board.samples import reader_features, real, sampled
+from minidiff.files import data_folder, replace
+from minidiff.measure import explain, frechet, frechet_interval, score_reader, wilson
+from minidiff.world import WorldData, render
+from minidiff.zoo import card, load, shipped
 
 __all__ = ["reader_scores", "pixel_scores", "update_cards"]
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from ..errors import BadInput, check_choice, require
-from ..files import data_folder, replace
+from minidiff.errors import BadInput, check_choice, require
+from minidiff.files import data_folder, replace
 
 __all__ = ["Outcome", "Row", "Claim", "CLAIMS", "claim", "claims", "compute", "score", "stored", "table", "write_readme", "meets"]
 

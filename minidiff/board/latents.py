@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..latent.autoencoder import decode, encode
-from ..latent.clip import clip_score, retrieval
-from ..latent.sample import text_to_image
-from ..measure import bootstrap, read, wilson
-from ..measure.prompts import make_prompts, said_and_seen
-from ..world import Scenes, WorldData, captions
-from ..zoo import load
+from minidiff.latent.autoencoder import decode, encode
+from minidiff.latent.clip import clip_score, retrieval
+from minidiff.latent.sample import text_to_image
+from minidiff.measure import bootstrap, read, wilson
+from minidiff.measure.prompts import make_prompts, prompt_accuracy
+from minidiff.world import Scenes, WorldData, captions
+from minidiff.zoo import load
 
 __all__ = ["autoencoder_scores", "clip_scores", "drawn", "held_out_pictures", "pipeline_scores", "psnr",
            "round_trip"]
@@ -75,7 +75,7 @@ def pipeline_scores(name: str, n: int = 128, guidance: float = 4.0) -> dict[str,
     out: dict[str, Any] = {"sampler": f"DDIM, 25 steps, guidance {guidance:g}", "n": n, "reader": "final"}
     for kind in ("one", "two", "held_out"):
         seen = read(drawn(name, kind, n, guidance=guidance), load("readers/final")).scenes
-        right = said_and_seen(make_prompts(n, kind), seen)["all"]
+        right = prompt_accuracy(make_prompts(n, kind), seen)["all"]
         found = wilson(int(right.sum()), n)
         out[kind] = [round(v, 3) for v in (found.value, found.low, found.high)]
     return out

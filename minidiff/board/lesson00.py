@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..counter import normal
-from ..measure import explain, frechet, score_reader, wilson
-from ..measure.features import features, mini_lpips
-from ..world import BACKDROPS, COLOURS, KINDS, WorldData, render
-from ..zoo import load
-from .core import Outcome, claim
-from .samples import real
+from minidiff.board.core import Outcome, claim
+from minidiff.board.samples import real
+from minidiff.measure import explain, frechet, score_reader, wilson
+from minidiff.measure.features import features, mini_lpips
+from minidiff.rng import normal
+from minidiff.world import BACKDROPS, COLOURS, KINDS, WorldData, render
+from minidiff.zoo import load
 
 __all__ = ["damaged", "spearman"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..counter import generator, normal
-from ..diffusion import Schedule, cosine, ddpm, jsd, last, linear, q_sample, scaled_linear, sigmoid, zero_terminal
-from ..lessons.toys01 import crossing, exact_reverse, grid_score, ideal_reading, twenty_five
-from ..measure.interval import bootstrap, wilson
-from ..world import BACKDROPS, WorldData, render
-from .core import Outcome, claim
+from minidiff.board.core import Outcome, claim
+from minidiff.diffusion import Schedule, cosine, ddpm, jsd, last, linear, q_sample, scaled_linear, sigmoid, zero_terminal
+from minidiff.lessons.toys01 import crossing, exact_reverse, grid_score, ideal_reading, twenty_five
+from minidiff.measure.interval import bootstrap, wilson
+from minidiff.rng import generator, normal
+from minidiff.world import BACKDROPS, WorldData, render
 
 __all__ = ["closed_form", "cosine_keeps_signal", "resolution_shift", "zero_terminal_snr", "ideal_reverse"]
 

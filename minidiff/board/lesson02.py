@@ -7,12 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from ..diffusion import Schedule, bits_per_dim, linear
-from ..measure import attribute_tv, bootstrap, explain, frechet, frechet_interval, memorisation, read, wilson
-from ..world import WorldData
-from ..zoo import load
-from .core import Outcome, claim
-from .samples import reader_features, real, sampled
+from minidiff.board.core import Outcome, claim
+from minidiff.board.samples import reader_features, real, sampled
+from minidiff.diffusion import Schedule, bits_per_dim, linear
+from minidiff.measure import attribute_tv, bootstrap, explain, frechet, frechet_interval, memorisation, read, wilson
+from minidiff.world import WorldData
+from minidiff.zoo import load
 
 __all__ = ["gaussian_bound", "good"]
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..counter import normal
-from ..diffusion import Gaussian, Schedule, ddim, dpm2m, invert, last
-from ..measure.interval import Measured, bootstrap, frechet_ratio
-from ..zoo import load
-from .core import Outcome, claim, meets
-from .samples import fd_mini, reader_features, real, sampled
+from minidiff.board.core import Outcome, claim, meets
+from minidiff.board.samples import fd_mini, reader_features, real, sampled
+from minidiff.diffusion import Gaussian, Schedule, ddim, dpm2m, invert, last
+from minidiff.measure.interval import Estimate, bootstrap, frechet_ratio
+from minidiff.rng import normal
+from minidiff.zoo import load
 
 __all__ = ["even_lambda", "convergence", "orders", "psnr"]
 
@@ -53,7 +53,7 @@ def _against_ddpm(n: int, made: Tensor, target: str, bad: Callable[[], dict[str,
     small = n < FULL
     reference = _of(n, "real") if small else _of(n, "ddpm")
 
-    def ratio(features: Tensor, resamples: int) -> Measured:
+    def ratio(features: Tensor, resamples: int) -> Estimate:
         return frechet_ratio(features, reference, truth, n=resamples, paired=not small)
 
     found = ratio(made, 100 if small else 1000)
@@ -137,7 +137,7 @@ def eta_at_10(n: int) -> Outcome:
 
 
 def _frechet(a: Tensor, b: Tensor) -> float:
-    from ..measure.distance import frechet
+    from minidiff.measure.distance import frechet
 
     return frechet(a, b)
 

@@ -6,18 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..counter import normal
-from ..latent.autoencoder import decode, encode, make_autoencoder
-from ..latent.bottleneck import kl_to_standard
-from ..latent.critic import PatchCritic, adaptive_weight, frozen, hinge_generator
-from ..latent.stable import make_unet
-from ..measure import bootstrap
-from ..nets import multiply_adds
-from ..world import ATTRIBUTES, WorldData
-from ..zoo import load
-from .core import Outcome, claim
-from .lesson03 import psnr
-from .survival import decoded, held_out, survival
+from minidiff.board.core import Outcome, claim
+from minidiff.board.lesson03 import psnr
+from minidiff.board.survival import decoded, held_out, survival
+from minidiff.latent.autoencoder import decode, encode, make_autoencoder
+from minidiff.latent.bottleneck import kl_standard_normal
+from minidiff.latent.discriminator import PatchDiscriminator, adaptive_weight, frozen, hinge_g_loss
+from minidiff.latent.stable import make_unet
+from minidiff.measure import bootstrap
+from minidiff.nets import multiply_adds
+from minidiff.rng import normal
+from minidiff.world import ATTRIBUTES, WorldData
+from minidiff.zoo import load
 
 __all__ = ["STUDY", "cost_of_a_sample"]
 
@@ -183,7 +183,7 @@ def closed_form(n: int) -> Outcome:
     posterior = torch.distributions.Normal(mu, (0.5 * logvar).exp())
     prior = torch.distributions.Normal(torch.zeros_like(mu), torch.ones_like(mu))
     want = torch.distributions.kl_divergence(posterior, prior).flatten(1).sum(1)
-    gap = ((kl_to_standard(mu, logvar) - want).abs() / want).max()
+    gap = ((kl_standard_normal(mu, logvar) - want).abs() / want).max()
     z = mu + (0.5 * logvar).exp() * normal(tuple(mu.shape), "07 kl draws", 0, dtype=torch.float64)
     drawn = (posterior.log_prob(z) - prior.log_prob(z)).flatten(1).sum(1)
     bad = {"by one draw for each number": float(((drawn - want).abs() / want).median())}
@@ -229,7 +229,7 @@ def scale(n: int) -> Outcome:
 def equal_pull(n: int) -> Outcome:
     vae, images = load("mini-vae"), held_out(n)[0]
     torch.manual_seed(0)
-    critic = PatchCritic()
+    critic = PatchDiscriminator()
     last = vae.decoder.conv_out.weight.detach().clone().requires_grad_()
     with torch.no_grad():
         kept: list[Tensor] = []
@@ -237,7 +237,7 @@ def equal_pull(n: int) -> Outcome:
         decode(vae, encode(vae, images))
         hook.remove()
     y = F.conv2d(torch.cat(kept), last, vae.decoder.conv_out.bias, padding=1)
-    rec, adv = (images - y).abs().mean((1, 2, 3)), hinge_generator(frozen(critic, y))
+    rec, adv = (images - y).abs().mean((1, 2, 3)), hinge_g_loss(frozen(critic, y))
     weight = adaptive_weight(rec, adv, last)
     a, b = (torch.autograd.grad(loss.sum(), last, retain_graph=True)[0].norm() for loss in (rec, adv))
     value = float(weight * b / a)

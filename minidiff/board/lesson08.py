@@ -9,21 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..counter import normal
-from ..diffusion import q_sample
-from ..errors import BadInput
-from ..latent.autoencoder import decode, encode
-from ..latent.sample import denoiser, encode_prompt, schedule_of
-from ..measure import read
-from ..measure.interval import Measured, bootstrap, wilson
-from ..measure.prompts import make_prompts, make_scenes, prompt_of, said_and_seen
-from ..steer import Recorder, Tap
-from ..world import BACKDROPS, MOODS, Scenes, render, sample_scenes
-from ..world.grammar import RELATIONS
-from ..zoo import load
-from .core import Outcome, claim, meets
-from .latents import drawn
-from .nouns import OVERLAP, PEAKS_INSIDE, Nouns, best_site, noun_maps, overlap, peak_inside
+from minidiff.board.core import Outcome, claim, meets
+from minidiff.board.latents import drawn
+from minidiff.board.nouns import OVERLAP, PEAKS_INSIDE, Nouns, best_site, noun_maps, overlap, peak_inside
+from minidiff.diffusion import q_sample
+from minidiff.errors import BadInput
+from minidiff.latent.autoencoder import decode, encode
+from minidiff.latent.sample import denoiser, encode_prompt, schedule_from
+from minidiff.measure import read
+from minidiff.measure.interval import Estimate, bootstrap, wilson
+from minidiff.measure.prompts import make_prompts, make_scenes, prompt_accuracy, prompt_of
+from minidiff.rng import normal
+from minidiff.steer import Recorder, Tap
+from minidiff.world import BACKDROPS, MOODS, Scenes, render, sample_scenes
+from minidiff.world.grammar import RELATIONS
+from minidiff.zoo import load
 
 __all__ = ["GUIDANCE", "MODEL", "exchanged", "pipeline", "probe", "seen_right"]
 
@@ -45,8 +45,8 @@ def _reader() -> nn.Module:
 
 
 def seen_right(prompts: Sequence[str], images: Tensor) -> dict[str, Tensor]:
-    """What the final reader says: name -> (B,) bool, as :func:`minidiff.measure.prompts.said_and_seen`."""
-    return said_and_seen(prompts, read(images, _reader()).scenes)
+    """What the final reader says: name -> (B,) bool, as :func:`minidiff.measure.prompts.prompt_accuracy`."""
+    return prompt_accuracy(prompts, read(images, _reader()).scenes)
 
 
 def _told(n: int, kind: str, target: str) -> Outcome:
@@ -96,7 +96,7 @@ def exchanged(prompt: str) -> str:
 def relation_read(n: int) -> Outcome:
     pipe, scenes = pipeline(MODEL), make_scenes(n, "two")
     prompts = [prompt_of(scene) for scene in scenes]
-    z, schedule, model = encode(pipe.vae, render(scenes).images), schedule_of(pipe.scheduler), denoiser(pipe)
+    z, schedule, model = encode(pipe.vae, render(scenes).images), schedule_from(pipe.scheduler), denoiser(pipe)
     z_t = q_sample(z, 850, normal(tuple(z.shape), "08 relation"), schedule)
 
     @torch.no_grad()
@@ -181,7 +181,7 @@ def _single(n: int, split: str) -> Scenes:
 @torch.no_grad()
 def _middle(pipe: object, scenes: Scenes, *, said: bool, t: int = 500, chunk: int = 32) -> Tensor:
     """The mid block's output, averaged over places, for scenes noised to t: (B, channels)."""
-    out, schedule = [], schedule_of(pipe.scheduler)
+    out, schedule = [], schedule_from(pipe.scheduler)
     for start in range(0, len(scenes), chunk):
         part = scenes[start:start + chunk]
         z = encode(pipe.vae, render(part).images)
@@ -210,7 +210,7 @@ def probe(x: Tensor, labels: Tensor, y: Tensor, truth: Tensor, *, decay: float =
     return (y @ weight[:, 1:].T + weight[:, 0]).argmax(1) == truth
 
 
-def _probed(x: Tensor, train: Scenes, y: Tensor, test: Scenes) -> dict[str, Measured]:
+def _probed(x: Tensor, train: Scenes, y: Tensor, test: Scenes) -> dict[str, Estimate]:
     """Shares of right answers on the test scenes: kind and backdrop of all, mood of the animals."""
     faces, others = (scenes.mood[:, 0] > 0 for scenes in (train, test))
     hits = {"kind": probe(x, train.kind[:, 0], y, test.kind[:, 0]), "backdrop": probe(x, train.backdrop, y, test.backdrop),

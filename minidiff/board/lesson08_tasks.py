@@ -8,15 +8,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..latent.autoencoder import decode, encode
-from ..latent.concat import harmonise, inpaint_hint, layout_hint, paste, paste_smoothly, small_hint, true_to, with_hint
-from ..measure import read
-from ..measure.interval import bootstrap, wilson
-from ..measure.prompts import make_scenes, prompt_of, said_and_seen
-from ..world import COLOURS, KINDS, Scenes, held_out, render
-from ..zoo import load
-from .core import Outcome, claim, meets
-from .latents import psnr
+from minidiff.board.core import Outcome, claim, meets
+from minidiff.board.latents import psnr
+from minidiff.latent.autoencoder import decode, encode
+from minidiff.latent.concat import (
+    back_project,
+    decoder_blend,
+    inpaint_hint,
+    layout_hint,
+    lowres_hint,
+    paste,
+    poisson_blend,
+    sample_concat,
+)
+from minidiff.measure import read
+from minidiff.measure.interval import bootstrap, wilson
+from minidiff.measure.prompts import make_scenes, prompt_accuracy, prompt_of
+from minidiff.world import COLOURS, KINDS, Scenes, held_out, render
+from minidiff.zoo import load
 
 __all__ = ["asked_for", "hole_over", "layout_overlap", "seam"]
 
@@ -76,17 +85,17 @@ def _inpainted(n: int) -> tuple[Tensor, Tensor, Tensor, Tensor, list[str], Tenso
     prompts = [prompt_of(scene) for scene in wanted]
     pipe = load("mini-inpaint")
     made = _made(pipe, inpaint_hint(pipe.vae, before.images, hole), prompts)
-    fits = harmonise(pipe.vae, before.images, made, hole)
+    fits = decoder_blend(pipe.vae, before.images, made, hole)
     return fits, made, before.images, hole, prompts, after.images
 
 
 def _made(pipe: object, hint: Tensor, prompts: list[str], *, guidance: float = 4.0) -> Tensor:
-    return torch.cat([with_hint(pipe, hint[i:i + CHUNK], prompts[i:i + CHUNK], guidance=guidance, seed=i)
+    return torch.cat([sample_concat(pipe, hint[i:i + CHUNK], prompts[i:i + CHUNK], guidance=guidance, seed=i)
                       for i in range(0, len(prompts), CHUNK)])
 
 
 def _right(prompts: list[str], images: Tensor) -> Tensor:
-    return said_and_seen(prompts, read(images, load("readers/final")).scenes)["all"]
+    return prompt_accuracy(prompts, read(images, load("readers/final")).scenes)["all"]
 
 
 @claim("08.inpaint", "mini-inpaint paints another thing into a hole over a thing: kind, colour, place as asked (25 steps, w = 4)",
@@ -108,7 +117,7 @@ def inpaint(n: int) -> Outcome:
 def seams(n: int) -> Outcome:
     fits, made, before, hole, _, after = _inpainted(n)
     m = bootstrap(torch.mean, seam(fits, hole))
-    others = {"pasted as it is": paste(before, made, hole), "tinted only": paste_smoothly(before, made, hole),
+    others = {"pasted as it is": paste(before, made, hole), "tinted only": poisson_blend(before, made, hole),
               "filled from another picture": paste(before, before.roll(1, 0), hole)}
     baseline = {name: float(seam(x, hole).mean()) for name, x in others.items()}
     return Outcome(m.value, m.low, m.high, baseline,
@@ -124,7 +133,7 @@ def _upscaled(n: int, factor: int, target: str) -> Outcome:
     scenes = make_scenes(n, "two")
     images, pipe = render(scenes).images, load(f"mini-upscale-x{factor}")
     small = F.avg_pool2d(images, factor)
-    drawn = _made(pipe, small_hint(small, (16, 16)), [prompt_of(scene) for scene in scenes], guidance=1.0)
+    drawn = _made(pipe, lowres_hint(small, (16, 16)), [prompt_of(scene) for scene in scenes], guidance=1.0)
     with torch.no_grad():
         back = decode(pipe.vae, encode(pipe.vae, images)).clamp(-1, 1)
     bicubic = F.interpolate(small, size=64, mode="bicubic", antialias=False).clamp(-1, 1)
@@ -132,10 +141,10 @@ def _upscaled(n: int, factor: int, target: str) -> Outcome:
     def gain(made: Tensor) -> Tensor:
         return psnr(images, made) - psnr(images, bicubic)
 
-    m = bootstrap(torch.mean, gain(true_to(small, drawn)))
-    baseline = {"bicubic": bicubic, "nearest pixel": F.interpolate(small, size=64), "bicubic, made true": true_to(small, bicubic),
+    m = bootstrap(torch.mean, gain(back_project(small, drawn)))
+    baseline = {"bicubic": bicubic, "nearest pixel": F.interpolate(small, size=64), "bicubic, made true": back_project(small, bicubic),
                 "not made true": drawn}
-    floor = {"the autoencoder's round trip": back, "the same, made true": true_to(small, back)}
+    floor = {"the autoencoder's round trip": back, "the same, made true": back_project(small, back)}
     baseline, floor = ({name: float(gain(x).mean()) for name, x in row.items()} for row in (baseline, floor))
     return Outcome(m.value, m.low, m.high, baseline, floor, "" if meets(m.value, target) else
                    "tuned for a few thousand pictures only; the autoencoder itself loses fine detail")

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..diffusion import last
-from ..latent import decode, encode, invert_image, make_unet, start_noise, steps_of, text_to_image
-from ..measure.interval import bootstrap
-from ..measure.prompts import make_prompts
-from ..nets import multiply_adds
-from ..world import WorldData, captions
-from ..zoo import load
-from .core import Outcome, claim, meets
+from minidiff.board.core import Outcome, claim, meets
+from minidiff.diffusion import last
+from minidiff.latent import decode, denoise, encode, initial_noise, invert_image, make_unet, text_to_image
+from minidiff.measure.interval import bootstrap
+from minidiff.measure.prompts import make_prompts
+from minidiff.nets import multiply_adds
+from minidiff.world import WorldData, captions
+from minidiff.zoo import load
 
 __all__ = ["pixel_unet", "pixels_of_pipeline", "there_and_back", "unet_cost"]
 
@@ -43,7 +43,7 @@ def pixels_of_pipeline(pipe: Any, prompts: Sequence[str], latents: Tensor, **opt
 )
 def same_pixels(n: int) -> Outcome:
     pipe, prompts = load("mini-sd"), make_prompts(n, "one")
-    z = start_noise(pipe, n, seed=9)
+    z = initial_noise(pipe, n, seed=9)
     theirs = pixels_of_pipeline(pipe, prompts, z, num_inference_steps=20, guidance_scale=4.0)
 
     def away(images: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def there_and_back(pipe: Any, images: Tensor, prompts: Sequence[str], *, steps: 
         for w in weights:
             n = len(part) if w == weights[0] or few is None else max(min(few - i, len(part)), 0)
             if n:
-                z = last(steps_of(pipe, said[:n], steps=steps, guidance=w, latents=code[:n])).x
+                z = last(denoise(pipe, said[:n], steps=steps, guidance=w, latents=code[:n])).x
                 out[w].append(_psnr(decode(pipe.vae, z).clamp(-1, 1), part[:n]))
     return {w: torch.cat(found) for w, found in out.items()}
 

@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..counter import normal
-from ..diffusion import q_sample
-from ..latent.autoencoder import encode
-from ..latent.sample import encode_prompt, schedule_of
-from ..latent.text import spans
-from ..measure.prompts import prompt_of
-from ..steer import Recorder, Tap
-from ..world import KINDS, Scenes, render
+from minidiff.diffusion import q_sample
+from minidiff.latent.autoencoder import encode
+from minidiff.latent.sample import encode_prompt, schedule_from
+from minidiff.latent.text import token_indices
+from minidiff.measure.prompts import prompt_of
+from minidiff.rng import normal
+from minidiff.steer import Recorder, Tap
+from minidiff.world import KINDS, Scenes, render
 
 __all__ = ["OVERLAP", "PEAKS_INSIDE", "Nouns", "best_site", "noun_maps", "overlap", "peak_inside"]
 
@@ -38,7 +38,7 @@ def noun_maps(pipe: object, scenes: Scenes, *, times: Sequence[int] = (100, 150,
     Rendered, encoded, noised, one call a time with the prompt and without guidance; heads, tokens and times averaged. Things of
     which little is visible are left out.
     """
-    schedule, pieces, masks, cells = schedule_of(pipe.scheduler), {}, [], {}
+    schedule, pieces, masks, cells = schedule_from(pipe.scheduler), {}, [], {}
     for start in range(0, len(scenes), chunk):
         part = scenes[start:start + chunk]
         painted = render(part)
@@ -53,7 +53,7 @@ def noun_maps(pipe: object, scenes: Scenes, *, times: Sequence[int] = (100, 150,
             for name in seen.seen:
                 rows = []
                 for i, j in asked.nonzero().tolist():
-                    tokens = spans(pipe.tokenizer, prompts[i], KINDS[int(part.kind[i, j])])[0]
+                    tokens = token_indices(pipe.tokenizer, prompts[i], KINDS[int(part.kind[i, j])])[0]
                     rows.append(seen.map(tokens, step=-1, site=name, row=i, grid=tuple(z.shape[-2:])))
                 pieces.setdefault((name, t), []).append(torch.stack(rows))
                 cells[name] = rows[0].shape[0]

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..counter import generator, key, normal
-from ..diffusion import ddim, ddpm, dpm2m, last
-from ..measure.distance import frechet
-from ..measure.features import features
-from ..world import WorldData
-from ..zoo import card, load
+from minidiff.diffusion import ddim, ddpm, dpm2m, last
+from minidiff.measure.distance import frechet
+from minidiff.measure.features import features
+from minidiff.rng import generator, key, normal
+from minidiff.world import WorldData
+from minidiff.zoo import card, load
 
 __all__ = ["real", "sampled", "reader_features", "fd_mini"]
 

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..latent.autoencoder import decode, encode
-from ..measure import Reader, read
-from ..world import ANIMALS, ATTRIBUTES, Scenes, WorldData, render
-from ..zoo import load
+from minidiff.latent.autoencoder import decode, encode
+from minidiff.measure import Reader, read
+from minidiff.world import ANIMALS, ATTRIBUTES, Scenes, WorldData, render
+from minidiff.zoo import load
 
 __all__ = ["Patches", "Right", "decoded", "held_out", "right_words", "survival", "through"]
 

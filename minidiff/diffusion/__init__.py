@@ -3,7 +3,7 @@
 from minidiff.diffusion.bound import (
     Bound,
     BoundStep,
-    LossAware,
+    LossAwareSampler,
     bits_per_dim,
     bound_steps,
     decoder_nll,
@@ -29,10 +29,6 @@ from minidiff.diffusion.flow import (
     flow_times,
     velocity_of,
 )
-from minidiff.diffusion.grid import (
-    SPACINGS,
-    timesteps,
-)
 from minidiff.diffusion.invert import (
     interpolate,
     invert,
@@ -50,11 +46,11 @@ from minidiff.diffusion.oracle import (
 )
 from minidiff.diffusion.predict import (
     X0,
+    Denoiser,
     Eps,
     LearnedRange,
     Prediction,
     V,
-    Wrapped,
     eps_from_v,
     eps_from_x0,
     q_sample,
@@ -70,7 +66,7 @@ from minidiff.diffusion.sample import (
     ddpm,
     last,
 )
-from minidiff.diffusion.schedule import (
+from minidiff.diffusion.schedules import (
     Posterior,
     Schedule,
     const,
@@ -91,6 +87,10 @@ from minidiff.diffusion.solvers import (
     euler,
     heun,
 )
+from minidiff.diffusion.spacing import (
+    SPACINGS,
+    timesteps,
+)
 
 __all__ = [
     "Bound",
@@ -99,7 +99,7 @@ __all__ = [
     "Eps",
     "Gaussian",
     "LearnedRange",
-    "LossAware",
+    "LossAwareSampler",
     "Mixture",
     "Posterior",
     "Prediction",
@@ -108,7 +108,7 @@ __all__ = [
     "Schedule",
     "Step",
     "V",
-    "Wrapped",
+    "Denoiser",
     "X0",
     "bits_per_dim",
     "bound_steps",

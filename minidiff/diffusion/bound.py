@@ -13,13 +13,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from minidiff.counter import generator as fixed_generator
 from minidiff.diffusion.predict import batch_t, check_state, q_sample
-from minidiff.diffusion.table import Schedule
+from minidiff.diffusion.schedule import Schedule
 from minidiff.errors import BadInput, check_choice, require
+from minidiff.rng import generator as fixed_generator
 
 __all__ = ["Variance", "normal_kl", "decoder_nll", "density_nll", "prior_term", "vlb_term", "bound_steps", "bits_per_dim",
-           "BoundStep", "Bound", "LossAware"]
+           "BoundStep", "Bound", "LossAwareSampler"]
 
 Variance = str | Callable[[Tensor, Tensor], Tensor]
 """small, large, learned, or a function (t, t_prev) -> variance, both (B,) integers."""
@@ -88,7 +88,7 @@ def check_variance(model: Callable, variance: Variance) -> None:
     """Raise unless this model can be sampled with this variance."""
     if not callable(variance):
         check_choice("variance", variance, ("small", "large", "learned"))
-    if variance == "learned" and not hasattr(model, "with_range"):
+    if variance == "learned" and not hasattr(model, "with_variance"):
         raise BadInput("variance", "'learned' with a model that predicts no variance", "a model with 2C output channels",
                        "LearnedRange(Eps(net, schedule)), or variance='small'")
 
@@ -99,7 +99,7 @@ def _term(model: Callable, x0: Tensor, t: Tensor, noise: Tensor, variance: Varia
     x_t = q_sample(x0, t, noise, model.schedule)
     frac = None
     if variance == "learned":
-        prediction, frac = model.with_range(x_t, t, cond)
+        prediction, frac = model.with_variance(x_t, t, cond)
     else:
         prediction = model(x_t, t) if cond is None else model(x_t, t, cond)
     guess = prediction.x0.clamp(-1, 1) if clip else prediction.x0
@@ -181,7 +181,7 @@ def bits_per_dim(model: Callable, x0: Tensor, **options: object) -> Bound:
                  torch.stack([s.distortion for s in steps], 1))
 
 
-class LossAware:
+class LossAwareSampler:
     """Draw t where the bound is large (Nichol and Dhariwal 2021, eq. 18): p_t ~ sqrt(E[L_t^2]) over the last losses of each t,
     mixed with a little of the even distribution, which is used alone until every t has ``history`` losses."""
 

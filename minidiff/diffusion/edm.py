@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from minidiff.diffusion.predict import Prediction, Wrapped, batch_t
-from minidiff.diffusion.table import Schedule
+from minidiff.diffusion.predict import Denoiser, Prediction, batch_t
+from minidiff.diffusion.schedule import Schedule
 from minidiff.errors import require
 
 __all__ = ["Scalings", "edm_scalings", "edm_weight", "edm_noise_levels", "karras_sigmas", "EDM"]
@@ -51,7 +51,7 @@ def karras_sigmas(steps: int, *, sigma_min: float = 0.002, sigma_max: float = 80
     return torch.cat([sigmas, sigmas.new_zeros(1)])
 
 
-class EDM(Wrapped):
+class EDM(Denoiser):
     """A network F in EDM's clothes: every sampler and ``simple_loss`` of this package takes EDM(net, schedule).
 
     F is called with c_in (x + sigma n) and c_noise = log(sigma) / 4, shape (B,); its target is (x0 - c_skip x) / c_out.

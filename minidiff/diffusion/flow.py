@@ -12,7 +12,7 @@ from torch import Tensor
 
 from minidiff.diffusion.predict import batch_t, check_state
 from minidiff.diffusion.sample import Step, check_model
-from minidiff.diffusion.table import Schedule
+from minidiff.diffusion.schedule import Schedule
 from minidiff.errors import require
 
 __all__ = ["flow_path", "flow_target", "flow_loss", "flow_times", "flow_euler", "flow_time", "flow_scale", "velocity_of"]
@@ -95,7 +95,7 @@ def velocity_of(model: Callable) -> Callable[..., Tensor]:
 
     def net(x: Tensor, u: Tensor, cond: object = None) -> Tensor:
         u = u.cpu().double()
-        t = model.schedule.t_of(u / (1 - u)).to(x)
+        t = model.schedule.t_from_sigma(u / (1 - u)).to(x)
         abar = model.schedule.at(t).to(x).view((-1,) + (1,) * (x.ndim - 1))
         x_t = x * (abar.sqrt() + (1 - abar).sqrt())
         x0, eps = model(x_t, t) if cond is None else model(x_t, t, cond)

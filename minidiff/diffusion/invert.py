@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from minidiff import counter
-from minidiff.diffusion.grid import pairs, timesteps
+from minidiff import rng
 from minidiff.diffusion.predict import check_state, q_sample
 from minidiff.diffusion.sample import Step, abar_after, check_model, ddim, ddim_step, last, predict_at
+from minidiff.diffusion.spacing import pairs, timesteps
 from minidiff.errors import BadInput, check_choice, require
 
 __all__ = ["invert", "interpolate", "lerp", "slerp"]
@@ -106,7 +106,7 @@ def _interpolate(model: Callable, a: Tensor, b: Tensor, weights: list[float], en
     if encode == "invert":
         codes = [last(invert(model, x, steps=visited, fixed_point=fixed_point, cond=cond)).x for x in (a, b)]
     else:
-        draw = counter.generator("interpolate", 0) if generator is None else generator
+        draw = rng.generator("interpolate", 0) if generator is None else generator
         first = torch.randn(a.shape, generator=draw, device=draw.device).to(a)
         second = first if noise == "shared" else torch.randn(a.shape, generator=draw, device=draw.device).to(a)
         codes = [q_sample(x, visited[0], n, model.schedule) for x, n in ((a, first), (b, second))]

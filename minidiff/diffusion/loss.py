@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minidiff.diffusion.bound import vlb_term
 from minidiff.diffusion.predict import LearnedRange, Prediction, batch_t, q_sample
-from minidiff.diffusion.table import Schedule
+from minidiff.diffusion.schedule import Schedule
 from minidiff.errors import check_choice, require
 
 __all__ = ["simple_loss", "hybrid_loss", "min_snr_weight"]
@@ -63,7 +63,7 @@ class _Frozen:
         self.schedule, self.frac = schedule, frac
         self.prediction = Prediction(prediction.x0.detach(), prediction.eps.detach())
 
-    def with_range(self, x: Tensor, t: Tensor, cond: object = None) -> tuple[Prediction, Tensor]:
+    def with_variance(self, x: Tensor, t: Tensor, cond: object = None) -> tuple[Prediction, Tensor]:
         return self.prediction, self.frac
 
 
@@ -73,7 +73,7 @@ def hybrid_loss(model: LearnedRange, x0: Tensor, t: int | Tensor, noise: Tensor,
 
     L_vlb is a sum over T steps, so one t drawn evenly stands for T times its term (in bits/dim): OpenAI's RESCALED_MSE,
     which for lam = 1e-3 is T/1000. Their plain MSE setting adds the single term with weight 1: lam = 1 / T here.
-    weight: multiplies both, for an importance sampler (``bound.LossAware``).
+    weight: multiplies both, for an importance sampler (``bound.LossAwareSampler``).
     """
     require(isinstance(model, LearnedRange), "model", type(model).__name__, "a network with a variance head",
             "LearnedRange(Eps(net, schedule))")

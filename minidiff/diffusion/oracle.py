@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from minidiff.diffusion.predict import Prediction, batch_t, roots
-from minidiff.diffusion.table import Schedule
+from minidiff.diffusion.predict import Prediction, batch_t, signal_noise
+from minidiff.diffusion.schedule import Schedule
 from minidiff.errors import require
 
 __all__ = ["Gaussian", "Mixture"]
@@ -27,7 +27,7 @@ class Gaussian:
 
     def __call__(self, x: Tensor, t: int | float | Tensor, cond: object = None) -> Prediction:
         """x_t ~ N(a m, a^2 s^2 + 1 - a^2), a = sqrt(abar); x0 = m + a s^2 / (a^2 s^2 + 1 - a^2) (x - a m)."""
-        a, b = roots(self.schedule, t, x)
+        a, b = signal_noise(self.schedule, t, x)
         centred = (x - a * self.mean) / (a**2 * self.std**2 + b**2)
         return Prediction(self.mean + a * self.std**2 * centred, b * centred)
 
@@ -58,7 +58,7 @@ class Mixture:
 
     def weights(self, x: Tensor, t: int | float | Tensor) -> Tensor:
         """(B, N): how likely each point is the one x came from."""
-        a, b = (r.flatten(1) for r in roots(self.schedule, t, x))
+        a, b = (r.flatten(1) for r in signal_noise(self.schedule, t, x))
         flat = self.points.to(x).flatten(1)
         far = a**2 * flat.square().sum(1) - 2 * a * (x.flatten(1) @ flat.T)  # |x - a m|^2, less what all points share
         return torch.softmax(-far / (2 * (a**2 * self.std**2 + b**2)), dim=1)
@@ -66,7 +66,7 @@ class Mixture:
     def __call__(self, x: Tensor, t: int | float | Tensor, cond: object = None) -> Prediction:
         """x0 = E[x_0 | x_t] = sum_n w_n (m_n + a s^2 / (a^2 s^2 + 1 - a^2) (x - a m_n))."""
         t = batch_t(t, x)
-        a, b = roots(self.schedule, t, x)
+        a, b = signal_noise(self.schedule, t, x)
         centre = torch.einsum("bn,n...->b...", self.weights(x, t), self.points.to(x))
         x0 = centre + a * self.std**2 / (a**2 * self.std**2 + b**2) * (x - a * centre)
         return Prediction(x0, (x - a * x0) / b)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from minidiff.diffusion.schedule import Schedule
 from minidiff.errors import BadInput, check_finite, require
 
-__all__ = ["Prediction", "Wrapped", "Eps", "X0", "V", "LearnedRange", "q_sample", "x0_from_eps", "eps_from_x0", "v_from",
-           "x0_from_v", "eps_from_v", "roots", "batch_t", "check_state"]
+__all__ = ["Prediction", "Denoiser", "Eps", "X0", "V", "LearnedRange", "q_sample", "x0_from_eps", "eps_from_x0", "v_from",
+           "x0_from_v", "eps_from_v", "signal_noise", "batch_t", "check_state"]
 
 
 class Prediction(NamedTuple):
@@ -47,7 +47,7 @@ def batch_t(t: int | float | Tensor, x: Tensor) -> Tensor:
     return t.expand(len(x))
 
 
-def roots(schedule: Schedule, t: int | float | Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+def signal_noise(schedule: Schedule, t: int | float | Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """sqrt(abar_t) and sqrt(1 - abar_t), taken in float64, then cast to x's dtype and shaped (B, 1, 1, 1) to multiply x."""
     abar = schedule.at(batch_t(t, x))
     shape = (-1,) + (1,) * (x.ndim - 1)
@@ -62,7 +62,7 @@ def q_sample(x0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) -> 
     check_state("x0", x0, finite=False)
     require(noise.shape == x0.shape, "noise", f"shape {tuple(noise.shape)}", f"the shape of x0, {tuple(x0.shape)}",
             "torch.randn(x0.shape, generator=...)")
-    a, s = roots(schedule, t, x0)
+    a, s = signal_noise(schedule, t, x0)
     return a * x0 + s * noise
 
 
@@ -78,35 +78,35 @@ def _no_zero(schedule: Schedule, t: int | float | Tensor) -> None:
 def x0_from_eps(x: Tensor, eps: Tensor, t: int | Tensor, schedule: Schedule) -> Tensor:
     """x_0 = (x_t - sqrt(1 - abar) eps) / sqrt(abar) (Ho et al. 2020, eq. 15). Refuses abar = 0."""
     _no_zero(schedule, t)
-    a, s = roots(schedule, t, x)
+    a, s = signal_noise(schedule, t, x)
     return (x - s * eps) / a
 
 
 def eps_from_x0(x: Tensor, x0: Tensor, t: int | Tensor, schedule: Schedule) -> Tensor:
     """eps = (x_t - sqrt(abar) x_0) / sqrt(1 - abar)."""
-    a, s = roots(schedule, t, x)
+    a, s = signal_noise(schedule, t, x)
     return (x - a * x0) / s
 
 
 def v_from(x0: Tensor, eps: Tensor, t: int | Tensor, schedule: Schedule) -> Tensor:
     """v = sqrt(abar) eps - sqrt(1 - abar) x_0 (Salimans and Ho 2022, section 4)."""
-    a, s = roots(schedule, t, x0)
+    a, s = signal_noise(schedule, t, x0)
     return a * eps - s * x0
 
 
 def x0_from_v(x: Tensor, v: Tensor, t: int | Tensor, schedule: Schedule) -> Tensor:
     """x_0 = sqrt(abar) x_t - sqrt(1 - abar) v."""
-    a, s = roots(schedule, t, x)
+    a, s = signal_noise(schedule, t, x)
     return a * x - s * v
 
 
 def eps_from_v(x: Tensor, v: Tensor, t: int | Tensor, schedule: Schedule) -> Tensor:
     """eps = sqrt(1 - abar) x_t + sqrt(abar) v."""
-    a, s = roots(schedule, t, x)
+    a, s = signal_noise(schedule, t, x)
     return s * x + a * v
 
 
-class Wrapped(nn.Module):
+class Denoiser(nn.Module):
     """net(x, t, cond=None) with its meaning and its schedule: what every sampler and loss takes."""
 
     kind = ""
@@ -141,7 +141,7 @@ class Wrapped(nn.Module):
         raise NotImplementedError
 
 
-class Eps(Wrapped):
+class Eps(Denoiser):
     """The network predicts the noise (Ho et al. 2020)."""
 
     kind = "eps"
@@ -153,7 +153,7 @@ class Eps(Wrapped):
         return noise
 
 
-class X0(Wrapped):
+class X0(Denoiser):
     """The network predicts the clean picture."""
 
     kind = "x0"
@@ -165,7 +165,7 @@ class X0(Wrapped):
         return x0
 
 
-class V(Wrapped):
+class V(Denoiser):
     """The network predicts v, the speed along the circle between picture and noise (Salimans and Ho 2022)."""
 
     kind = "v"
@@ -180,13 +180,13 @@ class V(Wrapped):
 class LearnedRange(nn.Module):
     """A network with 2C output channels: C for the mean, C for the variance (Nichol and Dhariwal 2021, eq. 15).
 
-    LearnedRange(Eps(net, schedule)); called, it gives Prediction(x0, eps) like any other. ``with_range`` also gives
+    LearnedRange(Eps(net, schedule)); called, it gives Prediction(x0, eps) like any other. ``with_variance`` also gives
     frac = (v + 1) / 2, not clamped: 0 means the small variance, 1 the large one, and the log variance lies between.
     """
 
-    def __init__(self, base: Wrapped) -> None:
+    def __init__(self, base: Denoiser) -> None:
         super().__init__()
-        require(isinstance(base, Wrapped), "base", type(base).__name__, "a wrapped network", "LearnedRange(Eps(net, schedule))")
+        require(isinstance(base, Denoiser), "base", type(base).__name__, "a wrapped network", "LearnedRange(Eps(net, schedule))")
         self.base = base
 
     @property
@@ -198,9 +198,9 @@ class LearnedRange(nn.Module):
         return self.base.kind
 
     def forward(self, x: Tensor, t: int | float | Tensor, cond: object = None) -> Prediction:
-        return self.with_range(x, t, cond)[0]
+        return self.with_variance(x, t, cond)[0]
 
-    def with_range(self, x: Tensor, t: int | float | Tensor, cond: object = None) -> tuple[Prediction, Tensor]:
+    def with_variance(self, x: Tensor, t: int | float | Tensor, cond: object = None) -> tuple[Prediction, Tensor]:
         """(Prediction(x0, eps), frac), each shaped like x."""
         t = batch_t(t, x)
         mean, v = self.base.output(x, t, cond, times=2).chunk(2, dim=1)

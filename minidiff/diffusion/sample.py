@@ -16,11 +16,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from minidiff import counter
+from minidiff import rng
 from minidiff.diffusion.bound import Variance, check_variance
-from minidiff.diffusion.grid import pairs, timesteps
 from minidiff.diffusion.predict import Prediction, check_state
-from minidiff.diffusion.table import Schedule
+from minidiff.diffusion.schedule import Schedule
+from minidiff.diffusion.spacing import pairs, timesteps
 from minidiff.errors import BadInput, check_choice, require
 
 __all__ = ["Step", "last", "timesteps", "ddpm", "ddim", "ddim_sigma", "ddim_step", "check_model", "noise_source", "predict_at"]
@@ -64,7 +64,7 @@ def noise_source(x: Tensor, generator: torch.Generator | None) -> Callable[[], T
     so the chain repeats for the same x, and two batches that start from different noise never share theirs."""
     if generator is None:
         digest = zlib.crc32(x.detach().float().cpu().contiguous().numpy().tobytes())
-        generator = counter.generator("sampler", digest)
+        generator = rng.generator("sampler", digest)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     return lambda: torch.randn(x.shape, generator=generator, device=generator.device, dtype=dtype).to(x)
 
@@ -94,7 +94,7 @@ def _ddpm(model: Callable, x: Tensor, variance: Variance, clip: bool, route: lis
     schedule = model.schedule
     for index, (t, t_prev) in enumerate(route):
         if variance == "learned":
-            (x0, eps), frac = model.with_range(x, torch.full((len(x),), t, device=x.device), cond)
+            (x0, eps), frac = model.with_variance(x, torch.full((len(x),), t, device=x.device), cond)
         else:
             (x0, eps), frac = predict_at(model, x, t, cond), None
         x0 = x0.clamp(-1, 1) if clip else x0

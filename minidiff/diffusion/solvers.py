@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from minidiff.diffusion.edm import karras_sigmas
-from minidiff.diffusion.grid import pairs, timesteps
 from minidiff.diffusion.predict import check_state
 from minidiff.diffusion.sample import Step, abar_after, check_model, predict_at
-from minidiff.diffusion.table import Schedule
+from minidiff.diffusion.schedule import Schedule
+from minidiff.diffusion.spacing import pairs, timesteps
 from minidiff.errors import BadInput, check_choice
 
 __all__ = ["dpm2m", "dpm2m_step", "euler", "heun"]
@@ -29,17 +29,17 @@ def _half_log_snr(abar: float) -> float:
     return 0.5 * (math.log(abar) - math.log1p(-abar))
 
 
-def dpm2m_step(x: Tensor, x0: Tensor, abar: float, abar_next: float, *, x0_before: Tensor | None = None,
+def dpm2m_step(x: Tensor, x0: Tensor, abar: float, abar_next: float, *, prev_x0: Tensor | None = None,
                h_before: float | None = None) -> Tensor:
     """One step in lam (Lu et al. 2022, DPM-Solver++, algorithm 2). h = lam_next - lam, r = h_before / h,
 
-    D = (1 + 1/(2r)) x0 - 1/(2r) x0_before,   x_next = sigma_next / sigma x - alpha_next (exp(-h) - 1) D.
-    Without x0_before, D = x0: the first-order step, which is DDIM.
+    D = (1 + 1/(2r)) x0 - 1/(2r) prev_x0,   x_next = sigma_next / sigma x - alpha_next (exp(-h) - 1) D.
+    Without prev_x0, D = x0: the first-order step, which is DDIM.
     """
     h = _half_log_snr(abar_next) - _half_log_snr(abar)
-    if x0_before is not None and h_before is not None:
+    if prev_x0 is not None and h_before is not None:
         part = h / (2 * h_before)
-        x0 = (1 + part) * x0 - part * x0_before
+        x0 = (1 + part) * x0 - part * prev_x0
     return ((1 - abar_next) / (1 - abar)) ** 0.5 * x - abar_next**0.5 * math.expm1(-h) * x0
 
 
@@ -68,7 +68,7 @@ def _dpm2m(model: Callable, x: Tensor, route: list[tuple[int, int]], final: str,
         at_end = index == len(route) - 1
         first_order = at_end and (abar_next == 1 or (lower and len(route) < 15))
         if abar_next != abar:  # final="first" after a visit to t = 0: nothing is left to do
-            x = dpm2m_step(x, x0, abar, abar_next, x0_before=None if first_order else before, h_before=h_before)
+            x = dpm2m_step(x, x0, abar, abar_next, prev_x0=None if first_order else before, h_before=h_before)
         before, h_before = x0, _half_log_snr(abar_next) - _half_log_snr(abar)
         yield Step(index, len(route), t, t_prev, x, x0, eps)
 
@@ -83,7 +83,7 @@ def _levels(schedule: Schedule, steps: int | Sequence[int], spacing: str, offset
     lowest = float(schedule.sigma[0]) if final == "first" else 0.0
     if spacing == "karras" and not isinstance(steps, Iterable):
         sigmas = karras_sigmas(steps, sigma_min=float(schedule.sigma[0]), sigma_max=float(schedule.sigma[-1]), rho=rho)[:-1]
-        return schedule.t_of(sigmas).tolist(), [*sigmas.tolist(), lowest]
+        return schedule.t_from_sigma(sigmas).tolist(), [*sigmas.tolist(), lowest]
     visited = timesteps(schedule.T, steps, spacing=spacing, offset=offset)
     return visited, [*schedule.sigma[visited].tolist(), lowest]
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from .attention import Explicit, Site, Watched, attention, sites
-from .autoencoder import decode, encode, latent_scale, make_autoencoder
-from .sample import (
+from minidiff.latent.attention import ExplicitAttnProcessor, Site, Watched, attention, sites
+from minidiff.latent.autoencoder import decode, encode, latent_scale, make_autoencoder
+from minidiff.latent.sample import (
     Guided,
+    denoise,
     denoiser,
     encode_prompt,
+    initial_noise,
     invert_image,
-    schedule_of,
-    start_noise,
-    steps_of,
+    schedule_from,
     text_to_image,
 )
-from .stable import assemble, layout_weight, make_scheduler, make_unet
-from .text import make_text_encoder, make_tokenizer, spans, token_ids
+from minidiff.latent.stable import assemble, make_scheduler, make_unet, snr_weight
+from minidiff.latent.text import make_text_encoder, make_tokenizer, token_ids, token_indices
 
-__all__ = ["Explicit", "Guided", "Site", "Watched", "assemble", "attention", "decode", "denoiser", "encode", "encode_prompt",
-           "invert_image", "latent_scale", "layout_weight", "make_autoencoder", "make_scheduler", "make_text_encoder",
-           "make_tokenizer", "make_unet", "schedule_of", "sites", "spans", "start_noise", "steps_of", "text_to_image",
+__all__ = ["ExplicitAttnProcessor", "Guided", "Site", "Watched", "assemble", "attention", "decode", "denoiser", "encode", "encode_prompt",
+           "invert_image", "latent_scale", "snr_weight", "make_autoencoder", "make_scheduler", "make_text_encoder",
+           "make_tokenizer", "make_unet", "schedule_from", "sites", "token_indices", "initial_noise", "denoise", "text_to_image",
            "token_ids"]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from minidiff.errors import require
 
-__all__ = ["Explicit", "Site", "Watched", "attention", "pooled", "sites"]
+__all__ = ["ExplicitAttnProcessor", "Site", "Watched", "attention", "pool_masks", "sites"]
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -52,7 +52,7 @@ def sites(unet: nn.Module) -> dict[str, Site]:
     return {site.name: site for *_, site in sorted(found, key=lambda row: row[:3])}
 
 
-class Explicit:
+class ExplicitAttnProcessor:
     """An attention processor for diffusers that computes the probabilities explicitly and shows them to ``change``.
 
     change(probs) -> probs gets (B, heads, N, L) before they meet the values; None leaves them alone. Everything else is
@@ -110,7 +110,7 @@ class Watched:
         self.before = self.unet.attn_processors
         changed = dict(self.before)
         for name in self.names:
-            changed[f"{name}.processor"] = Explicit(lambda probs, name=name: self.seen.__setitem__(name, probs))
+            changed[f"{name}.processor"] = ExplicitAttnProcessor(lambda probs, name=name: self.seen.__setitem__(name, probs))
         self.unet.set_attn_processor(changed)
         return self.seen
 
@@ -118,7 +118,7 @@ class Watched:
         self.unet.set_attn_processor(dict(self.before))
 
 
-def pooled(masks: Tensor, cells: int, aspect: float) -> Tensor:
+def pool_masks(masks: Tensor, cells: int, aspect: float) -> Tensor:
     """Masks (B, K, H, W) averaged to the grid of a site with ``cells`` places: (B, K, cells). aspect: height / width."""
     h = max(1, round((cells * aspect) ** 0.5))
     w, (high, wide) = cells // h, masks.shape[-2:]

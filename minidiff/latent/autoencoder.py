@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from minidiff.errors import check_images, require
-from minidiff.latent.bottleneck import Codebook, kl_to_standard, reparametrise
-from minidiff.latent.critic import PatchCritic, adaptive_weight, frozen, hinge_critic, hinge_generator
+from minidiff.latent.bottleneck import Codebook, kl_standard_normal, reparametrise
+from minidiff.latent.discriminator import PatchDiscriminator, adaptive_weight, frozen, hinge_d_loss, hinge_g_loss
 from minidiff.measure import Reader, mini_lpips
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, VQModel
 
-__all__ = ["Autoencoding", "as_vq_model", "decode", "edges", "encode", "latent_scale", "make_autoencoder"]
+__all__ = ["AutoencoderLoss", "as_vq_model", "decode", "edges", "encode", "latent_scale", "make_autoencoder"]
 
 _WIDTHS = {2: (32, 64), 4: (16, 32, 64), 8: (16, 32, 64, 64)}
 
@@ -44,7 +44,7 @@ def edges(x: Tensor) -> Tensor:
     return torch.cat((x[..., 1:, 1:] - x[..., 1:, :-1], x[..., 1:, 1:] - x[..., :-1, 1:]), dim=1)
 
 
-class Autoencoding(nn.Module):
+class AutoencoderLoss(nn.Module):
     """An autoencoder with what its training needs: ``model(x, seen) -> losses (B,)``.
 
     The loss of one picture, with sums and means as they stand here:
@@ -60,7 +60,7 @@ class Autoencoding(nn.Module):
                  adversarial: float = 0.1, start: int = 0, codes: int = 0, teacher: nn.Module | None = None,
                  keep: float = 1.0) -> None:
         super().__init__()
-        self.vae, self.critic = vae, PatchCritic()
+        self.vae, self.critic = vae, PatchDiscriminator()
         self.codebook = Codebook(codes, vae.config.latent_channels) if codes else None
         self.kl, self.edge, self.perceptual, self.adversarial, self.start = kl, edge, perceptual, adversarial, start
         self.keep, self.taught = keep, teacher is not None
@@ -80,7 +80,7 @@ class Autoencoding(nn.Module):
                 theirs = self._teacher(x.device)
                 kept = theirs.quant_conv(theirs.encoder(x))
             return z, self.keep * (moments - kept).square().mean((1, 2, 3))
-        return z, self.kl / x[0].numel() * kl_to_standard(mu, logvar)
+        return z, self.kl / x[0].numel() * kl_standard_normal(mu, logvar)
 
     def forward(self, x: Tensor, seen: Tensor) -> Tensor:
         """x: (B, 3, H, W) in [-1, 1]; seen: (B,) pictures seen before this batch, which starts the critic."""
@@ -92,18 +92,18 @@ class Autoencoding(nn.Module):
         loss = loss + rec
         if self.adversarial:
             on = (seen >= self.start).to(rec)
-            adv = hinge_generator(frozen(self.critic, y))
+            adv = hinge_g_loss(frozen(self.critic, y))
             weight = adaptive_weight(rec, adv, self.vae.decoder.conv_out.weight)
-            own = hinge_critic(self.critic(x), self.critic(y.detach()))
+            own = hinge_d_loss(self.critic(x), self.critic(y.detach()))
             loss = loss + on * (self.adversarial * weight * adv + own)
         return loss
 
 
-def as_vq_model(net: Autoencoding) -> VQModel:
+def as_vq_model(net: AutoencoderLoss) -> VQModel:
     """The trained codebook autoencoder as ``diffusers.VQModel``, with the same weights (its moments' second half dropped)."""
     from diffusers import VQModel
 
-    require(net.codebook is not None, "net", "an autoencoder without a codebook", "Autoencoding(..., codes=256)")
+    require(net.codebook is not None, "net", "an autoencoder without a codebook", "AutoencoderLoss(..., codes=256)")
     c, z = net.vae.config, net.vae.config.latent_channels
     made = VQModel(block_out_channels=c.block_out_channels, down_block_types=c.down_block_types, up_block_types=c.up_block_types,
                    layers_per_block=c.layers_per_block, latent_channels=z, norm_num_groups=c.norm_num_groups,

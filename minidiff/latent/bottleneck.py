@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from minidiff.errors import require
 
-__all__ = ["Codebook", "Quantised", "kl_to_standard", "reparametrise"]
+__all__ = ["Codebook", "Quantised", "kl_standard_normal", "reparametrise"]
 
 
 def reparametrise(moments: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -23,7 +23,7 @@ def reparametrise(moments: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tenso
     return mu + (0.5 * logvar).exp() * noise, mu, logvar
 
 
-def kl_to_standard(mu: Tensor, logvar: Tensor) -> Tensor:
+def kl_standard_normal(mu: Tensor, logvar: Tensor) -> Tensor:
     """KL(N(mu, sigma^2) || N(0, 1)) of each picture in nats, **summed** over channels and places: (B, ...) -> (B,)."""
     return 0.5 * (mu**2 + logvar.exp() - 1 - logvar).flatten(1).sum(1)
 

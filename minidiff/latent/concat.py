@@ -12,23 +12,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minidiff.counter import key, uniform
 from minidiff.diffusion import ddim, last
 from minidiff.errors import check_images, require
 from minidiff.latent.autoencoder import decode, encode
-from minidiff.latent.sample import Guided, denoiser, encode_prompt, route_of, start_noise
+from minidiff.latent.sample import Guided, denoiser, encode_prompt, initial_noise, scheduler_options
+from minidiff.rng import key, uniform
 from minidiff.world import KINDS
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
-__all__ = ["HINTS", "harmonise", "inpaint_hint", "layout_hint", "paste", "paste_smoothly", "random_masks", "small_hint",
-           "true_to", "widen", "with_hint"]
+__all__ = ["HINTS", "decoder_blend", "inpaint_hint", "layout_hint", "paste", "poisson_blend", "random_masks", "lowres_hint",
+           "back_project", "add_input_channels", "sample_concat"]
 
 HINTS = {"inpaint": 5, "upscale-x4": 3, "upscale-x2": 12, "layout": len(KINDS)}  # channels of each task's hint, latents of 4
 
 
-def widen(unet: UNet2DConditionModel, extra: int) -> UNet2DConditionModel:
+def add_input_channels(unet: UNet2DConditionModel, extra: int) -> UNet2DConditionModel:
     """A copy whose first convolution takes ``extra`` more channels, with weights of zero: it still says what it said."""
     from diffusers import UNet2DConditionModel
 
@@ -84,7 +84,7 @@ def paste(known: Tensor, made: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask > 0.5, made, known)
 
 
-def paste_smoothly(known: Tensor, made: Tensor, mask: Tensor, *, sweeps: int = 300) -> Tensor:
+def poisson_blend(known: Tensor, made: Tensor, mask: Tensor, *, sweeps: int = 300) -> Tensor:
     """As :func:`paste`, and what was made is lightened or tinted so that it meets the known pixels at the border.
 
     The correction is the membrane of Perez, Gangnet and Blake 2003 (Poisson image editing, equation 4): known - made on the
@@ -106,20 +106,20 @@ def paste_smoothly(known: Tensor, made: Tensor, mask: Tensor, *, sweeps: int = 3
 
 
 @torch.no_grad()
-def harmonise(vae: nn.Module, known: Tensor, made: Tensor, mask: Tensor, *, reach: int = 4) -> Tensor:
-    """As :func:`paste_smoothly`; besides, the decoder redraws what was made beside the border.
+def decoder_blend(vae: nn.Module, known: Tensor, made: Tensor, mask: Tensor, *, reach: int = 4) -> Tensor:
+    """As :func:`poisson_blend`; besides, the decoder redraws what was made beside the border.
 
     The pasted picture goes once through the autoencoder, which draws no seam where it sees none in the latent. Deep inside the
     mask what was made stays, for each trip costs detail: over the first 2 ``reach`` pixels the one fades into the other.
     """
     require(reach >= 0, "reach", reach, "a number of pixels >= 0")
-    again = decode(vae, encode(vae, paste_smoothly(known, made, mask))).clamp(-1, 1)
+    again = decode(vae, encode(vae, poisson_blend(known, made, mask))).clamp(-1, 1)
     window = {"kernel_size": 2 * reach + 1, "stride": 1, "padding": reach}
     deep = F.avg_pool2d(1 - F.max_pool2d(1 - mask, **window), **window, count_include_pad=False)
-    return paste_smoothly(known, torch.lerp(again, made, deep), mask)
+    return poisson_blend(known, torch.lerp(again, made, deep), mask)
 
 
-def true_to(small: Tensor, made: Tensor, *, rounds: int = 3) -> Tensor:
+def back_project(small: Tensor, made: Tensor, *, rounds: int = 3) -> Tensor:
     """The enlarged picture ``made`` (B, 3, H, W), corrected so that it shrinks to ``small`` (B, 3, h, w) by averaging blocks.
 
     Back-projection (Irani and Peleg 1991): what is missing after shrinking is enlarged and added; each of the ``rounds``
@@ -135,7 +135,7 @@ def true_to(small: Tensor, made: Tensor, *, rounds: int = 3) -> Tensor:
     return made.clamp(-1, 1)
 
 
-def small_hint(small: Tensor, grid: tuple[int, int]) -> Tensor:
+def lowres_hint(small: Tensor, grid: tuple[int, int]) -> Tensor:
     """The small picture (B, 3, h, w) at latent size: as it is, or its pixels in blocks as channels (space to depth)."""
     check_images("small", small, channels=3)
     high, wide = small.shape[-2:]
@@ -154,7 +154,7 @@ def layout_hint(kind: Tensor, masks: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 @torch.no_grad()
-def with_hint(pipe: StableDiffusionPipeline, hint: Tensor, prompts: str | Sequence[str], *, steps: int = 25,
+def sample_concat(pipe: StableDiffusionPipeline, hint: Tensor, prompts: str | Sequence[str], *, steps: int = 25,
               guidance: float = 4.0, seed: int = 0, latents: Tensor | None = None) -> Tensor:
     """Pictures (B, 3, H, W) in [-1, 1] by a pipeline whose U-Net takes latent and hint together (B, c, h, w)."""
     had = pipe.vae.config.latent_channels
@@ -166,7 +166,7 @@ def with_hint(pipe: StableDiffusionPipeline, hint: Tensor, prompts: str | Sequen
     context = encode_prompt(pipe, prompts)
     empty = encode_prompt(pipe, "").expand(len(context), -1, -1)
     size = tuple(side * pipe.vae_scale_factor for side in hint.shape[-2:])
-    z = start_noise(pipe, len(context), seed=seed, size=size) if latents is None else latents
+    z = initial_noise(pipe, len(context), seed=seed, size=size) if latents is None else latents
     model = Guided(denoiser(pipe, hint=hint.to(z)), guidance)
-    z = last(ddim(model, z, steps=steps, cond=(context, empty), clip=None, **route_of(pipe))).x
+    z = last(ddim(model, z, steps=steps, cond=(context, empty), clip=None, **scheduler_options(pipe))).x
     return decode(pipe.vae, z).clamp(-1, 1)

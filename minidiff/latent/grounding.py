@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from minidiff.latent.attention import pooled
+from minidiff.latent.attention import pool_masks
 from minidiff.latent.text import PIECES
 from minidiff.world import COLOUR_NAMES, KINDS, PATTERNS
 from minidiff.world.grammar import MOOD_WORDS, SIZE_WORDS
@@ -56,7 +56,7 @@ def grounding_loss(probs: Tensor, words: Tensor, masks: Tensor) -> Tensor:
     they may still divide the work.
     """
     a = (probs if probs.dtype == torch.float64 else probs.float()).mean(1)  # (B, N, L)
-    m = pooled(masks, a.shape[1], masks.shape[-2] / masks.shape[-1]).to(a)  # (B, K, N)
+    m = pool_masks(masks, a.shape[1], masks.shape[-2] / masks.shape[-1]).to(a)  # (B, K, N)
     area = m.sum(2)[:, :, None]
     inside = m @ a                                                          # (B, K, L)
     share = inside / (a.sum(1)[:, None] + 1e-8)

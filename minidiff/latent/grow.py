@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from minidiff.counter import generator
 from minidiff.errors import require
 from minidiff.latent.autoencoder import make_autoencoder
+from minidiff.rng import generator
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-__all__ = ["widened"]
+__all__ = ["net2wider"]
 
 
-def widened(vae: AutoencoderKL, widths: tuple[int, ...], *, seed: int = 0) -> AutoencoderKL:
+def net2wider(vae: AutoencoderKL, widths: tuple[int, ...], *, seed: int = 0) -> AutoencoderKL:
     """A new autoencoder of these widths with the weights of ``vae`` (Net2WiderNet, Chen et al. 2016).
 
     Each channel is repeated next to itself, and whoever reads it divides its weight among the copies in shares drawn at
@@ -28,10 +28,10 @@ def widened(vae: AutoencoderKL, widths: tuple[int, ...], *, seed: int = 0) -> Au
     """
     old = tuple(vae.config.block_out_channels)
     require(len(widths) == len(old) and all(w >= o and w % o == 0 for w, o in zip(widths, old, strict=True)), "widths",
-            widths, f"a whole multiple of each of {old}", f"widened(vae, {tuple(2 * o for o in old)})")
+            widths, f"a whole multiple of each of {old}", f"net2wider(vae, {tuple(2 * o for o in old)})")
     shortcuts = [(a, b) for a, b, c, d in zip(widths, widths[1:], old, old[1:], strict=False) if a != b and c == d]
     require(not shortcuts, "widths", widths, f"equal neighbours where {old} has them: there is no shortcut to take over",
-            f"widened(vae, {tuple(2 * o for o in old)})")
+            f"net2wider(vae, {tuple(2 * o for o in old)})")
     require(vae.config.layers_per_block == 1 and vae.config.norm_num_groups == 8, "vae", "an autoencoder of another make",
             "one that make_autoencoder built")
     new = make_autoencoder(2 ** (len(old) - 1), channels=vae.config.latent_channels, widths=tuple(widths),

@@ -8,28 +8,28 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from minidiff.counter import normal
 from minidiff.diffusion import X0, Eps, Schedule, V, ddim, invert, last
-from minidiff.diffusion.predict import Prediction, Wrapped
+from minidiff.diffusion.predict import Denoiser, Prediction
 from minidiff.diffusion.sample import Step
 from minidiff.errors import check_choice, check_images, require
 from minidiff.latent.autoencoder import decode, encode
 from minidiff.latent.text import token_ids
+from minidiff.rng import normal
 from minidiff.world import parse
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-__all__ = ["Guided", "denoiser", "encode_prompt", "grid_of", "invert_image", "route_of", "schedule_of", "start_noise", "steps_of",
+__all__ = ["Guided", "denoiser", "encode_prompt", "latent_shape", "invert_image", "scheduler_options", "schedule_from", "initial_noise", "denoise",
            "text_to_image"]
 
 
-def schedule_of(scheduler: object) -> Schedule:
+def schedule_from(scheduler: object) -> Schedule:
     """The Schedule that a diffusers scheduler was built with (its own float32 table, in float64)."""
     return Schedule(scheduler.alphas_cumprod.double(), getattr(scheduler.config, "beta_schedule", "custom"))
 
 
-def denoiser(pipe: StableDiffusionPipeline, *, hint: Tensor | None = None) -> Wrapped:
+def denoiser(pipe: StableDiffusionPipeline, *, hint: Tensor | None = None) -> Denoiser:
     """The pipeline's U-Net as a model for minidiff's samplers: ``model(z, t, cond=context)``, context (B, L, D).
 
     hint: (b, c, h, w) channels that the U-Net sees beside z; repeated when z has 2b rows (guidance).
@@ -42,7 +42,7 @@ def denoiser(pipe: StableDiffusionPipeline, *, hint: Tensor | None = None) -> Wr
         seen = z if hint is None else torch.cat((z, hint.repeat(len(z) // len(hint), 1, 1, 1)), dim=1)
         return pipe.unet(seen, t, encoder_hidden_states=cond).sample
 
-    return wraps[kind](net, schedule_of(pipe.scheduler))
+    return wraps[kind](net, schedule_from(pipe.scheduler))
 
 
 class Guided(nn.Module):
@@ -52,7 +52,7 @@ class Guided(nn.Module):
     is the conditional model alone.
     """
 
-    def __init__(self, model: Wrapped, weight: float) -> None:
+    def __init__(self, model: Denoiser, weight: float) -> None:
         super().__init__()
         self.model, self.weight, self.schedule = model, float(weight), model.schedule
 
@@ -85,7 +85,7 @@ def encode_prompt(pipe: StableDiffusionPipeline, prompts: str | Sequence[str]) -
     return pipe.text_encoder(token_ids(pipe.tokenizer, prompts).to(pipe.device))[0]
 
 
-def grid_of(pipe: StableDiffusionPipeline, size: int | tuple[int, int] | None = None) -> tuple[int, int, int]:
+def latent_shape(pipe: StableDiffusionPipeline, size: int | tuple[int, int] | None = None) -> tuple[int, int, int]:
     """(channels, height, width) of the latent of a picture of ``size`` pixels (height, width); None: the trained size."""
     f = pipe.vae_scale_factor
     side = pipe.unet.config.sample_size
@@ -99,30 +99,30 @@ def grid_of(pipe: StableDiffusionPipeline, size: int | tuple[int, int] | None = 
     return pipe.vae.config.latent_channels, high // f, wide // f
 
 
-def start_noise(pipe: StableDiffusionPipeline, n: int, *, seed: int = 0, size: int | tuple[int, int] | None = None) -> Tensor:
+def initial_noise(pipe: StableDiffusionPipeline, n: int, *, seed: int = 0, size: int | tuple[int, int] | None = None) -> Tensor:
     """Noise (n, C, h, w) to begin with, drawn on the CPU; row i depends on (seed, i) only."""
-    shape = grid_of(pipe, size)
+    shape = latent_shape(pipe, size)
     return torch.cat([normal((1, *shape), "latent", seed, i) for i in range(n)]).to(pipe.device)
 
 
-def steps_of(pipe: StableDiffusionPipeline, prompts: str | Sequence[str], *, steps: int = 25, guidance: float = 4.0,
+def denoise(pipe: StableDiffusionPipeline, prompts: str | Sequence[str], *, steps: int = 25, guidance: float = 4.0,
              seed: int = 0, latents: Tensor | None = None, negative: str = "", size: int | tuple[int, int] | None = None,
              eta: float = 0.0) -> Iterator[Step]:
     """The denoising loop of a Stable Diffusion pipeline, as minidiff's DDIM: yields a Step of latents after each step.
 
     The same numbers as ``pipe(prompts, latents=latents, num_inference_steps=steps, guidance_scale=guidance)`` with its
     DDIMScheduler: spacing, offset and last step are read from the scheduler's config. latents: (B, C, h, w) standard
-    normal, or None for :func:`start_noise`. negative: what stands in place of the empty prompt.
+    normal, or None for :func:`initial_noise`. negative: what stands in place of the empty prompt.
     """
     context = encode_prompt(pipe, prompts)
     empty = encode_prompt(pipe, negative).expand(len(context), -1, -1)
-    z = start_noise(pipe, len(context), seed=seed, size=size) if latents is None else latents
+    z = initial_noise(pipe, len(context), seed=seed, size=size) if latents is None else latents
     z = z.to(pipe.device, pipe.unet.dtype)
     require(len(z) == len(context), "latents", f"{len(z)} rows", f"one for each of the {len(context)} prompts")
-    return ddim(Guided(denoiser(pipe), guidance), z, steps=steps, eta=eta, cond=(context, empty), clip=None, **route_of(pipe))
+    return ddim(Guided(denoiser(pipe), guidance), z, steps=steps, eta=eta, cond=(context, empty), clip=None, **scheduler_options(pipe))
 
 
-def route_of(pipe: StableDiffusionPipeline) -> dict:
+def scheduler_options(pipe: StableDiffusionPipeline) -> dict:
     """spacing, offset and final, as minidiff's samplers call them, from the scheduler's config."""
     c = pipe.scheduler.config
     final = "one" if getattr(c, "set_alpha_to_one", True) else "first"
@@ -132,10 +132,10 @@ def route_of(pipe: StableDiffusionPipeline) -> dict:
 @torch.no_grad()
 def text_to_image(pipe: StableDiffusionPipeline, prompts: str | Sequence[str], *, chunk: int = 16, seed: int = 0,
                   latents: Tensor | None = None, size: int | tuple[int, int] | None = None, **options: float) -> Tensor:
-    """Pictures (B, 3, H, W) in [-1, 1] of prompts: :func:`steps_of` to the end, then the decoder. Options as there."""
+    """Pictures (B, 3, H, W) in [-1, 1] of prompts: :func:`denoise` to the end, then the decoder. Options as there."""
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    z = start_noise(pipe, len(prompts), seed=seed, size=size) if latents is None else latents
-    parts = [last(steps_of(pipe, prompts[i : i + chunk], latents=z[i : i + chunk], **options)).x
+    z = initial_noise(pipe, len(prompts), seed=seed, size=size) if latents is None else latents
+    parts = [last(denoise(pipe, prompts[i : i + chunk], latents=z[i : i + chunk], **options)).x
              for i in range(0, len(prompts), chunk)]
     return decode(pipe.vae, torch.cat(parts)).clamp(-1, 1)
 
@@ -147,4 +147,4 @@ def invert_image(pipe: StableDiffusionPipeline, images: Tensor, prompts: str | S
     context = encode_prompt(pipe, prompts).expand(len(images), -1, -1)
     z = encode(pipe.vae, images.to(pipe.device, pipe.vae.dtype))
     return invert(Guided(denoiser(pipe), 1.0), z, steps=steps, fixed_point=fixed_point,
-                  cond=(context, context), **route_of(pipe))
+                  cond=(context, context), **scheduler_options(pipe))

@@ -11,12 +11,12 @@ from minidiff.diffusion import Eps, make_schedule, simple_loss
 from minidiff.latent.attention import Watched, sites
 from minidiff.latent.grounding import grounding_loss, place_loss
 from minidiff.latent.text import make_tokenizer
-from minidiff.quiet import quietly
+from minidiff.silence import silence_libraries
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
-__all__ = ["LatentDiffusion", "assemble", "layout_weight", "make_scheduler", "make_unet"]
+__all__ = ["LatentDiffusion", "assemble", "snr_weight", "make_scheduler", "make_unet"]
 
 
 def make_unet(*, size: int = 16, channels: int = 4, inputs: int | None = None, widths: tuple[int, ...] = (64, 96),
@@ -43,7 +43,7 @@ def make_scheduler() -> DDIMScheduler:
                          clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type="epsilon")
 
 
-def layout_weight(snr: Tensor, *, gamma: float = 5.0, most: float = 100.0) -> Tensor:
+def snr_weight(snr: Tensor, *, gamma: float = 5.0, most: float = 100.0) -> Tensor:
     """Weight of the squared eps error: min(SNR + 1, gamma) / SNR, at most ``most``. Any shape, finite also where SNR is 0.
 
     In errors of x0 this is min(SNR + 1, gamma): the loss of v-prediction (Salimans and Ho 2022, section 4) where noise
@@ -56,7 +56,7 @@ def layout_weight(snr: Tensor, *, gamma: float = 5.0, most: float = 100.0) -> Te
 class LatentDiffusion(nn.Module):
     """The U-Net and the text encoder in training: ``model(z, t, noise, ids, words, masks) -> losses (B,)``.
 
-    Noise prediction with :func:`layout_weight`, plus ``ground`` times the grounding loss of the decoder's cross-attention,
+    Noise prediction with :func:`snr_weight`, plus ``ground`` times the grounding loss of the decoder's cross-attention,
     plus ``place`` times :func:`place_loss` of what a linear layer reads from the text encoder's output. That layer is thrown
     away after training: it makes the text encoder understand "left of" and "at the top", which almost pure noise, the only
     place where such words tell the U-Net anything, teaches very slowly.
@@ -86,7 +86,7 @@ class LatentDiffusion(nn.Module):
         with Watched(self.unet, self._taught if self.ground else []) as seen:
             loss = simple_loss(Eps(net, self.schedule), z, t, noise, cond=context)
         abar = self.schedule.at(t)
-        loss = loss * layout_weight(abar / (1 - abar)).to(loss)
+        loss = loss * snr_weight(abar / (1 - abar)).to(loss)
         if self.ground:
             loss = loss + self.ground * torch.stack([grounding_loss(probs, words, masks) for probs in seen.values()]).mean(0)
         if self.place:
@@ -97,7 +97,7 @@ class LatentDiffusion(nn.Module):
 def assemble(vae: nn.Module, text_encoder: nn.Module, unet: nn.Module, tokenizer: Any = None,
              scheduler: Any = None) -> StableDiffusionPipeline:
     """A ``StableDiffusionPipeline`` of these parts, without a safety checker, its progress bar off."""
-    with quietly():
+    with silence_libraries():
         from diffusers import StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer or make_tokenizer(), unet=unet,

@@ -15,7 +15,7 @@ from minidiff.world import VOCABULARY
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
-__all__ = ["LENGTH", "PIECES", "make_text_encoder", "make_tokenizer", "spans", "text_config", "token_ids"]
+__all__ = ["LENGTH", "PIECES", "make_text_encoder", "make_tokenizer", "token_indices", "text_config", "token_ids"]
 
 LENGTH = 34  # 30 words, a begin, an end, and the second halves of the two words that have one
 PIECES = {"mushroom": ("mush", "room"), "watercolour": ("water", "colour")}  # words of two tokens, as in every real tokenizer
@@ -72,7 +72,7 @@ def token_ids(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
     return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), tokenizer.model_max_length)
 
 
-def spans(tokenizer: CLIPTokenizer, text: str, word: str) -> list[list[int]]:
+def token_indices(tokenizer: CLIPTokenizer, text: str, word: str) -> list[list[int]]:
     """Token positions of every place where ``word`` (or words) stands in ``text``: one list of positions a place.
 
     Read from the tokenizer's character offsets, so it holds for any fast tokenizer and for words of several tokens.

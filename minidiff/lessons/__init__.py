@@ -1,8 +1,8 @@
 """Exercises that check themselves: check, hint, solution for learners; grade for instructors."""
 
-from .checking import Result, check, hint, solution, solution_markdown
-from .grading import Grade, grade
-from .tasks import EXERCISES, Exercise, Mistake, call, exercise, exercises, expect, expect_number, find, solve
+from minidiff.lessons.checking import Result, check, hint, solution, solution_markdown
+from minidiff.lessons.grading import Grade, grade
+from minidiff.lessons.tasks import EXERCISES, Exercise, Mistake, call, exercise, exercises, expect, expect_number, find, solve
 
 __all__ = [
     "Result",

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import BadInput, require
-from ..show import DENSITY, pixels
-from ..show.sheet import encode, picture
+from minidiff.errors import BadInput, require
+from minidiff.show import DENSITY, pixels
+from minidiff.show.sheet import encode, picture
 
 __all__ = ["ESM", "MaskPanel", "PromptPanel", "box_mask", "brush"]
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from types import FunctionType
 from typing import Any
 
-from .tasks import Exercise, Mistake, find
+from minidiff.lessons.tasks import Exercise, Mistake, find
 
 __all__ = ["Result", "check", "hint", "solution", "solution_markdown", "RECORD"]
 

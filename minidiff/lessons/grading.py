@@ -11,9 +11,9 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..errors import BadInput, require
-from .checking import RECORD, Result
-from .tasks import exercises
+from minidiff.errors import BadInput, require
+from minidiff.lessons.checking import RECORD, Result
+from minidiff.lessons.tasks import exercises
 
 __all__ = ["Grade", "grade"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ..counter import normal, uniform
-from ..world import Scene, Thing
-from .tasks import Mistake, call, exercise, expect
+from minidiff.lessons.tasks import Mistake, call, exercise, expect
+from minidiff.rng import normal, uniform
+from minidiff.world import Scene, Thing
 
 __all__: list[str] = []
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ..counter import normal
-from .tasks import call, exercise, expect, expect_number
+from minidiff.lessons.tasks import call, exercise, expect, expect_number
+from minidiff.rng import normal
 
 __all__: list[str] = []
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..counter import normal
-from ..diffusion import linear, scaled_linear, sigmoid, sigmoid_beta
-from .tasks import Mistake, call, exercise, expect, expect_number
+from minidiff.diffusion import linear, scaled_linear, sigmoid, sigmoid_beta
+from minidiff.lessons.tasks import Mistake, call, exercise, expect, expect_number
+from minidiff.rng import normal
 
 __all__: list[str] = []
 

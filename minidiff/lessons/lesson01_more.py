@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..counter import generator, normal
-from .tasks import Mistake, call, exercise, expect
+from minidiff.lessons.tasks import Mistake, call, exercise, expect
+from minidiff.rng import generator, normal
 
 __all__: list[str] = []
 

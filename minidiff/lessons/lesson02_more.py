@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..counter import normal
-from .tasks import Mistake, call, exercise, expect
+from minidiff.lessons.tasks import Mistake, call, exercise, expect
+from minidiff.rng import normal
 
 __all__: list[str] = []
 

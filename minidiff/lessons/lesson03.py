@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from ..counter import normal
-from ..diffusion import ddim_sigma, ddim_step, timesteps
-from .tasks import Mistake, call, exercise, expect
+from minidiff.diffusion import ddim_sigma, ddim_step, timesteps
+from minidiff.lessons.tasks import Mistake, call, exercise, expect
+from minidiff.rng import normal
 
 __all__ = ["LEVELS", "number"]
 

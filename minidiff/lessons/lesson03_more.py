@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..counter import normal
-from ..diffusion import slerp
-from .lesson03 import number
-from .tasks import Mistake, call, exercise, expect, expect_number
+from minidiff.diffusion import slerp
+from minidiff.lessons.lesson03 import number
+from minidiff.lessons.tasks import Mistake, call, exercise, expect, expect_number
+from minidiff.rng import normal
 
 __all__ = []
 

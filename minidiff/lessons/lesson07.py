@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..counter import normal
-from ..latent.bottleneck import kl_to_standard, reparametrise
-from .tasks import call, exercise, expect, expect_number
+from minidiff.latent.bottleneck import kl_standard_normal, reparametrise
+from minidiff.lessons.tasks import call, exercise, expect, expect_number
+from minidiff.rng import normal
 
 __all__ = ["fits"]
 
@@ -80,7 +80,7 @@ def kl_per_picture(mu, logvar):
                  "flatten(1) keeps the pictures apart; then sum over dimension 1."))
 def _kl(fn: Callable) -> None:
     mu, logvar = normal((2, 3, 2, 4, 4), "lesson 07 kl", 0, dtype=torch.float64)
-    want = kl_to_standard(mu, logvar)
+    want = kl_standard_normal(mu, logvar)
 
     def total(x: Tensor) -> Tensor:
         return x.flatten(1).sum(1)

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..counter import normal
-from .lesson07 import fits
-from .tasks import Mistake, call, exercise, expect
+from minidiff.lessons.lesson07 import fits
+from minidiff.lessons.tasks import Mistake, call, exercise, expect
+from minidiff.rng import normal
 
 __all__: list[str] = []
 

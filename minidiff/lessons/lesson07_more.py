@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..counter import normal
-from .lesson07 import fits
-from .tasks import Mistake, call, exercise, expect, expect_number
+from minidiff.lessons.lesson07 import fits
+from minidiff.lessons.tasks import Mistake, call, exercise, expect, expect_number
+from minidiff.rng import normal
 
 __all__: list[str] = []
 
@@ -173,4 +173,4 @@ def _bits(answer: object) -> None:
     })
 
 
-from . import lesson07_critic  # noqa: E402, F401  its exercises come after these
+from minidiff.lessons import lesson07_critic  # noqa: E402, F401  its exercises come after these

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..counter import normal
-from ..latent.attention import attention
-from .tasks import Mistake, call, exercise, expect, expect_number
+from minidiff.latent.attention import attention
+from minidiff.lessons.tasks import Mistake, call, exercise, expect, expect_number
+from minidiff.rng import normal
 
 __all__ = ["crossed"]
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..counter import normal
-from .lesson03 import number
-from .tasks import Mistake, call, exercise, expect, expect_number
+from minidiff.lessons.lesson03 import number
+from minidiff.lessons.tasks import Mistake, call, exercise, expect, expect_number
+from minidiff.rng import normal
 
 __all__: list[str] = []
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..counter import normal
-from ..diffusion import timesteps
-from .tasks import Mistake, call, exercise, expect
+from minidiff.diffusion import timesteps
+from minidiff.lessons.tasks import Mistake, call, exercise, expect
+from minidiff.rng import normal
 
 __all__ = ["VAE"]
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..counter import normal
-from ..diffusion import make_schedule
-from .tasks import Mistake, call, exercise, expect, expect_number
+from minidiff.diffusion import make_schedule
+from minidiff.lessons.tasks import Mistake, call, exercise, expect, expect_number
+from minidiff.rng import normal
 
 __all__ = ["FIXED", "FREE"]
 

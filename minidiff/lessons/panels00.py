@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..measure import explain, wilson
-from ..show import Picture, grid, tile
-from ..world import ANIMALS, BACKDROPS, COLOURS, KINDS, PATTERNS, STYLES, WEARS, Scene, Thing, WorldData, caption, render
-from ..zoo import load
+from minidiff.measure import explain, wilson
+from minidiff.show import Picture, grid, tile
+from minidiff.world import ANIMALS, BACKDROPS, COLOURS, KINDS, PATTERNS, STYLES, WEARS, Scene, Thing, WorldData, caption, render
+from minidiff.zoo import load
 
 __all__ = ["CHOICES", "scene_from", "draw_scene", "fades", "show_fade", "share_interval", "cover"]
 

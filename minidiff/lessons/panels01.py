@@ -11,8 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..counter import normal
-from ..diffusion import (
+from minidiff.diffusion import (
     Mixture,
     Schedule,
     Step,
@@ -26,10 +25,11 @@ from ..diffusion import (
     sigmoid_beta,
     zero_terminal,
 )
-from ..errors import check_choice, require
-from ..show import DENSITY, PALETTE, PIXELS, figure, paper, pixels, rgb, write_text
-from ..world import Scene, Thing, render
-from .toys01 import swiss_roll
+from minidiff.errors import check_choice, require
+from minidiff.lessons.toys01 import swiss_roll
+from minidiff.rng import normal
+from minidiff.show import DENSITY, PALETTE, PIXELS, figure, paper, pixels, rgb, write_text
+from minidiff.world import Scene, Thing, render
 
 __all__ = ["SCHEDULES", "SCENES", "TEN", "forward_view", "posterior_view", "Roll", "roll_back", "roll_view"]
 

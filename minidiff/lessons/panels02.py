@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..counter import generator, normal
-from ..diffusion import ddpm, last, linear, min_snr_weight
-from ..errors import check_choice, require
-from ..measure import Reader, read
-from ..show import curve, tile
-from ..show.sheet import Picture
-from ..world import KINDS
+from minidiff.diffusion import ddpm, last, linear, min_snr_weight
+from minidiff.errors import check_choice, require
+from minidiff.measure import Reader, read
+from minidiff.rng import generator, normal
+from minidiff.show import curve, tile
+from minidiff.show.sheet import Picture
+from minidiff.world import KINDS
 
 __all__ = ["Chain", "Sampler", "weights"]
 

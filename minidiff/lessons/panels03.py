@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..counter import generator
-from ..diffusion import Step, ddim, dpm2m, heun, last
-from ..errors import check_choice, require
-from ..show.look import rgb
-from ..show.tiles import lay_out, pixels, spread
+from minidiff.diffusion import Step, ddim, dpm2m, heun, last
+from minidiff.errors import check_choice, require
+from minidiff.rng import generator
+from minidiff.show.theme import rgb
+from minidiff.show.tiles import lay_out, pixels, spread
 
 __all__ = ["SOLVERS", "Explorer", "Trajectories", "Walk"]
 

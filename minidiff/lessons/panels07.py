@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import check_choice, check_images, require
-from ..latent.autoencoder import decode, encode
-from ..measure import Reader, read
-from ..show.tiles import lay_out, pixels
-from ..world import COLOUR_NAMES, KINDS, PATTERNS, Scenes
+from minidiff.errors import check_choice, check_images, require
+from minidiff.latent.autoencoder import decode, encode
+from minidiff.measure import Reader, read
+from minidiff.show.tiles import lay_out, pixels
+from minidiff.world import COLOUR_NAMES, KINDS, PATTERNS, Scenes
 
 __all__ = ["Chooser", "LatentExplorer", "said"]
 

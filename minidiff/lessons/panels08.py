@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..counter import normal
-from ..diffusion import ddim_step, q_sample, timesteps
-from ..diffusion.sample import abar_after
-from ..errors import check_choice, check_images, require
-from ..latent.autoencoder import decode, encode
-from ..latent.sample import Guided, denoiser, encode_prompt, route_of, start_noise, steps_of
-from ..show.tiles import lay_out, pixels, spread
-from ..steer import Recorder, Tap, rows_of
+from minidiff.diffusion import ddim_step, q_sample, timesteps
+from minidiff.diffusion.sample import abar_after
+from minidiff.errors import check_choice, check_images, require
+from minidiff.latent.autoencoder import decode, encode
+from minidiff.latent.sample import Guided, denoise, denoiser, encode_prompt, initial_noise, scheduler_options
+from minidiff.rng import normal
+from minidiff.show.tiles import lay_out, pixels, spread
+from minidiff.steer import Recorder, Tap, rows_of
 
 __all__ = ["Film", "Holes", "Painter", "blended", "over", "word_tokens"]
 
@@ -72,9 +72,9 @@ class Painter:
         """Pictures (moments, 3, H, W), the last one finished; maps (K, h, w) of begin, words and end; their names."""
         words = word_tokens(self.pipe.tokenizer, prompt)
         words = [("begin", [0]), *words, ("end", [words[-1][1][-1] + 1])]
-        z = start_noise(self.pipe, 1, seed=seed)
+        z = initial_noise(self.pipe, 1, seed=seed)
         with Tap(self.pipe.unet, seen := Recorder(lambda s: s.name == self.site)) as tap:
-            run = list(tap.follow(steps_of(self.pipe, [prompt], steps=self.steps, guidance=guidance, latents=z),
+            run = list(tap.follow(denoise(self.pipe, [prompt], steps=self.steps, guidance=guidance, latents=z),
                                   rows_of(1, guided=guidance != 1)))
         late = list(range(len(run) // 2, len(run)))
         maps = torch.stack([seen.map(where, step=late, site=self.site, row=0) for _, where in words])
@@ -104,9 +104,9 @@ class Film:
     """
 
     def __init__(self, pipe: Any, prompt: str, *, steps: int = 25, guidance: float = 4.0, seed: int = 0) -> None:
-        z = start_noise(pipe, 1, seed=seed)
+        z = initial_noise(pipe, 1, seed=seed)
         with Tap(pipe.unet, seen := Recorder()) as tap:
-            run = list(tap.follow(steps_of(pipe, [prompt], steps=steps, guidance=guidance, latents=z),
+            run = list(tap.follow(denoise(pipe, [prompt], steps=steps, guidance=guidance, latents=z),
                                   rows_of(1, guided=guidance != 1)))
         self.ts = [step.t for step in run]
         self.guess = decode(pipe.vae, torch.cat([step.x0 for step in run])).detach().clamp(-1, 1)
@@ -150,12 +150,12 @@ def blended(pipe: Any, images: Tensor, mask: Tensor, prompts: list[str], *, step
     check_images("images", images, channels=3)
     require(mask.shape == images[:, :1].shape, "mask", f"shape {tuple(mask.shape)}", f"shape {tuple(images[:, :1].shape)}")
     require(len(prompts) == len(images), "prompts", f"{len(prompts)} prompts", f"one for each of the {len(images)} pictures")
-    model, conventions = Guided(denoiser(pipe), guidance), route_of(pipe)
+    model, conventions = Guided(denoiser(pipe), guidance), scheduler_options(pipe)
     context = encode_prompt(pipe, prompts)
     cond = (context, encode_prompt(pipe, "").expand(len(context), -1, -1))
     known = encode(pipe.vae, images)
     hole = F.adaptive_max_pool2d(mask, known.shape[-2:])             # a cell with any pixel to paint is made anew
-    z = torch.cat([start_noise(pipe, 1, seed=seed + i, size=tuple(images.shape[-2:])) for i in range(len(images))])
+    z = torch.cat([initial_noise(pipe, 1, seed=seed + i, size=tuple(images.shape[-2:])) for i in range(len(images))])
     final = conventions.pop("final")
     route = timesteps(model.schedule.T, steps, **conventions)
     with torch.no_grad():

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..diffusion import Step
-from ..errors import BadInput, require
-from ..latent import decode, encode, text_to_image
-from ..show.look import rgb
-from ..show.tiles import lay_out, pixels
+from minidiff.diffusion import Step
+from minidiff.errors import BadInput, require
+from minidiff.latent import decode, encode, text_to_image
+from minidiff.show.theme import rgb
+from minidiff.show.tiles import lay_out, pixels
 
 __all__ = ["Colours", "PromptBox", "Return", "Scrubber"]
 
@@ -83,11 +83,11 @@ class PromptBox:
 class Scrubber:
     """A recorded run of a latent sampler, step by step: the latent, the guess of the clean latent, and that guess decoded.
 
-    steps: the list of Steps of :func:`minidiff.latent.steps_of`. row: which picture of the batch.
+    steps: the list of Steps of :func:`minidiff.latent.denoise`. row: which picture of the batch.
     """
 
     def __init__(self, pipe: Any, steps: Sequence[Step], colours: Colours, *, row: int = 0, scale: int = 3) -> None:
-        require(len(steps) > 0, "steps", "no steps", "the list of a sampler's Steps", "list(steps_of(pipe, prompt))")
+        require(len(steps) > 0, "steps", "no steps", "the list of a sampler's Steps", "list(denoise(pipe, prompt))")
         self.count, self.scale = len(steps), scale
         self._levels = [(s.t, s.t_prev) for s in steps]
         z, guess = (torch.stack([getattr(s, name)[row] for s in steps]) for name in ("x", "x0"))

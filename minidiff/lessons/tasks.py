@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import check_choice, require
+from minidiff.errors import check_choice, require
 
 __all__ = ["Exercise", "Mistake", "EXERCISES", "exercise", "exercises", "find", "call", "expect", "expect_number", "solve"]
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..counter import generator as stream
-from ..counter import key, uniform
-from ..diffusion import Mixture, Schedule, Step
-from ..errors import require
+from minidiff.diffusion import Mixture, Schedule, Step
+from minidiff.errors import require
+from minidiff.rng import generator as stream
+from minidiff.rng import key, uniform
 
 __all__ = ["GRID_SCALE", "swiss_roll", "twenty_five", "grid_score", "draw_x0", "exact_reverse", "ideal_reading", "crossing"]
 

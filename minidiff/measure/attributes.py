@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import check_finite, require
-from ..world.scene import COLOUR_NAMES, MOOD_INDEX, Scenes
-from ..world.vocab import BACKDROPS, KINDS, MAX_THINGS, PATTERNS, STYLES, WEARS
-from .distance import nearest
+from minidiff.errors import check_finite, require
+from minidiff.measure.distance import nearest
+from minidiff.world.scene import COLOUR_NAMES, MOOD_INDEX, Scenes
+from minidiff.world.vocab import BACKDROPS, KINDS, MAX_THINGS, PATTERNS, STYLES, WEARS
 
 __all__ = ["Memorisation", "attribute_tv", "histogram", "memorisation", "total_variation"]
 

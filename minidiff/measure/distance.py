@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..counter import generator
-from ..errors import check_finite, require
+from minidiff.errors import check_finite, require
+from minidiff.rng import generator
 
 __all__ = ["Kid", "Moments", "Prdc", "check_features", "frechet", "frechet_between", "frechet_limit", "kid", "mmd2", "moments",
            "nearest", "prdc"]

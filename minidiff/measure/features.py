@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import check_images, require
-from .reader import Reader
+from minidiff.errors import check_images, require
+from minidiff.measure.reader import Reader
 
 __all__ = ["features", "mini_lpips"]
 

@@ -11,15 +11,15 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from ..counter import generator
-from ..errors import require
-from .distance import Moments, check_features, frechet_between, moments
+from minidiff.errors import require
+from minidiff.measure.distance import Moments, check_features, frechet_between, moments
+from minidiff.rng import generator
 
-__all__ = ["Measured", "bootstrap", "frechet_interval", "frechet_ratio", "wilson"]
+__all__ = ["Estimate", "bootstrap", "frechet_interval", "frechet_ratio", "wilson"]
 
 
 @dataclass(frozen=True)
-class Measured:
+class Estimate:
     """A measured number with its interval, and what to hold it against.
 
     n: how many samples it rests on. floor: what a perfect method would score (real against real). baseline: what a bad one
@@ -34,7 +34,7 @@ class Measured:
     floor: float | None = None
     baseline: float | None = None
 
-    def replace(self, **changes: object) -> Measured:
+    def replace(self, **changes: object) -> Estimate:
         """A changed copy: ``measured.replace(floor=0.02, baseline=3.1)``."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
@@ -85,7 +85,7 @@ def _between(values: Tensor, level: float) -> tuple[float, float]:
 
 
 def bootstrap(statistic: Callable[..., Tensor | float], *arrays: Tensor, n: int = 1000, seed: int = 0, level: float = 0.95,
-              paired: bool = False) -> Measured:
+              paired: bool = False) -> Estimate:
     """Percentile bootstrap (Efron 1979) of ``statistic(*arrays)``: rows are drawn again with replacement, n times.
 
     arrays: tensors whose first dimension counts samples. paired=True draws the same rows of every array, for numbers that
@@ -105,10 +105,10 @@ def bootstrap(statistic: Callable[..., Tensor | float], *arrays: Tensor, n: int 
         rows = rows * len(arrays) if paired else rows
         found.append(float(statistic(*(x[r.to(x.device)] for x, r in zip(arrays, rows, strict=True)))))
     low, high = _between(torch.tensor(found, dtype=torch.float64), 1 - 2 * tail)
-    return Measured(float(statistic(*arrays)), low, high, min(lengths))
+    return Estimate(float(statistic(*arrays)), low, high, min(lengths))
 
 
-def wilson(successes: int, n: int, *, level: float = 0.95) -> Measured:
+def wilson(successes: int, n: int, *, level: float = 0.95) -> Estimate:
     """A share successes / n with the interval of Wilson (1927): right also near 0 and 1, where plus-minus is not."""
     require(isinstance(n, int) and n >= 1, "n", repr(n), "a whole number from 1 on", "n=len(outcomes)")
     require(isinstance(successes, int) and 0 <= successes <= n, "successes", repr(successes), f"a whole number from 0 to {n}",
@@ -118,7 +118,7 @@ def wilson(successes: int, n: int, *, level: float = 0.95) -> Measured:
     middle = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
     low = 0.0 if successes == 0 else max(0.0, middle - half)
-    return Measured(share, low, 1.0 if successes == n else min(1.0, middle + half), n)
+    return Estimate(share, low, 1.0 if successes == n else min(1.0, middle + half), n)
 
 
 def _weighted(x: Tensor, weights: Tensor) -> Moments:
@@ -149,7 +149,7 @@ def _resampled(made: list[Tensor], real: Tensor, n: int, seed: int, paired: bool
     return torch.cat(out)
 
 
-def frechet_interval(made: Tensor, real: Tensor, *, n: int = 1000, seed: int = 0, level: float = 0.95) -> Measured:
+def frechet_interval(made: Tensor, real: Tensor, *, n: int = 1000, seed: int = 0, level: float = 0.95) -> Estimate:
     """Frechet distance of made (N, d) from real (M, d), with an interval for its mean over such samples of N and M.
 
     Resampled rows repeat, which adds a second helping of the 1/N bias; it is taken off, so that the interval surrounds the
@@ -162,11 +162,11 @@ def frechet_interval(made: Tensor, real: Tensor, *, n: int = 1000, seed: int = 0
     value = float(frechet_between(moments(made), moments(real)))
     found = _resampled([made], real, n, seed, False)[:, 0]
     low, high = _between(found - (found.mean() - value), level)
-    return Measured(value, max(0.0, low), max(0.0, high), min(len(made), len(real)))
+    return Estimate(value, max(0.0, low), max(0.0, high), min(len(made), len(real)))
 
 
 def frechet_ratio(made: Tensor, baseline: Tensor, real: Tensor, *, n: int = 1000, seed: int = 0, level: float = 0.95,
-                  paired: bool = False) -> Measured:
+                  paired: bool = False) -> Estimate:
     """Frechet distance of ``made`` divided by that of ``baseline``, both from the same real set; bias as in frechet_interval.
 
     All three sets are resampled, the real one once for both distances. paired=True draws the same rows of made and baseline,
@@ -183,4 +183,4 @@ def frechet_ratio(made: Tensor, baseline: Tensor, real: Tensor, *, n: int = 1000
     found = found - (found.mean(0) - values)
     found = torch.maximum(found, 0.01 * values)
     low, high = _between(found[:, 0] / found[:, 1], level)
-    return Measured(float(values[0] / values[1]), low, high, min(len(made), len(baseline), len(real)), "FDmini ratio")
+    return Estimate(float(values[0] / values[1]), low, high, min(len(made), len(baseline), len(real)), "FDmini ratio")

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ..errors import BadInput, check_choice, require
-from ..world import BACKDROPS, Scene, Scenes, Thing, agrees, parse, sample_scenes
-from ..world.grammar import PLACES, RELATIONS
-from ..world.said import Said, SaidThing
+from minidiff.errors import BadInput, check_choice, require
+from minidiff.world import BACKDROPS, Scene, Scenes, Thing, agrees, parse, sample_scenes
+from minidiff.world.grammar import PLACES, RELATIONS
+from minidiff.world.parsing import CaptionFacts, ObjectFacts
 
-__all__ = ["PARTS", "make_prompts", "make_scenes", "prompt_of", "relation", "said_and_seen", "two_things"]
+__all__ = ["PARTS", "make_prompts", "make_scenes", "prompt_of", "relation", "prompt_accuracy", "two_things"]
 
 PARTS = ("count", "kinds", "attributes", "places", "backdrop")
 _WORDS = ("colour", "pattern", "mood", "wears")
@@ -71,12 +71,12 @@ def make_prompts(n: int, kind: str = "one", *, split: str = "test", seed: int = 
     return [prompt_of(scene) for scene in make_scenes(n, kind, split=split, seed=seed)]
 
 
-def _partner(said: SaidThing, scene: Scene) -> Thing | None:
+def _partner(said: ObjectFacts, scene: Scene) -> Thing | None:
     """The thing that a phrase means: the one of its kind."""
     return next((t for t in scene.things if t.kind == said.kind), None)
 
 
-def _parts(said: Said, scene: Scene) -> Iterator[bool]:
+def _parts(said: CaptionFacts, scene: Scene) -> Iterator[bool]:
     """What :data:`PARTS` lists, for one picture."""
     partners = [_partner(s, scene) for s in said.things]
     yield len(scene.things) == len(said.things)
@@ -92,7 +92,7 @@ def _stands(a: Thing, word: str, b: Thing) -> bool:
     return {"left": a.x < b.x, "right": a.x > b.x, "above": a.y < b.y, "below": a.y > b.y}[word]
 
 
-def said_and_seen(prompts: Sequence[str], scenes: Scenes) -> dict[str, Tensor]:
+def prompt_accuracy(prompts: Sequence[str], scenes: Scenes) -> dict[str, Tensor]:
     """Does each read scene show what its prompt says? name -> (B,) bool.
 
     "all": everything that is said holds, of a picture with as many things as are said (``world.agrees``). Then the parts,

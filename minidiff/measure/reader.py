@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import check_images
-from ..world import BACKDROPS, COLOURS, KINDS, MOODS, PATTERNS, STYLES, WEARS, Rendered, Scenes
+from minidiff.errors import check_images
+from minidiff.world import BACKDROPS, COLOURS, KINDS, MOODS, PATTERNS, STYLES, WEARS, Rendered, Scenes
 
 __all__ = ["Reader", "RawReading", "HEADS", "GRID", "FEATURES", "reader_loss"]
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import check_images
-from ..world import ANIMALS, KINDS, MAX_THINGS, SIZE_RANGE, Scenes
-from .reader import GRID, RawReading, Reader
+from minidiff.errors import check_images
+from minidiff.measure.reader import GRID, RawReading, Reader
+from minidiff.world import ANIMALS, KINDS, MAX_THINGS, SIZE_RANGE, Scenes
 
 __all__ = ["Reading", "read", "decode"]
 

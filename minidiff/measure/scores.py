@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..world import Scenes
-from .reader import Reader
-from .reading import read
+from minidiff.measure.reader import Reader
+from minidiff.measure.reading import read
+from minidiff.world import Scenes
 
 __all__ = ["ReaderScore", "score_reader"]
 

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import check_images, require
-from ..world import Scenes, render
-from .reader import Reader
-from .reading import Reading, read
+from minidiff.errors import check_images, require
+from minidiff.measure.reader import Reader
+from minidiff.measure.reading import Reading, read
+from minidiff.world import Scenes, render
 
 __all__ = ["Explanation", "explain", "residual", "VALID_BELOW"]
 

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import check_choice
-from ..latent.stable import assemble
-from ..latent.text import make_tokenizer
-from ..train import Recipe, load_ema
-from ..zoo import load, ship, ship_folder
-from .clip import CLIPS, clip_recipe
-from .pixel import PIXEL, PIXEL_NET, SMALL_NET, pixel_recipe
-from .readers import READERS, reader_recipe
-from .stable import STABLE, stable_recipe
-from .vae import AUTOENCODERS, finished, vae_recipe
+from minidiff.errors import check_choice
+from minidiff.latent.stable import assemble
+from minidiff.latent.text import make_tokenizer
+from minidiff.recipes.clip import CLIPS, clip_recipe
+from minidiff.recipes.pixel import PIXEL, PIXEL_NET, SMALL_NET, pixel_recipe
+from minidiff.recipes.readers import READERS, reader_recipe
+from minidiff.recipes.stable import STABLE, stable_recipe
+from minidiff.recipes.vae import AUTOENCODERS, finished, vae_recipe
+from minidiff.train import Recipe, load_ema
+from minidiff.zoo import load, ship, ship_folder
 
 __all__ = ["RECIPES", "PIXEL", "READERS", "AUTOENCODERS", "STABLE", "CLIPS", "recipe", "config", "publish", "PIXEL_NET",
            "SMALL_NET"]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..world import Scenes, render, sample_scenes
+from minidiff.world import Scenes, render, sample_scenes
 
 __all__ = ["BLOCK", "mixed"]
 

@@ -7,12 +7,12 @@ import functools
 import torch
 from torch import Tensor, nn
 
-from ..counter import generator
-from ..latent.clip import Contrastive, make_clip
-from ..latent.text import make_tokenizer, token_ids
-from ..train import Budget, Recipe
-from ..world import captions
-from .blocks import mixed
+from minidiff.latent.clip import Contrastive, make_clip
+from minidiff.latent.text import make_tokenizer, token_ids
+from minidiff.recipes.blocks import mixed
+from minidiff.rng import generator
+from minidiff.train import Budget, Recipe
+from minidiff.world import captions
 
 __all__ = ["CLIPS", "clip_recipe"]
 

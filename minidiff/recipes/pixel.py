@@ -7,13 +7,13 @@ import functools
 import torch
 from torch import Tensor, nn
 
-from ..counter import generator
-from ..diffusion import X0, Eps, LearnedRange, V, hybrid_loss, make_schedule, simple_loss
-from ..nets import UNet
-from ..train import Budget, Recipe
-from ..world import WorldData
-from ..zoo import load
-from .blocks import BLOCK
+from minidiff.diffusion import X0, Eps, LearnedRange, V, hybrid_loss, make_schedule, simple_loss
+from minidiff.nets import UNet
+from minidiff.recipes.blocks import BLOCK
+from minidiff.rng import generator
+from minidiff.train import Budget, Recipe
+from minidiff.world import WorldData
+from minidiff.zoo import load
 
 __all__ = ["PIXEL", "PIXEL_NET", "SMALL_NET", "pixel_recipe"]
 

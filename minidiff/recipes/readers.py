@@ -9,16 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..counter import generator, key, uniform
-from ..measure.reader import Reader, reader_loss
-from ..train import Budget, Recipe
-from ..world import Rendered, Scenes
-from .blocks import BLOCK, mixed
+from minidiff.measure.reader import Reader, reader_loss
+from minidiff.recipes.blocks import BLOCK, mixed
+from minidiff.rng import generator, key, uniform
+from minidiff.train import Budget, Recipe
+from minidiff.world import Rendered, Scenes
 
 __all__ = ["READERS", "reader_recipe"]
 
 
-def _blemish(x: Tensor, seed: int, i: int, strength: float) -> Tensor:
+def augment(x: Tensor, seed: int, i: int, strength: float) -> Tensor:
     """What a reader must put up with: noise, a lost half of the resolution, a change of brightness or contrast."""
     n = len(x)
     dice = uniform(key(seed, "blemish"), torch.arange(i * n, (i + 1) * n), 5).to(x)[:, :, None, None, None]
@@ -46,7 +46,7 @@ def reader_recipe(name: str, *, seed: int, strength: float) -> Recipe:
         scenes, images, masks = block(i // BLOCK, n, device)
         rows = torch.arange(i % BLOCK * n, (i % BLOCK + 1) * n, device=device)
         scenes = scenes[rows]
-        batch = {"images": _blemish(images[rows], seed, i, strength), "masks": masks[rows]}
+        batch = {"images": augment(images[rows], seed, i, strength), "masks": masks[rows]}
         return batch | {name: getattr(scenes, name) for name in fields}
 
     def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:

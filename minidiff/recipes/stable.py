@@ -8,16 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..counter import generator, key, uniform
-from ..latent.autoencoder import encode
-from ..latent.concat import HINTS, inpaint_hint, layout_hint, random_masks, small_hint, widen
-from ..latent.grounding import phrase_masks
-from ..latent.stable import LatentDiffusion, make_unet
-from ..latent.text import make_text_encoder, make_tokenizer, token_ids
-from ..train import Budget, Recipe
-from ..world import captions
-from ..zoo import load
-from .blocks import BLOCK, mixed
+from minidiff.latent.autoencoder import encode
+from minidiff.latent.concat import HINTS, add_input_channels, inpaint_hint, layout_hint, lowres_hint, random_masks
+from minidiff.latent.grounding import phrase_masks
+from minidiff.latent.stable import LatentDiffusion, make_unet
+from minidiff.latent.text import make_text_encoder, make_tokenizer, token_ids
+from minidiff.recipes.blocks import BLOCK, mixed
+from minidiff.rng import generator, key, uniform
+from minidiff.train import Budget, Recipe
+from minidiff.world import captions
+from minidiff.zoo import load
 
 __all__ = ["STABLE", "stable_recipe"]
 
@@ -51,7 +51,7 @@ def stable_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: tup
     def build() -> nn.Module:
         if start:
             pipe = load(start)
-            unet = widen(pipe.unet, HINTS[task]) if task else pipe.unet
+            unet = add_input_channels(pipe.unet, HINTS[task]) if task else pipe.unet
             return LatentDiffusion(unet.requires_grad_(True), pipe.text_encoder.requires_grad_(True), ground=ground)
         return LatentDiffusion(make_unet(), make_text_encoder(tokenizer), ground=ground)
 
@@ -93,7 +93,7 @@ def _hint(task: str, vae: nn.Module, images: Tensor, masks: Tensor, kind: Tensor
         return inpaint_hint(vae, images, holes)
     if task == "layout":
         return layout_hint(kind, masks, grid)
-    return small_hint(F.avg_pool2d(images, int(task[-1])), grid)
+    return lowres_hint(F.avg_pool2d(images, int(task[-1])), grid)
 
 
 _TASK: dict = {"start": "mini-sd", "minutes": (11, 2), "lr": 3e-4}

@@ -7,12 +7,12 @@ import functools
 import torch
 from torch import Tensor, nn
 
-from ..counter import generator
-from ..latent.autoencoder import Autoencoding, as_vq_model, latent_scale, make_autoencoder
-from ..latent.grow import widened
-from ..train import Budget, Recipe
-from ..zoo import load
-from .blocks import BLOCK, mixed
+from minidiff.latent.autoencoder import AutoencoderLoss, as_vq_model, latent_scale, make_autoencoder
+from minidiff.latent.grow import net2wider
+from minidiff.recipes.blocks import BLOCK, mixed
+from minidiff.rng import generator
+from minidiff.train import Budget, Recipe
+from minidiff.zoo import load
 
 __all__ = ["AUTOENCODERS", "finished", "vae_recipe"]
 
@@ -31,9 +31,9 @@ def vae_recipe(name: str, *, seed: int, f: int = 4, images: tuple[int, int] = (4
     def build() -> nn.Module:
         if start:
             teacher = load(start)
-            vae = widened(teacher, widths, seed=seed).requires_grad_(True)
-            return Autoencoding(vae, load("readers/guide"), adversarial=adversarial, teacher=teacher)
-        return Autoencoding(make_autoencoder(f), load("readers/guide"), codes=codes, adversarial=adversarial,
+            vae = net2wider(teacher, widths, seed=seed).requires_grad_(True)
+            return AutoencoderLoss(vae, load("readers/guide"), adversarial=adversarial, teacher=teacher)
+        return AutoencoderLoss(make_autoencoder(f), load("readers/guide"), codes=codes, adversarial=adversarial,
                             start=int(after * images[0]))
 
     @functools.lru_cache(maxsize=1)
@@ -54,7 +54,7 @@ def vae_recipe(name: str, *, seed: int, f: int = 4, images: tuple[int, int] = (4
                   budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1])}, expect=expect)
 
 
-def finished(net: Autoencoding) -> nn.Module:
+def finished(net: AutoencoderLoss) -> nn.Module:
     """The trained autoencoder as diffusers knows it, its scaling_factor measured on 2,048 training pictures."""
     if net.codebook is not None:
         return as_vq_model(net)

@@ -14,7 +14,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from .knobs import Knob
+from minidiff.show.knobs import Knob
 
 __all__ = ["Flipbook", "flipbook", "mark"]
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..errors import require
-from .look import DENSITY, SOFT
-from .sheet import Picture, font, framed, paper, text_height, write_text
-from .tiles import LABEL, lay_out, pixels
+from minidiff.errors import require
+from minidiff.show.sheet import Picture, font, framed, paper, text_height, write_text
+from minidiff.show.theme import DENSITY, SOFT
+from minidiff.show.tiles import LABEL, lay_out, pixels
 
 __all__ = ["heatmap", "animation", "Animation"]
 
@@ -75,7 +75,7 @@ class Animation(Picture):
 
     def save_gif(self, path: str, *, milliseconds: int = 120) -> None:
         """Write all frames as a looping GIF."""
-        from .sheet import write_file
+        from minidiff.show.sheet import write_file
 
         buffer = io.BytesIO()
         self.frames[0].save(buffer, "GIF", save_all=True, append_images=self.frames[1:], duration=milliseconds, loop=0)

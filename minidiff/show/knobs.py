@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import require
+from minidiff.errors import require
 
 __all__ = ["Knob", "slider", "choice", "toggle", "play", "button", "text"]
 

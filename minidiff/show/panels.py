@@ -11,12 +11,12 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 
-from ..errors import BadInput, require
-from .flipbook import Flipbook, flipbook, mark
-from .knobs import Knob
-from .look import DENSITY
-from .sheet import Picture, encode, picture
-from .stills import with_knobs
+from minidiff.errors import BadInput, require
+from minidiff.show.flipbook import Flipbook, flipbook, mark
+from minidiff.show.knobs import Knob
+from minidiff.show.sheet import Picture, encode, picture
+from minidiff.show.stills import with_knobs
+from minidiff.show.theme import DENSITY
 
 __all__ = ["Panel", "panel"]
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import require
-from .look import CYCLE, DASHES, MARKERS, SOFT, colour, figure
-from .sheet import Picture, picture
+from minidiff.errors import require
+from minidiff.show.sheet import Picture, picture
+from minidiff.show.theme import CYCLE, DASHES, MARKERS, SOFT, colour, figure
 
 __all__ = ["curve", "bars", "scatter2d"]
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from ..errors import BadInput, require
-from ..files import replace
-from .look import COLUMN, DENSITY, INK, PAPER, PIXELS, SOFT, font_file, png, rgb
+from minidiff.errors import BadInput, require
+from minidiff.files import replace
+from minidiff.show.theme import COLUMN, DENSITY, INK, PAPER, PIXELS, SOFT, font_file, png, rgb
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

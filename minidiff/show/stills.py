@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .look import DENSITY, HAIR, INK, SOFT, rgb
-from .sheet import font, paper, wrap, write_text
+from minidiff.show.sheet import font, paper, wrap, write_text
+from minidiff.show.theme import DENSITY, HAIR, INK, SOFT, rgb
 
 if TYPE_CHECKING:
-    from .knobs import Knob
+    from minidiff.show.knobs import Knob
 
 __all__ = ["with_knobs"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .panels import Panel
+    from minidiff.show.panels import Panel
 
 __all__ = ["sweep"]
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..errors import BadInput, check_images, require
-from .look import DENSITY, INK, SOFT
-from .sheet import FULL, Picture, encode, font, framed, paper, text_height, wrap, write_file, write_text
+from minidiff.errors import BadInput, check_images, require
+from minidiff.show.sheet import FULL, Picture, encode, font, framed, paper, text_height, wrap, write_file, write_text
+from minidiff.show.theme import DENSITY, INK, SOFT
 
 __all__ = ["pixels", "tile", "grid", "strip", "spread", "lay_out", "save_grid"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .record import Recorder
-from .tap import Controller, Row, StepContext, Tap, rows_of
+from minidiff.steer.record import Recorder
+from minidiff.steer.tap import Hook, Row, StepContext, Tap, rows_of
 
-__all__ = ["Controller", "Recorder", "Row", "StepContext", "Tap", "rows_of"]
+__all__ = ["Hook", "Recorder", "Row", "StepContext", "Tap", "rows_of"]

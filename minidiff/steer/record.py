@@ -9,12 +9,12 @@ from torch import Tensor
 
 from minidiff.errors import require
 from minidiff.latent.attention import Site
-from minidiff.steer.tap import Controller, StepContext
+from minidiff.steer.tap import Hook, StepContext
 
 __all__ = ["Recorder"]
 
 
-class Recorder(Controller):
+class Recorder(Hook):
     """Keeps what it sees of the rows with a prompt: by step, then by site or module path.
 
     want: which attention sites, a function of :class:`Site` (default: every cross-attention). paths: modules whose outputs
@@ -29,7 +29,7 @@ class Recorder(Controller):
         self.seen: dict[str, Site] = {}
         self.grid = (0, 0)
 
-    def wants(self, site: Site) -> bool:
+    def selects(self, site: Site) -> bool:
         return self.want(site)
 
     def modules(self) -> tuple[str, ...]:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from minidiff.diffusion.sample import Step
 from minidiff.errors import require
-from minidiff.latent.attention import Explicit, Site, sites
+from minidiff.latent.attention import ExplicitAttnProcessor, Site, sites
 
-__all__ = ["Controller", "Row", "StepContext", "Tap", "rows_of"]
+__all__ = ["Hook", "Row", "StepContext", "Tap", "rows_of"]
 
 
 class Row(NamedTuple):
@@ -41,10 +41,10 @@ def rows_of(n: int, *, guided: bool = True, branch: str = "source") -> tuple[Row
     return tuple(Row(branch, cond) for cond in ((False, True) if guided else (True,)) for _ in range(n))
 
 
-class Controller:
+class Hook:
     """What may be read or changed; each method is optional. The defaults ask for nothing."""
 
-    def wants(self, site: Site) -> bool:
+    def selects(self, site: Site) -> bool:
         """True for the attention sites whose probabilities this controller needs."""
         return False
 
@@ -72,11 +72,11 @@ class Tap:
     U-Net's processors and hooks are put back whatever happens. Taps may be nested if they want different sites.
     """
 
-    def __init__(self, unet: nn.Module, *controllers: Controller) -> None:
+    def __init__(self, unet: nn.Module, *controllers: Hook) -> None:
         require(hasattr(unet, "attn_processors"), "unet", type(unet).__name__, "a diffusers U-Net", "pipe.unet")
         self.unet, self.controllers = unet, controllers
         self.sites: dict[str, Site] = sites(unet)
-        self.wanted = [s for s in self.sites.values() if any(c.wants(s) for c in controllers)]
+        self.wanted = [s for s in self.sites.values() if any(c.selects(s) for c in controllers)]
         self.paths = sorted({path for c in controllers for path in c.modules()})
         known = {name for name, _ in unet.named_modules()}
         for path in self.paths:
@@ -89,11 +89,11 @@ class Tap:
         self._before = self.unet.attn_processors
         changed = dict(self._before)
         for site in self.wanted:
-            changed[f"{site.name}.processor"] = Explicit(lambda probs, site=site: self._probs(site, probs))
+            changed[f"{site.name}.processor"] = ExplicitAttnProcessor(lambda probs, site=site: self._probs(site, probs))
         self.unet.set_attn_processor(changed)
         self._hooks = [self.unet.get_submodule(path).register_forward_hook(lambda _m, _a, out, path=path: self._module(path, out))
                        for path in self.paths]
-        placed = sum(isinstance(p, Explicit) for p in self.unet.attn_processors.values())
+        placed = sum(isinstance(p, ExplicitAttnProcessor) for p in self.unet.attn_processors.values())
         if placed < len(self.wanted) or len(self._hooks) != len(self.paths):
             self._restore()
             raise RuntimeError(f"Tap placed {placed} of {len(self.wanted)} attention hooks")
@@ -129,7 +129,7 @@ class Tap:
     def _probs(self, site: Site, probs: Tensor) -> Tensor:
         self.calls[site.name] += 1
         for c in self.controllers:
-            if c.wants(site):
+            if c.selects(site):
                 changed = c.on_probs(site, probs, self.context)
                 probs = probs if changed is None else changed
         return probs

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from minidiff.counter import key
+from minidiff.rng import key
 
 __all__ = ["dice"]
 

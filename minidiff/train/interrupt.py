@@ -7,16 +7,16 @@ import threading
 from types import FrameType
 from typing import Any
 
-__all__ = ["Patience"]
+__all__ = ["DeferInterrupt"]
 
 
-class Patience:
+class DeferInterrupt:
     """Holds back the first Ctrl-C until the block ends, so that weights, moments and files agree with each other.
 
     A second Ctrl-C is let through at once. Outside the main thread, which never sees Ctrl-C, this does nothing.
     """
 
-    def __enter__(self) -> Patience:
+    def __enter__(self) -> DeferInterrupt:
         self._seen: tuple[int, FrameType | None] | None = None
         self._before: Any = None
         if threading.current_thread() is threading.main_thread():

@@ -11,11 +11,11 @@ from typing import NoReturn
 
 import torch
 
-from minidiff.counter import key
 from minidiff.errors import BadInput, require
+from minidiff.rng import key
 from minidiff.train.checkpoint import Snapshot
 from minidiff.train.dice import dice
-from minidiff.train.interrupt import Patience
+from minidiff.train.interrupt import DeferInterrupt
 from minidiff.train.recipe import Plan, Recipe
 from minidiff.train.record import Record
 from minidiff.train.speed import Speed, tuned
@@ -147,7 +147,7 @@ class _Run:
             trainer.speed_up()
             with tuned(self.team.device):
                 while trainer.step < self.plan.steps:
-                    with Patience():  # Ctrl-C waits until the step is whole
+                    with DeferInterrupt():  # Ctrl-C waits until the step is whole
                         loss = trainer.take_step()
                         self.losses.append(loss)
                         last, late = trainer.step == self.plan.steps, self._late()
@@ -169,7 +169,7 @@ class _Run:
     def _save_and_say(self) -> None:
         """On the way out, where an error would hide what stopped the run."""
         try:
-            with Patience():
+            with DeferInterrupt():
                 self._save()
             self.say(f"Stopped and saved at {self._where()}. {AGAIN}")
         except BadInput as error:

@@ -1,16 +1,28 @@
 """The procedural toy world: scenes, captions, renderer, data. Every edit in it has a known right answer."""
 
-from .caption import VOCABULARY, Said, agrees, caption, captions, parse
-from .data import WorldData
-from .folder import ImageFolder
-from .render import Rendered, render
-from .sample import held_out, held_out_pairs, sample_scenes
-from .scene import COLOUR_NAMES, MOOD_INDEX, Scene, Scenes, Thing
-from .vocab import ANIMALS, ATTRIBUTES, BACKDROPS, COLOURS, KINDS, MAX_THINGS, MOODS, PATTERNS, SIZE_RANGE, STYLES, WEARS
+from minidiff.world.caption import VOCABULARY, CaptionFacts, agrees, caption, captions, parse
+from minidiff.world.data import WorldData
+from minidiff.world.folder import ImageFolder
+from minidiff.world.render import Rendered, render
+from minidiff.world.sample import held_out, held_out_pairs, sample_scenes
+from minidiff.world.scene import COLOUR_NAMES, MOOD_INDEX, Scene, Scenes, Thing
+from minidiff.world.vocab import (
+    ANIMALS,
+    ATTRIBUTES,
+    BACKDROPS,
+    COLOURS,
+    KINDS,
+    MAX_THINGS,
+    MOODS,
+    PATTERNS,
+    SIZE_RANGE,
+    STYLES,
+    WEARS,
+)
 
 __all__ = [
     "VOCABULARY",
-    "Said",
+    "CaptionFacts",
     "agrees",
     "caption",
     "captions",

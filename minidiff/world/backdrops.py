@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..counter import generator
-from .shapes import box, circle, ellipse, segment, triangle
-from .vocab import BACKDROPS, STYLES
+from minidiff.rng import generator
+from minidiff.world.shapes import box, circle, ellipse, segment, triangle
+from minidiff.world.vocab import BACKDROPS, STYLES
 
 __all__ = ["backdrop_table", "depth_table", "texture", "STYLE"]
 

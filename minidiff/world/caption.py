@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..counter import key
-from ..errors import require
-from .grammar import (
+from minidiff.errors import require
+from minidiff.rng import key
+from minidiff.world.grammar import (
     DRESS,
     MARKS,
     MAX_WORDS,
@@ -23,12 +23,12 @@ from .grammar import (
     SPOTS,
     VOCABULARY,
 )
-from .said import Said, SaidThing, agrees, parse
-from .sample import SIZES
-from .scene import COLOUR_NAMES, MOOD_INDEX, Scene, Scenes
-from .vocab import BACKDROPS, KINDS, MAX_THINGS, PATTERNS, STYLES, WEARS
+from minidiff.world.parsing import CaptionFacts, ObjectFacts, agrees, parse
+from minidiff.world.sample import SIZES
+from minidiff.world.scene import COLOUR_NAMES, MOOD_INDEX, Scene, Scenes
+from minidiff.world.vocab import BACKDROPS, KINDS, MAX_THINGS, PATTERNS, STYLES, WEARS
 
-__all__ = ["MAX_WORDS", "VOCABULARY", "Said", "SaidThing", "agrees", "caption", "captions", "parse"]
+__all__ = ["MAX_WORDS", "VOCABULARY", "CaptionFacts", "ObjectFacts", "agrees", "caption", "captions", "parse"]
 
 
 class _Item(NamedTuple):

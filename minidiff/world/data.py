@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .render import render
-from .sample import sample_scenes
-from .scene import Scenes
+from minidiff.world.render import render
+from minidiff.world.sample import sample_scenes
+from minidiff.world.scene import Scenes
 
 __all__ = ["WorldData"]
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..counter import generator
-from ..errors import BadInput, require
+from minidiff.errors import BadInput, require
+from minidiff.rng import generator
 
 __all__ = ["ImageFolder"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .scene import COLOUR_NAMES
-from .vocab import KINDS, PATTERNS, STYLES
+from minidiff.world.scene import COLOUR_NAMES
+from minidiff.world.vocab import KINDS, PATTERNS, STYLES
 
 __all__ = ["DRESS", "MARKS", "MAX_WORDS", "MOOD_WORDS", "OPENINGS", "PHRASES", "PLACES", "PLAIN_OPENINGS", "RELATIONS",
            "SIZE_WORDS", "SPOTS", "VOCABULARY"]

@@ -15,11 +15,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import require
-from .backdrops import STYLE, backdrop_table, depth_table, texture
-from .scene import Scene, Scenes
-from .sprites import INK, parts, worn
-from .vocab import COLOURS, KINDS, MAX_THINGS
+from minidiff.errors import require
+from minidiff.world.backdrops import STYLE, backdrop_table, depth_table, texture
+from minidiff.world.scene import Scene, Scenes
+from minidiff.world.sprites import INK, parts, worn
+from minidiff.world.vocab import COLOURS, KINDS, MAX_THINGS
 
 __all__ = ["Rendered", "render"]
 

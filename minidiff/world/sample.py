@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..counter import key, uniform
-from ..errors import check_choice, require
-from .scene import COLOUR_NAMES, MOOD_INDEX, Scenes
-from .vocab import ANIMALS, BACKDROPS, KINDS, MAX_THINGS, PATTERNS, STYLES, WEARS
+from minidiff.errors import check_choice, require
+from minidiff.rng import key, uniform
+from minidiff.world.scene import COLOUR_NAMES, MOOD_INDEX, Scenes
+from minidiff.world.vocab import ANIMALS, BACKDROPS, KINDS, MAX_THINGS, PATTERNS, STYLES, WEARS
 
 __all__ = ["LEVELS", "SIZES", "SPLITS", "held_out", "held_out_pairs", "sample_scenes"]
 

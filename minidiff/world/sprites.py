@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from .shapes import box, circle, ellipse, heart, segment, star, triangle, turned
+from minidiff.world.shapes import box, circle, ellipse, heart, segment, star, triangle, turned
 
 __all__ = ["Part", "PARTS", "HAT", "INK", "parts", "worn"]
 

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from minidiff.errors import require
 
-__all__ = ["PatchCritic", "adaptive_weight", "frozen", "hinge_critic", "hinge_generator"]
+__all__ = ["PatchDiscriminator", "adaptive_weight", "frozen", "hinge_d_loss", "hinge_g_loss"]
 
 
-class PatchCritic(nn.Module):
+class PatchDiscriminator(nn.Module):
     """PatchGAN (Isola et al. 2017): pictures (B, channels, H, W) -> one logit for each overlapping patch, (B, 1, h, w).
 
     Each of ``layers`` convolutions halves the side; with three of them a logit's window is 38 pixels wide. GroupNorm stands
@@ -37,12 +37,12 @@ def frozen(critic: nn.Module, x: Tensor) -> Tensor:
     return functional_call(critic, {name: p.detach() for name, p in critic.named_parameters()}, (x,))
 
 
-def hinge_critic(real: Tensor, fake: Tensor) -> Tensor:
+def hinge_d_loss(real: Tensor, fake: Tensor) -> Tensor:
     """The critic's loss, (B,): half of relu(1 - real) + relu(1 + fake), averaged over patches (Lim and Ye 2017)."""
     return 0.5 * (F.relu(1 - real) + F.relu(1 + fake)).mean((1, 2, 3))
 
 
-def hinge_generator(fake: Tensor) -> Tensor:
+def hinge_g_loss(fake: Tensor) -> Tensor:
     """The generator's loss, (B,): minus the critic's logits, averaged over patches."""
     return -fake.mean((1, 2, 3))
 

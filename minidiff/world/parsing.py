@@ -9,21 +9,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
-from ..counter import key
-from ..errors import BadInput, check_choice, require
-from .grammar import PHRASES, VOCABULARY
-from .sample import LEVELS, SIZES, sample_scenes
-from .scene import Scene, Thing
-from .vocab import ANIMALS, MAX_THINGS
+from minidiff.errors import BadInput, check_choice, require
+from minidiff.rng import key
+from minidiff.world.grammar import PHRASES, VOCABULARY
+from minidiff.world.sample import LEVELS, SIZES, sample_scenes
+from minidiff.world.scene import Scene, Thing
+from minidiff.world.vocab import ANIMALS, MAX_THINGS
 
-__all__ = ["Said", "SaidThing", "agrees", "parse"]
+__all__ = ["CaptionFacts", "ObjectFacts", "agrees", "parse"]
 
 _LONGEST = max(map(len, PHRASES))
 _WORDS = ("kind", "colour", "pattern", "mood", "wears")
 
 
 @dataclass(frozen=True)
-class SaidThing:
+class ObjectFacts:
     """What a caption says of one thing; None where it says nothing. where: left, right, top, bottom, middle."""
 
     kind: str
@@ -36,13 +36,13 @@ class SaidThing:
 
 
 @dataclass(frozen=True)
-class Said:
+class CaptionFacts:
     """What a caption says. relations: (i, word, j) for "thing i is left of / right of / above / below thing j".
 
     A caption that names things names all of them; one without any says nothing about how many there are.
     """
 
-    things: tuple[SaidThing, ...] = ()
+    things: tuple[ObjectFacts, ...] = ()
     backdrop: str | None = None
     style: str | None = None
     relations: tuple[tuple[int, str, int], ...] = ()
@@ -77,7 +77,7 @@ class Said:
         pool = [thing for scene in drawn for thing in scene.things]
         things = []
         for i, place in enumerate(base.things):
-            said = self.things[i] if self.things else SaidThing(place.kind)
+            said = self.things[i] if self.things else ObjectFacts(place.kind)
             donors = [t for t in pool if t.kind == said.kind] or [place.replace(kind=said.kind)]
             thing = dataclasses.replace(donors[i % len(donors)], x=place.x, y=place.y, size=place.size)
             if level == "simple":
@@ -97,7 +97,7 @@ def _inside(t: Thing) -> Thing:
     return dataclasses.replace(t, x=min(max(t.x, across), 1 - across), y=min(max(t.y, down), 1 - down))
 
 
-def agrees(said: Said | str, scene: Scene) -> bool:
+def agrees(said: CaptionFacts | str, scene: Scene) -> bool:
     """True when nothing that the caption says is false of the scene.
 
     A named thing must be one of the scene's, each a different one, and the scene has no others. "Big" and "small" compare
@@ -106,7 +106,7 @@ def agrees(said: Said | str, scene: Scene) -> bool:
     return _agrees(parse(said) if isinstance(said, str) else said, scene, 0.0)
 
 
-def _agrees(said: Said, scene: Scene, margin: float) -> bool:
+def _agrees(said: CaptionFacts, scene: Scene, margin: float) -> bool:
     """:func:`agrees`, with places true by more than ``margin``."""
     if said.backdrop not in (None, scene.backdrop) or said.style not in (None, scene.style):
         return False
@@ -120,7 +120,7 @@ def _agrees(said: Said, scene: Scene, margin: float) -> bool:
                for order in itertools.permutations(scene.things))
 
 
-def _fits(said: SaidThing, thing: Thing, middle: float, margin: float) -> bool:
+def _fits(said: ObjectFacts, thing: Thing, middle: float, margin: float) -> bool:
     if any(getattr(said, n) not in (None, getattr(thing, n)) for n in _WORDS):
         return False
     if said.size is not None and (thing.size > middle) != (said.size == "big"):
@@ -154,7 +154,7 @@ def _refuse(got: str, expected: str = "a description of one to three things") ->
     raise BadInput("caption", got, expected, "'a happy red cat wearing a hat on the grass'")
 
 
-def parse(text: str) -> Said:
+def parse(text: str) -> CaptionFacts:
     """What a caption says. Case, commas and full stops do not matter; an empty caption says nothing.
 
     Raises BadInput for a word outside VOCABULARY (naming the nearest known words), for words that do not hang together,
@@ -181,7 +181,7 @@ class _Reader:
         self.waiting = ""                # a relation whose second thing has not come yet
         self.describing = False          # after "that is"
 
-    def read(self, words: list[str]) -> Said:
+    def read(self, words: list[str]) -> CaptionFacts:
         for role, value, phrase in _phrases(words):
             if role == "article":
                 self.describing = False
@@ -197,12 +197,12 @@ class _Reader:
                 self.after(role, value)
         if self.ahead or self.waiting:
             _refuse(f"{' '.join(self.ahead.values()) or self.waiting!r} without a thing after it")
-        things = tuple(SaidThing(**{**t, "where": tuple(t.get("where", ()))}) for t in self.things)
+        things = tuple(ObjectFacts(**{**t, "where": tuple(t.get("where", ()))}) for t in self.things)
         for t in things:
             bare = t.kind not in ANIMALS and (t.mood is not None or t.wears in ("glasses", "bow tie"))
             require(not bare, "caption", f"{t.mood or t.wears!r} for a {t.kind}",
                     f"moods, glasses and bow ties only for animals ({', '.join(ANIMALS)})")
-        return Said(things, self.whole.get("backdrop"), self.whole.get("style"), tuple(self.relations))
+        return CaptionFacts(things, self.whole.get("backdrop"), self.whole.get("style"), tuple(self.relations))
 
     def put(self, where: dict, role: str, value: str) -> None:
         if where.setdefault(role, value) != value:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["quietly"]
+__all__ = ["silence_libraries"]
 
 _NOTE = "requires torchvision"      # transformers, of image processors that nobody here uses
 
@@ -23,8 +23,8 @@ class _Heard(logging.Handler):
 
 
 @contextmanager
-def quietly(*, bars: bool = False) -> Iterator[list[str]]:
-    """``with quietly() as said:`` diffusers and transformers draw no progress bars and do not ask for torchvision.
+def silence_libraries(*, bars: bool = False) -> Iterator[list[str]]:
+    """``with silence_libraries() as said:`` diffusers and transformers draw no progress bars and do not ask for torchvision.
 
     Everything else that they log still appears, and is in ``said`` as well. bars: leave the bars on (for a download).
     Their settings are afterwards as they were before, whatever happens.

@@ -10,7 +10,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from minidiff import books
+from minidiff import notebooks
 from minidiff.cli import main
 from minidiff.errors import BadInput
 
@@ -47,8 +47,8 @@ def save(path: Path, notebook: dict[str, Any]) -> Path:
 def checked(tmp_path: Path, *cells: dict[str, Any]) -> list[str]:
     """What check says of these cells once they are tidied."""
     path = save(tmp_path / "a.ipynb", book(*cells))
-    books.tidy(path)
-    return books.check(path)
+    notebooks.tidy(path)
+    return notebooks.check(path)
 
 
 MESSY = book(
@@ -65,7 +65,7 @@ MESSY = book(
 
 def test_normalise_keeps_what_a_reader_sees_and_nothing_of_the_machine() -> None:
     before = copy.deepcopy(MESSY)
-    clean = books.normalise(MESSY)
+    clean = notebooks.normalise(MESSY)
     assert MESSY == before, "the argument is left as it is"
     assert clean["metadata"] == {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
                                  "language_info": {"name": "python"}}
@@ -83,16 +83,16 @@ def test_normalise_keeps_what_a_reader_sees_and_nothing_of_the_machine() -> None
 
 
 def test_normalise_twice_is_once_and_ids_follow_the_text() -> None:
-    clean = books.normalise(MESSY)
-    assert books.normalise(clean) == clean
-    longer = books.normalise(book(text("new first cell"), *MESSY["cells"]))
+    clean = notebooks.normalise(MESSY)
+    assert notebooks.normalise(clean) == clean
+    longer = notebooks.normalise(book(text("new first cell"), *MESSY["cells"]))
     assert [c["id"] for c in longer["cells"][1:]] == [c["id"] for c in clean["cells"]], "an inserted cell renames no other"
 
 
 def test_the_form_is_the_one_that_jupyter_saves(tmp_path: Path) -> None:
     """Saving in JupyterLab and tidying gives no difference: nbformat writes the same text, but for what we remove."""
     path = save(tmp_path / "a.ipynb", MESSY)
-    assert books.tidy(path) and not books.tidy(path)
+    assert notebooks.tidy(path) and not notebooks.tidy(path)
     ours = path.read_text()
     assert nbformat.writes(nbformat.reads(ours, as_version=4)) + "\n" == ours
 
@@ -140,40 +140,40 @@ def test_check_sees_cells_run_out_of_order_and_a_heavy_notebook(tmp_path: Path) 
 
 def test_check_wants_the_committed_form(tmp_path: Path) -> None:
     path = save(tmp_path / "a.ipynb", book(*GOOD))
-    assert books.check(path) == ["not in the committed form: run `minidiff notebooks normalise`"]
+    assert notebooks.check(path) == ["not in the committed form: run `minidiff notebooks normalise`"]
 
 
 def test_a_notebook_of_the_course_starts_on_colab_and_explains_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(books, "COURSE", tmp_path)
     problems = checked(tmp_path, text("a"), code("x"), code("y", count=2))
     assert "first code cell is not" in problems[0] and "0.50 text cells" in problems[1] and len(problems) == 2
-    assert checked(tmp_path, text("a"), code(books.SETUP_CELL)) == []
+    assert checked(tmp_path, text("a"), code(notebooks.SETUP_CELL)) == []
 
 
 def test_the_setup_cell_does_nothing_here_and_its_python_is_sound(tmp_path: Path) -> None:
     from IPython.core.interactiveshell import InteractiveShell
-    plain = InteractiveShell.instance().transform_cell(books.SETUP_CELL)
+    plain = InteractiveShell.instance().transform_cell(notebooks.SETUP_CELL)
     InteractiveShell.clear_instance()
     names: dict[str, Any] = {"get_ipython": lambda: pytest.fail("it touched the machine outside Colab")}
     exec(compile(plain, "setup", "exec"), names)
-    assert "--branch v" in books.SETUP_CELL, "a tag, not a branch that moves"
+    assert "--branch v" in notebooks.SETUP_CELL, "a tag, not a branch that moves"
 
 
 def test_find_takes_files_and_folders_and_refuses_the_rest(tmp_path: Path) -> None:
     second, first = save(tmp_path / "02.ipynb", book()), save(tmp_path / "01.ipynb", book())
-    assert books.find([str(tmp_path)]) == [first, second] and books.find([str(second)]) == [second]
+    assert notebooks.find([str(tmp_path)]) == [first, second] and notebooks.find([str(second)]) == [second]
     (tmp_path / "x.txt").touch()
     (tmp_path / "empty").mkdir()
     for name in ("x.txt", "none.ipynb", "empty"):
         with pytest.raises(BadInput, match="FILES: got .* expected notebooks"):
-            books.find([str(tmp_path / name)])
+            notebooks.find([str(tmp_path / name)])
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"nbformat": 3, "cells": []}', '{"nbformat": 4, "cells": 1}'])
 def test_a_file_that_is_no_notebook_is_named_and_left(tmp_path: Path, content: str) -> None:
     path = tmp_path / "a.ipynb"
     path.write_text(content)
-    for act in (books.check, books.tidy, books.run):
+    for act in (notebooks.check, notebooks.tidy, notebooks.run):
         with pytest.raises(BadInput, match=r"a\.ipynb.*which cannot be read"):
             act(path)
     assert path.read_text() == content
@@ -183,11 +183,11 @@ def test_run_executes_from_the_top_in_the_notebooks_folder(tmp_path: Path) -> No
     (tmp_path / "word.txt").write_text("here")
     path = save(tmp_path / "a.ipynb", book(text("t"), code("import minidiff\nx = open('word.txt').read()", count=7),
                                            code("print(x)", printed("stale"), count=3)))
-    books.run(path)
+    notebooks.run(path)
     cells = json.loads(path.read_text())["cells"]
     assert [c.get("execution_count") for c in cells] == [None, 1, 2]
     assert cells[2]["outputs"] == [{"output_type": "stream", "name": "stdout", "text": ["here\n"]}]
-    assert books.check(path) == []
+    assert notebooks.check(path) == []
 
 
 @pytest.mark.parametrize(("source", "said"), [
@@ -200,7 +200,7 @@ def test_a_run_that_fails_says_where_and_leaves_the_file(tmp_path: Path, source:
     path = save(tmp_path / "a.ipynb", book(code(source)))
     before = path.read_text()
     with pytest.raises(BadInput, match=said):
-        books.run(path, timeout=5)
+        notebooks.run(path, timeout=5)
     assert path.read_text() == before
 
 
@@ -214,6 +214,6 @@ def test_the_command_gives_zero_when_all_is_well_and_one_when_not(tmp_path: Path
     assert "a.ipynb: as it should be" in said.out and "Traceback" not in said.err and said.err.startswith("minidiff: FILES")
 
 
-@pytest.mark.parametrize("path", sorted(books.COURSE.glob("*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(notebooks.COURSE.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_the_courses_notebooks_are_in_the_committed_form(path: Path) -> None:
-    assert books.check(path) == []
+    assert notebooks.check(path) == []

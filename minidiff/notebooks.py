@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import BadInput
-from .files import replace
+from minidiff.errors import BadInput
+from minidiff.files import replace
 
 __all__ = ["SETUP_CELL", "find", "normalise", "check", "ratio", "run", "tidy"]
 
@@ -200,7 +200,7 @@ def check(path: Path) -> list[str]:
                         "run `minidiff notebooks run`")
     if path.resolve().parent == COURSE:
         if not code or _text(code[0]["source"]) != SETUP_CELL:
-            problems.append("the first code cell is not minidiff.books.SETUP_CELL, so it does not start on Colab")
+            problems.append("the first code cell is not minidiff.notebooks.SETUP_CELL, so it does not start on Colab")
         if ratio(notebook) < TEXT_RATIO:
             problems.append(f"{ratio(notebook):.2f} text cells for a code cell; at least {TEXT_RATIO}")
     return problems + [f"cell {number}: {problem}" for number, cell in enumerate(notebook["cells"], 1)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import BadInput, require
+from minidiff.errors import BadInput, require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
