@@ -16,12 +16,12 @@ _HOMES = {
     "minidiff.diffusion": ("Eps", "X0", "V", "make_schedule", "ddpm", "ddim", "dpm2m", "invert", "last"),
     "minidiff.latent": ("text_to_image",),
     "minidiff.train": ("Budget", "Recipe", "fit"),
-    "minidiff.lessons": ("check", "hint", "solution", "grade"),
+    "minidiff.course": ("check", "hint", "solution", "grade"),
     "minidiff.zoo": ("load",),
     "minidiff.errors": ("BadInput", "CheckpointError"),
 }
 EXPORTS = {name: home for home, names in _HOMES.items() for name in names}
-PARTS = ("world", "show", "train", "measure", "nets", "diffusion", "latent", "steer", "lessons")
+PARTS = ("world", "show", "train", "measure", "nets", "diffusion", "latent", "steer", "course")
 
 __all__ = ["__version__", *EXPORTS, *PARTS]  # noqa: PLE0604
 

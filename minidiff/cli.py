@@ -155,11 +155,11 @@ def _train(given: argparse.Namespace) -> int:
 
 
 def _score(given: argparse.Namespace) -> int:
-    from minidiff.board import score
+    from minidiff.course import score
     from minidiff.errors import require
     require(given.n is None or given.n > 1, "--n", given.n, "at least 2 samples", "--n 1000")
     if given.cards:
-        from minidiff.board import update_cards
+        from minidiff.course.cards import update_cards
         update_cards()
     rows = score(given.claims, n=given.n)
     failed = [row.id for row in rows if not row.passed]

@@ -25,7 +25,7 @@ FLOORS = {
     "zoo": 5, "recipes": 5,
     "course": 6,
     "lessons": 7,
-    "board": TOP, "bench": TOP, "notebooks": TOP, "doctor": TOP, "cli": TOP, "__main__": TOP,
+    "bench": TOP, "notebooks": TOP, "doctor": TOP, "cli": TOP, "__main__": TOP,
 }
 MIXED = (BASE, 5, TOP)     # floors of single modules, which may import each other
 TOP_LEVEL = {"notebooks", "minidiff", "data", "tests", "environment.yml", "README.md", "pyproject.toml", "constraints.txt",
@@ -99,7 +99,7 @@ def test_an_upward_import_is_seen(source: str, module: str) -> None:
     ("from .scene import Scene", "minidiff.world", True),
     ("from .grid import tile\nimport numpy", "minidiff.show.picture", False),
     ("from . import __version__\nfrom .world import render", "minidiff.cli", False),
-    ("from .zoo import load", "minidiff.board", False),
+    ("from ..zoo import load", "minidiff.course.cards", False),
 ])
 def test_a_downward_import_is_let_through(source: str, module: str, package: bool) -> None:
     assert not trespasses(source, module, package=package)
@@ -135,7 +135,8 @@ def test_module_is_short_and_says_what_it_offers(path: Path) -> None:
     source = path.read_text()
     tree = ast.parse(source)
     lines = len(source.splitlines())
-    assert lines <= 250, f"{lines} lines; at most 250: split it by subject"
+    if "lessons" not in path.parts:                # a lesson's room is as long as its lesson; library files are short
+        assert lines <= 250, f"{lines} lines; at most 250: split it by subject"
     assert ast.get_docstring(tree), "a module begins with a sentence that says what it is for"
     offered, defined = None, {}
     for node in tree.body:

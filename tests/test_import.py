@@ -44,7 +44,7 @@ def test_export_is_there_and_at_home(name: str) -> None:
 def test_the_parts_come_with_the_package() -> None:
     """`import minidiff; minidiff.show.grid` works without a second import, and every folder below the top is a part."""
     folders = {path.parent.name for path in (ROOT / "minidiff").glob("*/__init__.py")}
-    assert folders - {"board", "recipes"} == set(minidiff.PARTS)
+    assert folders - {"lessons", "recipes"} == set(minidiff.PARTS)
     assert fresh("import minidiff; print(minidiff.nets.UNet.__name__)").strip() == "UNet"
 
 

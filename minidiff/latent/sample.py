@@ -20,8 +20,8 @@ from minidiff.world import parse
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-__all__ = ["Guided", "denoiser", "encode_prompt", "latent_shape", "invert_image", "scheduler_options", "schedule_from", "initial_noise", "denoise",
-           "text_to_image"]
+__all__ = ["Guided", "denoiser", "encode_prompt", "latent_shape", "invert_image", "scheduler_options", "schedule_from",
+           "initial_noise", "denoise", "text_to_image"]
 
 
 def schedule_from(scheduler: object) -> Schedule:
@@ -119,7 +119,8 @@ def denoise(pipe: StableDiffusionPipeline, prompts: str | Sequence[str], *, step
     z = initial_noise(pipe, len(context), seed=seed, size=size) if latents is None else latents
     z = z.to(pipe.device, pipe.unet.dtype)
     require(len(z) == len(context), "latents", f"{len(z)} rows", f"one for each of the {len(context)} prompts")
-    return ddim(Guided(denoiser(pipe), guidance), z, steps=steps, eta=eta, cond=(context, empty), clip=None, **scheduler_options(pipe))
+    return ddim(Guided(denoiser(pipe), guidance), z, steps=steps, eta=eta, cond=(context, empty), clip=None,
+                **scheduler_options(pipe))
 
 
 def scheduler_options(pipe: StableDiffusionPipeline) -> dict:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from minidiff.diffusion import Eps, make_schedule, simple_loss
-from minidiff.latent.attention import Watched, sites
 from minidiff.latent.grounding import grounding_loss, place_loss
 from minidiff.latent.text import make_tokenizer
 from minidiff.silence import silence_libraries
+from minidiff.steer.attention import Watched, sites
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from minidiff.errors import require
-from minidiff.latent.attention import Site
+from minidiff.steer.attention import Site
 from minidiff.steer.tap import Hook, StepContext
 
 __all__ = ["Recorder"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from minidiff.diffusion.sample import Step
 from minidiff.errors import require
-from minidiff.latent.attention import ExplicitAttnProcessor, Site, sites
+from minidiff.steer.attention import ExplicitAttnProcessor, Site, sites
 
 __all__ = ["Hook", "Row", "StepContext", "Tap", "rows_of"]
 

@@ -1,0 +1,39 @@
+"""The kit that lessons are made with: exercises that check themselves, points for a notebook, claims with measured rows."""
+
+from minidiff.course.checking import Result, check, hint, solution, solution_markdown
+from minidiff.course.claims import CLAIMS, Claim, Outcome, Row, claim, claims, compute, meets, score, stored, table
+from minidiff.course.grading import Grade, grade
+from minidiff.course.rooms import rooms
+from minidiff.course.tasks import EXERCISES, Exercise, Mistake, call, exercise, exercises, expect, expect_number, find, solve
+
+__all__ = [
+    "Result",
+    "check",
+    "hint",
+    "solution",
+    "solution_markdown",
+    "CLAIMS",
+    "Claim",
+    "Outcome",
+    "Row",
+    "claim",
+    "claims",
+    "compute",
+    "meets",
+    "score",
+    "stored",
+    "table",
+    "Grade",
+    "grade",
+    "rooms",
+    "EXERCISES",
+    "Exercise",
+    "Mistake",
+    "call",
+    "exercise",
+    "exercises",
+    "expect",
+    "expect_number",
+    "find",
+    "solve",
+]

@@ -1,0 +1,204 @@
+"""The scoreboard: every claim of the course as a row that a command computes again."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minidiff.course.rooms import enter
+from minidiff.errors import BadInput, check_choice, require
+from minidiff.files import data_folder, replace
+
+__all__ = ["Outcome", "Row", "Claim", "CLAIMS", "claim", "claims", "compute", "score", "stored", "table", "write_readme", "meets"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a claim's function found: the value with its 95 % interval, what bad and best look like, and a word on why."""
+
+    value: float
+    low: float
+    high: float
+    baseline: dict[str, float] = field(default_factory=dict)  # name -> value of a bad method, same unit
+    floor: dict[str, float] = field(default_factory=dict)  # name -> the best that can be: real against real
+    why: str = ""  # needed when the claim fails
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the scoreboard, as stored in data/scoreboard.json."""
+
+    id: str
+    lesson: str
+    claim: str
+    value: float
+    low: float
+    high: float
+    unit: str
+    baseline: dict[str, float]
+    floor: dict[str, float]
+    n: int
+    target: str
+    passed: bool
+    reader: str
+    device: str
+    seconds: float
+    command: str
+    why: str = ""
+
+    def __str__(self) -> str:
+        def listed(d: dict[str, float]) -> str:
+            return ", ".join(f"{k} {v:.3g}" for k, v in d.items())
+
+        extra = [f"floor: {listed(self.floor)}"] * bool(self.floor) + [f"bad baseline: {listed(self.baseline)}"] * bool(
+            self.baseline
+        )
+        verdict = "passed" if self.passed else "FAILED"
+        return (
+            f"{self.id}: {self.value:.3g} [{self.low:.3g}, {self.high:.3g}] {self.unit}, N = {self.n}; "
+            f"target {self.target}: {verdict}" + "".join(f"; {e}" for e in extra)
+        )
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim that can be measured: ``run(n)`` gives an Outcome. n: the stored size; small: the size for a notebook."""
+
+    id: str
+    text: str
+    unit: str
+    target: str
+    n: int
+    small: int
+    run: Callable[[int], Outcome]
+    reader: str
+
+    @property
+    def lesson(self) -> str:
+        return self.id.split(".")[0]
+
+
+CLAIMS: dict[str, Claim] = {}
+
+
+def claim(id: str, text: str, *, unit: str, target: str, n: int, small: int, reader: str = "none") -> Callable:
+    """Register a function ``f(n) -> Outcome`` as the claim ``id`` ("03.ddim_50"). target: "<= 1.3", ">= 0.9" or "1.0 +- 0.1"."""
+    require(re.fullmatch(r"\d\d\.[a-z0-9_]+", id) is not None, "id", repr(id), "a lesson and a name", "'03.ddim_50'")
+    meets(0.0, target)
+
+    def register(run: Callable[[int], Outcome]) -> Callable[[int], Outcome]:
+        CLAIMS[id] = Claim(id, text, unit, target, n, small, run, reader)
+        return run
+
+    return register
+
+
+def meets(value: float, target: str) -> bool:
+    """Does ``value`` meet "<= x", ">= x" or "x +- y"? NaN meets nothing."""
+    parts = target.split()
+    if len(parts) == 2 and parts[0] in ("<=", ">="):
+        limit = float(parts[1])
+        return value <= limit if parts[0] == "<=" else value >= limit
+    if len(parts) == 3 and parts[1] == "+-":
+        return abs(value - float(parts[0])) <= float(parts[2]) * (1 + 1e-9)
+    raise BadInput("target", repr(target), '"<= x", ">= x" or "x +- y"')
+
+
+def claims() -> dict[str, Claim]:
+    """All claims of all lessons, in order."""
+    enter("claims")
+    return dict(sorted(CLAIMS.items()))
+
+
+def compute(id: str, n: int | None = None) -> Row:
+    """Measure one claim now. n: sample size; None takes the claim's own."""
+    known = claims()
+    check_choice("claim", id, known)
+    c = known[id]
+    n = c.n if n is None else n
+    require(n >= 2, "n", n, "at least 2 samples")
+    start = time.perf_counter()
+    found = c.run(n)
+    seconds = round(time.perf_counter() - start, 1)
+    return Row(
+        id,
+        c.lesson,
+        c.text,
+        found.value,
+        found.low,
+        found.high,
+        c.unit,
+        found.baseline,
+        found.floor,
+        n,
+        c.target,
+        math.isfinite(found.value) and meets(found.value, c.target),
+        c.reader,
+        "cuda" if torch.cuda.is_available() else "cpu",
+        seconds,
+        f"minidiff score {id}",
+        found.why,
+    )
+
+
+def _file() -> Path:
+    return data_folder() / "scoreboard.json"
+
+
+def stored() -> dict[str, Row]:
+    """The rows of data/scoreboard.json by id; empty when there is none yet."""
+    if not _file().is_file():
+        return {}
+    return {r["id"]: Row(**r) for r in json.loads(_file().read_text())}
+
+
+def score(ids: Iterable[str] = (), *, n: int | None = None, say: Callable[[str], Any] = print) -> list[Row]:
+    """Measure claims (all when none is named). With the claims' own n the rows are stored and the README's table redrawn.
+
+    With another ``n`` they are only printed: a small sample never replaces a large one.
+    """
+    known = claims()
+    ids = list(ids) or list(known)
+    for id in ids:
+        check_choice("claim", id, known)
+    rows = []
+    for id in ids:
+        row = compute(id, n)
+        say(str(row))
+        rows.append(row)
+        if n is None:
+            kept = stored() | {row.id: row}
+            replace(_file(), json.dumps([asdict(kept[k]) for k in sorted(kept)], indent=1) + "\n")
+    if n is None:
+        write_readme()
+    return rows
+
+
+def table(rows: Iterable[Row]) -> str:
+    """The rows as a Markdown table."""
+    lines = ["| lesson | claim | measured | target | floor / bad baseline | N | |", "|---|---|---|---|---|---|---|"]
+    for r in rows:
+        ends = "; ".join(f"{k} {v:.3g}" for k, v in (*r.floor.items(), *r.baseline.items()))
+        verdict = "yes" if r.passed else f"**no**: {r.why}"
+        measured = f"{r.value:.3g} [{r.low:.3g}, {r.high:.3g}] {r.unit}"
+        cells = [r.lesson, r.claim, measured, r.target, ends, str(r.n), verdict]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def write_readme(path: Path | None = None) -> None:
+    """Put the stored rows between the scoreboard marks of README.md."""
+    path = path or data_folder().parent / "README.md"
+    begin, end = "<!-- scoreboard -->", "<!-- /scoreboard -->"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if begin in text and end in text:
+        head, tail = text.split(begin)[0], text.split(end)[1]
+        replace(path, f"{head}{begin}\n{table(stored().values())}\n{end}{tail}")

@@ -1,0 +1,204 @@
+"""Claims of lesson 00: what the readers can read, and whether the measures order known damage rightly."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minidiff.course.claims import Outcome, claim
+from minidiff.course.samples import real
+from minidiff.measure import explain, frechet, score_reader, wilson
+from minidiff.measure.features import features, mini_lpips
+from minidiff.rng import normal
+from minidiff.world import BACKDROPS, COLOURS, KINDS, WorldData, render
+from minidiff.zoo import load
+
+__all__ = ["damaged", "spearman"]
+
+
+def _share(value: float, n: int, chance: float, ceiling: float = 1.0) -> Outcome:
+    found = wilson(round(value * n), n)
+    return Outcome(
+        value,
+        found.low,
+        found.high,
+        {"chance": chance},
+        {"perfect": ceiling},
+        "" if value >= 0.99 else "small things, covered things and the five styles are harder than this network is deep",
+    )
+
+
+def _scored(n: int, level: str, size: int):
+    images, scenes = WorldData(size, "test", level).batch(0, n)
+    return score_reader(load("readers/final"), images, scenes, render(scenes, size).masks)
+
+
+def _reader_claims() -> None:
+    for level, size, tag, where in (
+        ("simple", 32, "", "one thing, 32 x 32"),
+        ("full", 64, "_full", "one to three things, all styles, 64 x 64"),
+    ):
+
+        def kind(n: int, level: str = level, size: int = size) -> Outcome:
+            s = _scored(n, level, size)
+            return _share(s.kind, s.things, 1 / len(KINDS))
+
+        def colour(n: int, level: str = level, size: int = size) -> Outcome:
+            s = _scored(n, level, size)
+            return _share(s.colour, s.things, 1 / len(COLOURS))
+
+        def backdrop(n: int, level: str = level, size: int = size) -> Outcome:
+            s = _scored(n, level, size)
+            return _share(s.backdrop, s.pictures, 1 / len(BACKDROPS))
+
+        def mask(n: int, level: str = level, size: int = size) -> Outcome:
+            s = _scored(n, level, size)
+            spread = 2 * 0.1 / s.things**0.5
+            return Outcome(
+                s.iou,
+                s.iou - spread,
+                s.iou + spread,
+                {"whole picture": 0.13},
+                {"perfect": 1.0},
+                "" if s.iou >= 0.9 else "the mask is read at 32 x 32; thin parts and covered things lose",
+            )
+
+        for name, run, target, what in (
+            ("kind", kind, ">= 0.99", "names the kind"),
+            ("colour", colour, ">= 0.99", "names the colour"),
+            ("backdrop", backdrop, ">= 0.995", "names the backdrop"),
+            ("mask", mask, ">= 0.9", "draws the mask (overlap with the true one)"),
+        ):
+            claim(
+                f"00.reader_{name}{tag}",
+                f"the final reader {what} on clean held-out scenes ({where})",
+                unit="overlap" if name == "mask" else "share right",
+                target=target,
+                n=1000,
+                small=128,
+                reader="final",
+            )(run)
+
+
+_reader_claims()
+
+
+@claim(
+    "00.validity",
+    "clean held-out pictures are valid: some scene explains them",
+    unit="share valid",
+    target=">= 0.97",
+    n=400,
+    small=24,
+    reader="final",
+)
+def validity(n: int) -> Outcome:
+    reader = load("readers/final")
+    x = real(n)
+    good = explain(x, reader).valid
+    faded = explain((x + x.roll(1, 0)) / 2, reader).valid
+    found = wilson(int(good.sum()), n)
+    noisy = explain((x + 0.05 * normal(tuple(x.shape), "validity", 0)).clamp(-1, 1), reader).valid
+    return Outcome(
+        found.value,
+        found.low,
+        found.high,
+        {"cross-fade of two": float(faded.double().mean())},
+        {"with noise of 0.05": float(noisy.double().mean())},
+        "" if found.value >= 0.97 else "the reader's own slips cost a clean picture its explanation",
+    )
+
+
+def damaged(x: Tensor) -> dict[str, list[Tensor]]:
+    """Ladders of known damage to pictures (B, 3, S, S), each from mild to severe."""
+    noise = normal(tuple(x.shape), "damage", 0)
+    grey = x.mean(1, keepdim=True)
+    mixed = x.roll(1, 0)
+    return {
+        "noise": [(x + s * noise).clamp(-1, 1) for s in (0.05, 0.1, 0.2, 0.4)],
+        "blur": [F.avg_pool2d(F.pad(x, (k, k, k, k), mode="replicate"), 2 * k + 1, 1) for k in (1, 2, 3, 4)],
+        "grey": [x + s * (grey - x) for s in (0.15, 0.3, 0.6, 1.0)],
+        "cross-fade": [x + s * (mixed - x) for s in (0.1, 0.2, 0.3, 0.5)],
+    }
+
+
+def spearman(a: Tensor, b: Tensor) -> float:
+    """Rank correlation of two vectors (ties do not matter for the uses here)."""
+    ranks = [t.argsort().argsort().double() for t in (a, b)]
+    x, y = (r - r.mean() for r in ranks)
+    return float((x * y).sum() / (x.norm() * y.norm()))
+
+
+def _ladder(n: int, distance: Callable[[Tensor, Tensor], float]) -> tuple[float, dict[str, list[float]]]:
+    x, other = real(n), real(n, start=n)
+    values = {name: [distance(other, y) for y in steps] for name, steps in damaged(x).items()}
+    right = [float(a < b) for steps in values.values() for a, b in zip(steps, steps[1:], strict=False)]
+    return sum(right) / len(right), values
+
+
+@claim(
+    "00.fd_mini_ladder",
+    "FDmini grows with every step of four kinds of damage",
+    unit="share of steps in order",
+    target=">= 1.0",
+    n=1300,
+    small=96,
+    reader="final",
+)
+def fd_ladder(n: int) -> Outcome:
+    reader = load("readers/final")
+    cached: dict[int, Tensor] = {}
+
+    def distance(a: Tensor, b: Tensor) -> float:
+        if id(a) not in cached:
+            cached[id(a)] = features(a, reader)
+        return float(frechet(cached[id(a)], features(b, reader)))
+
+    share, values = _ladder(n, distance)
+    floor = distance(real(n, start=n), real(n))
+    return Outcome(
+        share,
+        share,
+        share,
+        {f"{k}, worst": v[-1] for k, v in values.items()},
+        {"FDmini, real against real": floor},
+        "" if share == 1 else "one step of the ladder is out of order",
+    )
+
+
+@claim(
+    "00.mini_lpips_rank",
+    "MiniLPIPS ranks pairs of scenes as the distance of their parameters does",
+    unit="Spearman correlation",
+    target=">= 0.8",
+    n=400,
+    small=64,
+    reader="final",
+)
+def lpips_rank(n: int) -> Outcome:
+    reader = load("readers/final")
+    _, scenes = WorldData(32, "test", "simple").batch(0, n)
+    shift = torch.linspace(0, 0.12, n)
+    moved = dataclasses.replace(scenes, x=scenes.x + torch.where(scenes.x < 0.5, 1, -1) * shift[:, None])
+    far = mini_lpips(render(scenes, 32).images, render(moved, 32).images, reader)
+    value = spearman(far, shift)
+    resampled = torch.tensor(
+        [
+            spearman(far[i], shift[i])
+            for i in (torch.randint(n, (n,), generator=torch.Generator().manual_seed(k)) for k in range(200))
+        ]
+    )
+    low, high = resampled.quantile(torch.tensor([0.025, 0.975])).tolist()
+    pixels = (render(scenes, 32).images - render(moved, 32).images).square().mean((1, 2, 3))
+    return Outcome(
+        value,
+        low,
+        high,
+        {"squared pixel difference": spearman(pixels, shift)},
+        {},
+        "" if value >= 0.8 else "the distance also depends on which thing moves",
+    )

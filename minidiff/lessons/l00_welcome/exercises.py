@@ -1,0 +1,205 @@
+"""Exercises of lesson 00: scenes and counterfactuals, pixels, overlap."""
+
+from __future__ import annotations
+
+import torch
+
+from minidiff.course.tasks import Mistake, call, exercise, expect
+from minidiff.rng import normal, uniform
+from minidiff.world import Scene, Thing
+
+__all__: list[str] = []
+
+
+@exercise(
+    "00.make_it_snow",
+    "A counterfactual",
+    name="make_it_snow",
+    points=1,
+    stub='''
+def make_it_snow(scene):
+    """The same scene before a snowy backdrop, its first thing wearing a hat; everything else as it was."""
+    ...
+''',
+    solution="""
+def make_it_snow(scene):
+    return scene.replace(backdrop="snow").replace_thing(0, wears="hat")
+""",
+    hints=(
+        "scene.replace(...) changes what belongs to the whole picture.",
+        "scene.replace_thing(0, ...) changes one thing.",
+        "Both return a new scene, so they can be chained.",
+    ),
+)
+def _make_it_snow(fn) -> None:
+    for scene in (
+        Scene((Thing("cat", "red", x=0.3), Thing("house", "blue", x=0.7)), "grass", "flat"),
+        Scene((Thing("bear", "brown", wears="glasses", mood="sad"),), "night", "neon"),
+    ):
+        got = fn(scene)
+        if not isinstance(got, Scene):
+            raise Mistake(f"It returns {type(got).__name__}; a Scene is expected (render comes later).")
+        want = Scene((scene.things[0].replace(wears="hat"), *scene.things[1:]), "snow", scene.style)
+        if got == want:
+            continue
+        if got == scene:
+            raise Mistake("Nothing changed: replace returns a new scene, it does not change the old one.")
+        if got.backdrop != "snow":
+            raise Mistake("The backdrop is not snow.")
+        if got.things[0].wears != "hat":
+            raise Mistake("The first thing wears no hat.")
+        if got.style != scene.style:
+            raise Mistake("The style changed too; only backdrop and hat should.")
+        if len(got.things) != len(scene.things):
+            raise Mistake("A thing was lost: replace_thing keeps the others.")
+        if any(a.wears != b.wears for a, b in zip(got.things[1:], scene.things[1:], strict=True)):
+            raise Mistake("Only the first thing gets a hat.")
+        raise Mistake("Something else of the first thing changed too (its place, colour, size or mood).")
+
+
+@exercise(
+    "00.to_pixels",
+    "From [-1, 1] to bytes",
+    name="to_pixels",
+    points=1,
+    stub='''
+def to_pixels(images):
+    """images: (B, 3, H, W) float in [-1, 1], sometimes a little outside. Returns (B, H, W, 3) uint8, rounded."""
+    ...
+''',
+    solution="""
+import torch
+
+
+def to_pixels(images):
+    bytes_ = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return bytes_.permute(0, 2, 3, 1)
+""",
+    hints=(
+        "-1 becomes 0, 0 becomes 127.5 and 1 becomes 255 before rounding.",
+        "uint8 wraps around: clamp first.",
+        "Pictures on screen have the channels last: permute.",
+    ),
+)
+def _to_pixels(fn) -> None:
+    x = normal((2, 3, 5, 7), "to_pixels", dtype=torch.float64) * 0.7
+    x[0, 0, 0] = torch.tensor([-1.3, 1.4, -1.0, 1.0, 0.0, 0.99999, -0.5])
+    scaled = (x.clamp(-1, 1) + 1) * 127.5
+    want = scaled.round().permute(0, 2, 3, 1)
+    got = call(fn, x.float())
+    if got.is_floating_point():
+        raise Mistake("The result has fractions; convert it to uint8.")
+    if got.ndim == 4 and got.shape[1] == 3:
+        raise Mistake("The channels still come before rows and columns; permute them to the end.")
+    if got.shape == (2, 7, 5, 3):
+        raise Mistake("Rows and columns are swapped: (B, H, W, 3) is expected.")
+    unclamped = ((x + 1) * 127.5).round().permute(0, 2, 3, 1)
+    expect(
+        got.double(),
+        want,
+        tol=1e-6,
+        wrong={
+            "Values outside [-1, 1] wrapped around: clamp before converting.": unclamped % 256,
+            "It cuts fractions off instead of rounding.": scaled.floor().permute(0, 2, 3, 1),
+            "It maps -1 to 1 instead of 0: add 1 before scaling.": (x.clamp(0, 1) * 255).round().permute(0, 2, 3, 1),
+            "It scales by 128; the largest byte is 255, so the factor is 127.5.": ((x.clamp(-1, 1) + 1) * 128)
+            .round()
+            .clamp(max=255)
+            .permute(0, 2, 3, 1),
+        },
+        otherwise="Some bytes are wrong: 0 should become 127 or 128, -1 should become 0, 1 should become 255.",
+    )
+
+
+@exercise(
+    "00.iou",
+    "Overlap of two masks",
+    name="iou",
+    points=1,
+    stub='''
+def iou(a, b):
+    """a, b: (B, H, W) masks in {0, 1}. Intersection over union of each pair, (B,); 0 where both are empty."""
+    ...
+''',
+    solution="""
+def iou(a, b):
+    a, b = a > 0.5, b > 0.5
+    both, either = (a & b).sum((1, 2)), (a | b).sum((1, 2))
+    return both / either.clamp(min=1)
+""",
+    hints=(
+        "The intersection is where both masks are 1, the union where at least one is.",
+        "Sum over rows and columns, not over the batch.",
+        "clamp(min=1) keeps an empty union from dividing by zero.",
+    ),
+)
+def _iou(fn) -> None:
+    u = uniform(7, torch.arange(5), 2 * 36).reshape(5, 2, 6, 6)
+    a, b = (u[:, 0] < 0.5).double(), (u[:, 1] < 0.35).double()
+    a[3], b[3] = 0, 0
+    a[4] = b[4]
+    both, either = (a * b).sum((1, 2)), torch.maximum(a, b).sum((1, 2))
+    want = both / either.clamp(min=1)
+    try:
+        got = call(fn, a.float(), b.float())
+    except Mistake as mistake:
+        raise Mistake("Two empty masks give 0 / 0; return 0 there.") if "NaN" in str(mistake) else mistake from None
+    if got.ndim == 0:
+        raise Mistake("One number for the whole batch: sum over rows and columns only, so that one value a pair is left.")
+    expect(
+        got,
+        want,
+        wrong={
+            "This is the Dice score: 2 |A and B| / (|A| + |B|).": 2 * both / (a.sum((1, 2)) + b.sum((1, 2))).clamp(min=1),
+            "It divides by |A| + |B|, which counts the intersection twice.": both / (a.sum((1, 2)) + b.sum((1, 2))).clamp(min=1),
+            "It divides by the area of the first mask: that is recall, not overlap.": both / a.sum((1, 2)).clamp(min=1),
+            "It divides by the area of the second mask: that is precision, not overlap.": both / b.sum((1, 2)).clamp(min=1),
+            "It counts where the masks agree, background included: that is pixel accuracy.": (a == b).double().mean((1, 2)),
+        },
+    )
+
+
+@exercise(
+    "00.psnr",
+    "Peak signal-to-noise ratio",
+    name="psnr",
+    points=1,
+    stub='''
+def psnr(x, y):
+    """x, y: (B, 3, H, W) in [-1, 1]. 10 log10(peak^2 / mean squared error) of each pair in decibels, (B,)."""
+    ...
+''',
+    solution="""
+import torch
+
+
+def psnr(x, y):
+    error = ((x - y) ** 2).mean((1, 2, 3))
+    return 10 * torch.log10(2.0 ** 2 / error)
+""",
+    hints=(
+        "The peak is the distance from the darkest to the brightest value: here it is 2.",
+        "The mean runs over channels, rows and columns of one picture.",
+        "Decibels: ten times the logarithm to base ten.",
+    ),
+)
+def _psnr(fn) -> None:
+    x, y = normal((4, 3, 6, 6), "psnr", 0, dtype=torch.float64) * 0.4, normal((4, 3, 6, 6), "psnr", 1, dtype=torch.float64) * 0.4
+    y = x + y * torch.tensor([0.01, 0.1, 0.5, 1.0]).view(4, 1, 1, 1).double()
+    error = ((x - y) ** 2).mean((1, 2, 3))
+    want = 10 * torch.log10(4 / error)
+    got = call(fn, x, y)
+    if got.ndim == 0:
+        raise Mistake("One number for the whole batch: take the mean over channels, rows and columns only.")
+    expect(
+        got,
+        want,
+        wrong={
+            "The peak is 1 there; values run from -1 to 1, so the peak is 2.": 10 * torch.log10(1 / error),
+            "The peak is 255 there, which belongs to bytes; here it is 2.": 10 * torch.log10(255**2 / error),
+            "The factor is 20 there; with a squared error it is 10.": 20 * torch.log10(4 / error),
+            "It takes the natural logarithm; decibels use base ten.": 10 * torch.log(4 / error),
+            "The peak is not squared.": 10 * torch.log10(2 / error),
+            "The sign is turned round: peak over error, not error over peak.": -want,
+        },
+    )

@@ -1,0 +1,199 @@
+"""Exercises of lesson 01, the forward process: noising, schedules, zero terminal SNR. The way back is in lesson01_more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from minidiff.course.tasks import Mistake, call, exercise, expect, expect_number
+from minidiff.diffusion import linear, scaled_linear, sigmoid, sigmoid_beta
+from minidiff.rng import normal
+
+__all__: list[str] = []
+
+
+@exercise("01.q_sample", "Noise a batch, each picture to its own step", name="noise_batch", points=2, stub='''
+def noise_batch(x0, t, noise, abar):
+    """x_t for a batch. x0, noise: (B, C, H, W). t: (B,) integers. abar: (T,), index 0 = one noising step."""
+    ...
+''', solution='''
+def noise_batch(x0, t, noise, abar):
+    a = abar[t].view(-1, 1, 1, 1)
+    return a.sqrt() * x0 + (1 - a).sqrt() * noise
+''', hints=("Look up alpha-bar for each picture: abar[t] has the shape (B,).",
+            "To multiply pictures, (B,) must become (B, 1, 1, 1); otherwise it is lined up with the last axis, the width.",
+            "The picture is multiplied by the square root of alpha-bar, the noise by the square root of 1 - alpha-bar."))
+def _q_sample(fn: Callable) -> None:
+    abar = linear(40).abar
+    x0, noise, t = normal((4, 3, 4, 4), "01 x0", dtype=torch.float64), normal((4, 3, 4, 4), "01 n", dtype=torch.float64), \
+        torch.tensor([0, 7, 21, 39])           # four pictures of width four: the wrong broadcast runs without an error
+
+    def mix(signal: Tensor, rest: Tensor, shape: tuple[int, ...] = (-1, 1, 1, 1)) -> Tensor:
+        return signal.view(shape) * x0 + rest.view(shape) * noise
+
+    a, early, late = abar[t], abar[t - 1], abar[(t + 1).clamp(max=39)]
+    got = call(fn, x0, t, noise, abar, shape=x0.shape)
+    if torch.equal(call(fn, x0, t, noise, abar), call(fn, x0, t, -noise, abar)):
+        raise Mistake("The result does not depend on the noise that was given; use it instead of drawing your own.")
+    if not torch.equal(got, call(fn, x0, t, noise, abar)):
+        raise Mistake("Two calls with the same arguments differ: use the noise that was given instead of drawing your own.")
+    expect(got, mix(a.sqrt(), (1 - a).sqrt()), wrong={
+        "The square roots are missing: alpha-bar and 1 - alpha-bar are variances, and x is multiplied by their roots.":
+            mix(a, 1 - a),
+        "The noise needs its standard deviation, the square root of 1 - alpha-bar, not its variance.": mix(a.sqrt(), 1 - a),
+        "The picture needs the square root of alpha-bar.": mix(a, (1 - a).sqrt()),
+        "1 - sqrt(alpha-bar) is not sqrt(1 - alpha-bar): the squares of the two factors must add up to 1.":
+            mix(a.sqrt(), 1 - a.sqrt()),
+        "Picture and noise have swapped their factors.": mix((1 - a).sqrt(), a.sqrt()),
+        "You look up alpha-bar one index early: index 0 already means one noising step.": mix(early.sqrt(), (1 - early).sqrt()),
+        "You look up alpha-bar one index late.": mix(late.sqrt(), (1 - late).sqrt()),
+        "The factors are lined up with the width of the pictures, not with the batch: give them the shape (B, 1, 1, 1).":
+            mix(a.sqrt(), (1 - a).sqrt(), (1, 1, 1, -1)),
+        "Every picture has the step of the first one; t holds one step for each.": mix(*(f.expand(4) for f in (
+            a[:1].sqrt(), (1 - a[:1]).sqrt()))),
+    }, otherwise="The picture should keep sqrt(abar[t]) of itself and gain sqrt(1 - abar[t]) of the noise.")
+
+
+@exercise("01.snr_one", "Predict: where signal and noise are equal", name="half_way", stub='''
+half_way = ...      # the first index t of linear(1000) at which SNR < 1
+''', solution='''
+from minidiff.diffusion import linear
+
+half_way = int((linear(1000).snr < 1).nonzero()[0])
+''', hints=("SNR = abar / (1 - abar), so it is 1 where abar = 0.5.",
+            "Roughly: abar is about exp(-sum of beta), and for betas on a straight line that sum grows like t squared.",
+            "(linear(1000).snr < 1).nonzero()[0] finds it exactly."))
+def _snr_one(value: object) -> None:
+    plan = linear(1000)
+    want = int((plan.snr < 1).nonzero()[0])
+    expect_number(value, want, tol=0.25, wrong={
+        "Half of the steps is not half of the signal: beta grows, but so does what it has already taken.": 500,
+        "That is where the cosine schedule has it.": 496,
+        "Counted from 1 as in the papers; an index counts from 0.": want + 1,
+        "That is the last index at which the SNR is still above 1; the next one is the first below.": want - 1,
+        "That is where the square root of alpha-bar falls below one half; there the SNR is already one third.":
+            int((plan.abar.sqrt() < 0.5).nonzero()[0]),
+        "That is where the SNR falls below one half.": int((plan.snr < 0.5).nonzero()[0]),
+        "A share of the chain is not an index; multiply by 1000.": want / 1000,
+    }, otherwise="Look for the first index at which alpha-bar is below one half.")
+
+
+@exercise("01.cosine_betas", "The cosine schedule from its definition", name="cosine_betas", points=2, stub='''
+def cosine_betas(T, s=0.008):
+    """(T,) float64 betas of the cosine schedule: abar(u) = cos^2((u + s) / (1 + s) * pi / 2), u = t/T; beta at most 0.999."""
+    ...
+''', solution='''
+import math
+
+import torch
+
+
+def cosine_betas(T, s=0.008):
+    u = torch.linspace(0, 1, T + 1, dtype=torch.float64)
+    abar = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
+    return (1 - abar[1:] / abar[:-1]).clamp(max=0.999)
+''', hints=("T steps lie between T + 1 moments u = 0, 1/T, ..., 1.",
+            "One step keeps abar(t) / abar(t - 1) of the variance of the picture; beta is what it does not keep.",
+            "At u = 1 the cosine is 0, so the last beta would be 1: clip it."))
+def _cosine_betas(fn: Callable) -> None:
+    def betas(T: int, s: float, *, power: int = 2, top: float = 0.999, angle: float = math.pi / 2) -> Tensor:
+        u = torch.arange(T + 1, dtype=torch.float64) / T
+        abar = torch.cos((u + s) / (1 + s) * angle) ** power
+        return (1 - abar[1:] / abar[:-1]).clamp(max=top)
+
+    for T, s in ((20, 0.008), (12, 0.1)):
+        got = call(fn, T, s)
+        if tuple(got.shape) == (T + 1,):
+            raise Mistake(f"There are {T + 1} moments but only {T} steps between them; {T} betas are expected.")
+        if tuple(got.shape) == (T - 1,):
+            raise Mistake(f"{T} moments have only {T - 1} steps between them; you need T + 1 moments.")
+        if float(got.max()) > 1 + 1e-9 or float(got.min()) < -1e-9:
+            raise Mistake("Some betas are below 0 or above 1: alpha-bar must fall from start to end. Is it pi / 2 in the cosine?")
+        u = torch.arange(T + 1, dtype=torch.float64) / T
+        abar = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
+        expect(got, betas(T, s), tol=1e-5, wrong={
+            "The last beta is 1, which leaves nothing of the picture: clip the betas at 0.999.": betas(T, s, top=1.0),
+            "The small offset s is missing.": betas(T, 0.0),
+            "The offset s is always 0.008 in your code; use the argument.": betas(T, 0.008),
+            "The cosine must be squared.": betas(T, s, power=1),
+            "These are values of alpha-bar, not betas: beta = 1 - abar(t) / abar(t - 1).": abar[1:],
+            "These are the alphas, the shares that are kept; beta is 1 minus that.": 1 - betas(T, s),
+            "1 - alpha-bar is the variance of all the noise so far; beta is that of one step alone.":
+                1 - abar[1:],
+            "The moments are one step early: beta number t goes from t to t + 1.":
+                torch.cat([betas(T, s)[:1] * 0, betas(T, s)[:-1]]),
+        }, otherwise="beta = 1 - abar(t / T) / abar((t - 1) / T), at most 0.999.")
+
+
+@exercise("01.same_noise", "Break it, then mend it: two schedules called sigmoid", name="same_noise", points=2, stub='''
+def same_noise(t, abar_from, abar_to):
+    """The indices of abar_to whose log-SNR is nearest to that of abar_from at t. t: (B,) integers; returns (B,) integers."""
+    ...
+''', solution='''
+import torch
+
+
+def same_noise(t, abar_from, abar_to):
+    want, have = torch.logit(abar_from[t]), torch.logit(abar_to)      # logit(abar) = log(abar / (1 - abar)) = log SNR
+    return (have[None, :] - want[:, None]).abs().argmin(1)
+''', hints=("log SNR = log(abar / (1 - abar)), which torch calls logit.",
+            "Compare every wanted value with every value that there is, (B, 1) with (1, T), and take the nearest."))
+def _same_noise(fn: Callable) -> None:
+    here, there = sigmoid(1000).abar, sigmoid_beta(40, start=0.0025, end=0.5).abar
+    t = torch.arange(1000)        # all of them: in another measure than log-SNR the nearest differs only now and then
+
+    def nearest(want: Tensor, have: Tensor) -> Tensor:
+        return (have[None] - want[:, None]).abs().argmin(1)
+
+    want, have = torch.logit(here[t]), torch.logit(there)
+    got = call(fn, t, here, there, shape=t.shape)
+    if bool((got.double() != got.double().round()).any()):
+        raise Mistake("Some results are not whole numbers; an index into abar_to is expected.")
+    below = torch.searchsorted(-there, -here[t]).clamp(max=len(there) - 1)
+    expect(got, nearest(want, have), wrong={
+        "You give back the same t: the same index is another amount of noise on another schedule.": t,
+        "You scale t by the lengths: that is the same share of the steps, not the same noise.": t * len(there) // len(here),
+        "You compare alpha-bar, not log-SNR: near both ends of the chain that cannot tell noise levels apart.":
+            nearest(here[t], there),
+        "You compare the SNR, not its log: for much noise all SNRs are close to 0, for little all differences are huge.":
+            nearest(here[t] / (1 - here[t]), there / (1 - there)),
+        "The schedules have changed places.": nearest(torch.logit(there[t.clamp(max=len(there) - 1)]), torch.logit(here)),
+        "You take the first index with more noise; the one before may be nearer.": below,
+        "You take the last index with less noise; the one after may be nearer.": (below - 1).clamp(min=0),
+        "You look one index late.": nearest(want, have) + 1,
+    }, otherwise="Find, for each t, the index whose log-SNR differs least.")
+
+
+@exercise("01.zero_terminal", "End in pure noise", name="end_in_noise", stub='''
+def end_in_noise(abar):
+    """abar (T,) -> abar (T,) that ends at exactly 0 and begins where it did: shift and scale sqrt(abar) (Lin et al. 2023)."""
+    ...
+''', solution='''
+def end_in_noise(abar):
+    root = abar.sqrt()
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    return root**2
+''', hints=("Work on the square root of abar, the factor in front of the picture, and square at the end.",
+            "A straight line a * root + b has two unknowns; two conditions: 0 at the last index, root[0] at the first."))
+def _zero_terminal(fn: Callable) -> None:
+    for abar in (scaled_linear(1000).abar, torch.tensor([0.9, 0.7, 0.5, 0.3], dtype=torch.float64)):
+        root = abar.sqrt()
+        want = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+        got, only = call(fn, abar, shape=abar.shape), abar.clone()
+        only[-1] = 0
+        expect(got, want, tol=1e-5, wrong={
+            "You shift and scale abar itself; the paper does it to its square root, the factor in front of the picture.":
+                (abar - abar[-1]) * abar[0] / (abar[0] - abar[-1]),
+            "Only the last value has changed: now the last step alone destroys all that was left.": only,
+            "The last value is 0, but the first has moved: scale as well as shift.": (root - root[-1]) ** 2,
+            "The first value is now 1, no noise at all; it should stay where it was.":
+                ((root - root[-1]) / (root[0] - root[-1])) ** 2,
+            "These are square roots; square them at the end.": want.sqrt(),
+            "The last value is not 0: something is scaled but not shifted.": abar,
+            "The scale is upside down.": ((root - root[-1]) * (root[0] - root[-1]) / root[0]) ** 2,
+        }, otherwise="The first value must stay, the last must be 0, and in between sqrt(abar) moves along a straight line.")
+        if float(got[-1]) != 0:
+            raise Mistake("The last value must be exactly 0, not merely small.")

@@ -1,0 +1,248 @@
+"""Claims of lesson 02: the bound, the variances, the objectives, and how good the samples of pixel-ddpm are."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from minidiff.course.claims import Outcome, claim
+from minidiff.course.samples import reader_features, real, sampled
+from minidiff.diffusion import Schedule, bits_per_dim, linear
+from minidiff.measure import attribute_tv, bootstrap, explain, frechet, frechet_interval, memorisation, read, wilson
+from minidiff.world import WorldData
+from minidiff.zoo import load
+
+__all__ = ["gaussian_bound", "good"]
+
+FULL = 64
+STEPS = 25
+
+
+def good(n: int) -> Tensor:
+    """n samples of pixel-ddpm: DDPM with all 1000 steps from 64 samples on, with 50 steps for the few of a notebook."""
+    return sampled(n, "ddpm") if n >= FULL else sampled(n, "ddpm", steps=50, clip=True, chunk=n)
+
+
+def _few(n: int, name: str, **options: object) -> Tensor:
+    return sampled(n, "ddim", name=name, steps=STEPS, clip="both", chunk=min(n, FULL), **options)
+
+
+def _fd(n: int, images: Tensor) -> float:
+    return float(frechet(reader_features(images), reader_features(real(n))))
+
+
+def _ratio(n: int, worse: Tensor, better: Tensor, why: str) -> Outcome:
+    """FDmini of ``worse`` over FDmini of ``better``, both against the same real pictures."""
+    truth, a, b = reader_features(real(n)), reader_features(worse), reader_features(better)
+    top, bottom = frechet_interval(a, truth, n=200), frechet_interval(b, truth, n=200)
+    value = top.value / bottom.value
+    floor = float(frechet(reader_features(real(n, start=n)), truth))
+    return Outcome(
+        value,
+        top.low / bottom.high,
+        top.high / max(bottom.low, 1e-9),
+        {"FDmini of the worse": top.value},
+        {"FDmini of the better": bottom.value, "real against real": floor},
+        "" if value >= 1 else why,
+    )
+
+
+@claim(
+    "02.validity",
+    "samples of pixel-ddpm by DDPM with 1000 steps are valid pictures of the world",
+    unit="share valid",
+    target=">= 0.9",
+    n=128,
+    small=8,
+    reader="final",
+)
+def validity(n: int) -> Outcome:
+    reader = load("readers/final")
+    ok = explain(good(n), reader).valid
+    found = wilson(int(ok.sum()), n)
+    weak = explain(_few(min(n, 128), "pixel-small-eps"), reader).valid.double().mean()
+    floor = explain(real(min(n, 128)), reader).valid.double().mean()
+    return Outcome(
+        found.value,
+        found.low,
+        found.high,
+        {"pixel-small-eps": float(weak)},
+        {"real pictures": float(floor)},
+        "" if found.value >= 0.9 else "trained for the laptop budget only; shapes and faces are not yet clean",
+    )
+
+
+@claim(
+    "02.fd_mini",
+    "the samples of pixel-ddpm are as near to the world as the world's own pictures are",
+    unit="times the floor",
+    target="<= 2.0",
+    n=128,
+    small=16,
+    reader="final",
+)
+def fd_mini(n: int) -> Outcome:
+    truth = reader_features(real(n))
+    floor = float(frechet(reader_features(real(n, start=n)), truth))
+    found = frechet_interval(reader_features(good(n)), truth, n=200)
+    weak = _fd(n, _few(n, "pixel-small-eps"))
+    return Outcome(
+        found.value / floor,
+        found.low / floor,
+        found.high / floor,
+        {"pixel-small-eps": weak / floor},
+        {"FDmini of real against real": floor, "FDmini of the samples": found.value},
+        "" if found.value <= 2 * floor else "trained for the laptop budget only; the trend with training is on the card",
+    )
+
+
+def gaussian_bound(schedule: Schedule, variance: float, kind: str) -> float:
+    """The whole bound in nats for data N(0, variance) with the exact denoiser, in closed form.
+
+    kind: the reverse variance: "small", "large", or "optimal" (small + c1^2 Var(x0 | x_t)). At t = 0 the first two take
+    the small variance of t = 1, as Ho's code does.
+    """
+    t = torch.arange(schedule.T)
+    abar = schedule.at(t)
+    spread = variance * (1 - abar) / (abar * variance + 1 - abar)  # Var(x0 | x_t)
+    c1, _, small = schedule.posterior(t)
+    best = small + c1**2 * spread
+    sigma = {"optimal": best, "large": schedule.variance("large", t), "small": small}[kind]
+    sigma = sigma if kind == "optimal" else torch.where(t == 0, small[min(1, len(t) - 1)], sigma)
+    terms = 0.5 * (torch.log(sigma[1:] / small[1:]) - 1 + best[1:] / sigma[1:])
+    decoder = 0.5 * (math.log(2 * math.pi) + torch.log(sigma[0]) + best[0] / sigma[0])
+    last = abar[-1]
+    prior = 0.5 * (-torch.log(1 - last) - 1 + 1 - last + last * variance)
+    return float(terms.sum() + decoder + prior)
+
+
+@claim(
+    "02.vlb_gaussian",
+    "with the optimal variance the bound equals the entropy of Gaussian data, for any number of steps",
+    unit="nats apart",
+    target="<= 1e-05",
+    n=1000,
+    small=100,
+)
+def vlb_gaussian(n: int) -> Outcome:
+    entropy = 0.5 * math.log(2 * math.pi * math.e * 0.25)
+    gaps = [abs(gaussian_bound(linear(T), 0.25, "optimal") - entropy) for T in {20, 100, n}]
+    others = {kind: gaussian_bound(linear(n), 0.25, kind) - entropy for kind in ("small", "large")}
+    return Outcome(max(gaps), max(gaps), max(gaps), others, {"exact": 0.0})
+
+
+@claim(
+    "02.variance_few_steps",
+    f"at {STEPS} steps the large variance spoils what the small one keeps (Song et al. 2021, table 1)",
+    unit="FDmini ratio, large over small",
+    target=">= 1.0",
+    n=256,
+    small=16,
+    reader="final",
+)
+def variance_few_steps(n: int) -> Outcome:
+    chunk = min(n, FULL)
+    made = [sampled(n, "ddpm", steps=STEPS, variance=kind, clip=True, chunk=chunk) for kind in ("large", "small")]
+    return _ratio(n, *made, "both are too far from the world for the variance to matter")
+
+
+@claim(
+    "02.objectives",
+    "at an equal small budget v-prediction learns faster than eps-prediction",
+    unit="FDmini ratio, eps over v",
+    target=">= 1.0",
+    n=256,
+    small=16,
+    reader="final",
+)
+def objectives(n: int) -> Outcome:
+    found = _ratio(n, _few(n, "pixel-small-eps"), _few(n, "pixel-small-v"), "eps came out ahead at this budget")
+    found.baseline["FDmini of x0-prediction"] = _fd(n, _few(n, "pixel-small-x0"))
+    return found
+
+
+@claim(
+    "02.cosine",
+    "at an equal small budget the cosine schedule suits small pictures better than the linear one (Nichol and Dhariwal 2021)",
+    unit="FDmini ratio, linear over cosine",
+    target=">= 1.0",
+    n=256,
+    small=16,
+    reader="final",
+)
+def cosine_schedule(n: int) -> Outcome:
+    return _ratio(n, _few(n, "pixel-small-eps"), _few(n, "pixel-small-cosine"), "linear came out ahead at this budget")
+
+
+@claim(
+    "02.learned_variance",
+    "a learned variance between the small and the large one shortens the code (Nichol and Dhariwal 2021, section 3.1)",
+    unit="bits/dim saved against the better fixed one",
+    target=">= 0",
+    n=8,
+    small=1,
+)
+def learned_variance(n: int) -> Outcome:
+    model, x0 = load("pixel-small-learned"), real(n)
+    kinds = ("learned", "small", "large")
+    total = {kind: bits_per_dim(model, x0, variance=kind).total for kind in kinds}
+    fixed = min(("small", "large"), key=lambda kind: float(total[kind].mean()))
+    saved = (total[fixed] - total["learned"]).double()
+    found = bootstrap(torch.mean, saved) if n > 1 else None
+    low, high = (found.low, found.high) if found else (float(saved), float(saved))
+    value = float(saved.mean())
+    why = "" if value >= 0 else "16,000 pictures are too few for the variance head"
+    return Outcome(value, low, high, {kind: float(total[kind].mean()) for kind in ("small", "large")},
+                   {"learned": float(total["learned"].mean())}, why)
+
+
+@claim(
+    "02.attributes",
+    "samples show every backdrop as often as the world does",
+    unit="total variation",
+    target="<= 0.15",
+    n=128,
+    small=16,
+    reader="final",
+)
+def attributes(n: int) -> Outcome:
+    reader = load("readers/final")
+    made, truth = read(good(n), reader).scenes, read(real(n), reader).scenes
+    other = read(real(n, start=n), reader).scenes
+    tv, floor = attribute_tv(made, truth, pairs=False), attribute_tv(other, truth, pairs=False)
+    one = torch.nn.functional.one_hot(made.backdrop, 6).double()
+    share = torch.nn.functional.one_hot(truth.backdrop, 6).double().mean(0)
+    found = bootstrap(lambda x: 0.5 * (x.mean(0) - share).abs().sum(), one, n=300)
+    return Outcome(
+        tv["backdrop"],
+        found.low,
+        found.high,
+        {"one backdrop only": 5 / 6},
+        {"real against real": floor["backdrop"], "kind": tv["kind"], "colour": tv["colour"]},
+        "" if tv["backdrop"] <= 0.15 else "a network of this size and training prefers some backdrops",
+    )
+
+
+@claim(
+    "02.memorisation",
+    "samples are no nearer to the training pictures than held-out pictures are",
+    unit="chance of being nearer",
+    target="<= 0.6",
+    n=128,
+    small=16,
+    reader="final",
+)
+def memorised(n: int) -> Outcome:
+    train = WorldData(32, "train", "simple", seed=0).images(2000 if n >= FULL else 200)
+    found = memorisation(good(n), train, real(n))
+    spread = 2 * (0.25 / n) ** 0.5
+    return Outcome(
+        found.closer,
+        found.closer - spread,
+        found.closer + spread,
+        {"copies": 1.0},
+        {"as new as held-out": 0.5},
+        "" if found.closer <= 0.6 else "flawed pictures are smoother than real ones, and smooth pictures are near to everything",
+    )

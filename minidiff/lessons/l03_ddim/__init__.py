@@ -1,0 +1,6 @@
+"""Lesson 03: what its notebook imports."""
+
+from minidiff.lessons.l03_ddim.claims import even_lambda
+from minidiff.lessons.l03_ddim.panels import SOLVERS, Explorer, Trajectories, Walk
+
+__all__ = ["Explorer", "SOLVERS", "Trajectories", "Walk", "even_lambda"]

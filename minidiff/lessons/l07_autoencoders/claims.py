@@ -1,0 +1,245 @@
+"""Claims of lesson 07, each measured by a function of the sample size."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minidiff.course.claims import Outcome, claim
+from minidiff.course.survival import decoded, held_out, survival
+from minidiff.latent.autoencoder import decode, encode, make_autoencoder
+from minidiff.latent.bottleneck import kl_standard_normal
+from minidiff.latent.discriminator import PatchDiscriminator, adaptive_weight, frozen, hinge_g_loss
+from minidiff.latent.stable import make_unet
+from minidiff.measure import bootstrap
+from minidiff.measure.pictures import psnr
+from minidiff.nets import multiply_adds
+from minidiff.rng import normal
+from minidiff.world import ATTRIBUTES, WorldData
+from minidiff.zoo import load
+
+__all__ = ["STUDY", "cost_of_a_sample"]
+
+STUDY = {"f = 2": "vae-f2", "f = 4": "vae-f4", "f = 8": "vae-f8", "VQ, f = 4": "vq-f4"}
+
+
+def _points(counts: Tensor) -> Tensor:
+    asked, before, after = counts.sum(0)
+    return 100 * (after - before) / asked.clamp(min=1)
+
+
+def _survival_claims() -> None:
+    for attribute in ATTRIBUTES:
+
+        def run(n: int, attribute: str = attribute) -> Outcome:
+            found = bootstrap(_points, survival("mini-vae", n)[attribute])
+            bad = {f"PCA of {f} x {f} patches": float(_points(survival(f"patches-{f}", n)[attribute])) for f in (4, 8)}
+            return Outcome(found.value, found.low, found.high, bad, {"the picture itself": 0.0},
+                           "" if found.value >= -1 else "it hangs on details of one or two pixels, which the latent rounds off")
+
+        claim(
+            f"07.survives_{attribute}",
+            f"{'what is worn' if attribute == 'wears' else 'the ' + attribute} survives mini-vae: what the final reader reads "
+            "after the round trip, against before",
+            unit="points of accuracy",
+            target=">= -1",
+            n=2000, small=32,
+            reader="final",
+        )(run)
+
+
+_survival_claims()
+
+
+@claim(
+    "07.psnr",
+    "mini-vae (f = 4, 4 channels) gives back held-out scenes of all styles",
+    unit="dB PSNR",
+    target=">= 32",
+    n=2000, small=32,
+)
+def fidelity(n: int) -> Outcome:
+    images = held_out(n)[0]
+    found = bootstrap(torch.mean, psnr(decoded("mini-vae", n), images))
+    bad = {"PCA of 4 x 4 patches": float(psnr(decoded("patches-4", n), images).mean())}
+    best = {"exact, up to 8-bit rounding": float(psnr((images * 127.5).round() / 127.5, images).mean())}
+    return Outcome(found.value, found.low, found.high, bad, best,
+                   "" if found.value >= 32 else "the training is too short for thin and small parts")
+
+
+# The study of f ------------------------------------------------------------------------------------------------------
+
+
+@claim(
+    "07.f_psnr",
+    "at equal small budgets each doubling of f costs fidelity (f = 2, 4, 8; the smaller of the two steps; Rombach et al. 2022)",
+    unit="dB PSNR",
+    target=">= 1",
+    n=1000, small=32,
+)
+def study_psnr(n: int) -> Outcome:
+    images = held_out(n)[0]
+    values = torch.stack([psnr(decoded(STUDY[f"f = {f}"], n), images) for f in (2, 4, 8)], 1).double()
+    steps = -values.diff(dim=1).mean(0)
+    least = int(steps.argmin())
+    found = bootstrap(torch.mean, -values.diff(dim=1)[:, least])
+    return Outcome(found.value, found.low, found.high, {"f without effect": 0.0}, {},
+                   "" if found.value >= 1 else "trained so shortly, the larger latent is not used to the full")
+
+
+@claim(
+    "07.f_linear",
+    "what the size of the latent alone allows: the best linear maps, 4 numbers a patch, f = 2, 4, 8 (the smaller step)",
+    unit="dB PSNR",
+    target=">= 2",
+    n=1000, small=32,
+)
+def study_linear(n: int) -> Outcome:
+    images = held_out(n)[0]
+    values = torch.stack([psnr(decoded(f"patches-{f}", n), images) for f in (2, 4, 8)], 1).double()
+    least = int((-values.diff(dim=1).mean(0)).argmin())
+    found = bootstrap(torch.mean, -values.diff(dim=1)[:, least])
+    return Outcome(found.value, found.low, found.high, {"f without effect": 0.0}, {},
+                   "" if found.value >= 2 else "these pictures hardly need four numbers a patch")
+
+
+@claim(
+    "07.f_survival",
+    "at equal small budgets f = 8 loses more of what can be read than f = 4 (mean over five attributes; Rombach et al. 2022)",
+    unit="points of accuracy",
+    target=">= 1",
+    n=1000, small=32,
+    reader="final",
+)
+def study_survival(n: int) -> Outcome:
+    def lost(counts: Tensor) -> Tensor:                                          # (n, attributes, 3) -> points
+        asked, before, after = counts.sum(0).unbind(1)
+        return (100 * (before - after) / asked.clamp(min=1)).mean()
+
+    both = torch.stack([torch.stack(list(survival(STUDY[f], n).values()), 1) for f in ("f = 8", "f = 4")], 1)
+    found = bootstrap(lambda c: lost(c[:, 0]) - lost(c[:, 1]), both)
+    return Outcome(found.value, found.low, found.high, {"f = 4 against f = 4": 0.0}, {},
+                   "" if found.value >= 1 else "the reader forgives what eight times coarser codes do to these simple pictures")
+
+
+@claim(
+    "07.vq_against_kl",
+    "at f = 4 a codebook of 256 gives back pictures about as well as four real numbers a place, at equal small budgets "
+    "(latent-diffusion's README, f = 4: VQ 27.43, KL 27.53 dB)",
+    unit="dB PSNR, VQ minus KL",
+    target=">= -1",
+    n=1000, small=32,
+)
+def codebook(n: int) -> Outcome:
+    images = held_out(n)[0]
+    found = bootstrap(torch.mean, psnr(decoded("vq-f4", n), images) - psnr(decoded("vae-f4", n), images))
+    other = float((psnr(decoded("vae-f8", n), images) - psnr(decoded("vae-f4", n), images)).mean())
+    return Outcome(found.value, found.low, found.high, {"KL, f = 8": other}, {},
+                   "" if found.value >= -1 else "8 bits a place; the published codebook has 13, and far more training")
+
+
+def cost_of_a_sample(f: int, *, size: int = 64, steps: int = 20) -> float:
+    """Multiply-adds (in billions) of one guided sample by mini-sd's U-Net on size / f latents; f = 1: on the pixels.
+
+    ``steps`` steps with two network calls each, and the decoder once. Counted without computing anything.
+    """
+    with torch.device("meta"):
+        channels = 3 if f == 1 else 4
+        unet = make_unet(size=size // f, channels=channels)
+        x = torch.empty(1, channels, size // f, size // f)
+        words = torch.empty(1, 34, unet.config.cross_attention_dim)
+        once = multiply_adds(unet, x, torch.empty(1, dtype=torch.long), words)
+        after = 0 if f == 1 else multiply_adds(make_autoencoder(f).decoder, x)
+    return (2 * steps * once + after) / 1e9
+
+
+@claim(
+    "07.f_cost",
+    "sampling in a latent of f = 4 instead of on 64 x 64 pixels, the same U-Net, 20 guided steps, the decoder counted in",
+    unit="times fewer multiply-adds",
+    target=">= 10",
+    n=20, small=20,
+)
+def cost(n: int) -> Outcome:
+    pixels, latent = cost_of_a_sample(1, steps=n), cost_of_a_sample(4, steps=n)
+    value = pixels / latent
+    return Outcome(value, value, value, {"f = 2": pixels / cost_of_a_sample(2, steps=n), "pixels": 1.0},
+                   {"f = 8": pixels / cost_of_a_sample(8, steps=n)}, "" if value >= 10 else "the decoder costs too much")
+
+
+# Identities ----------------------------------------------------------------------------------------------------------
+
+
+@claim(
+    "07.kl_closed_form",
+    "the KL of the bottleneck is that of torch.distributions, float64",
+    unit="largest relative difference",
+    target="<= 1e-12",
+    n=1000, small=100,
+)
+def closed_form(n: int) -> Outcome:
+    mu, logvar = (3 * normal((2, n, 4, 4, 4), "07 kl", 0, dtype=torch.float64)).unbind()
+    posterior = torch.distributions.Normal(mu, (0.5 * logvar).exp())
+    prior = torch.distributions.Normal(torch.zeros_like(mu), torch.ones_like(mu))
+    want = torch.distributions.kl_divergence(posterior, prior).flatten(1).sum(1)
+    gap = ((kl_standard_normal(mu, logvar) - want).abs() / want).max()
+    z = mu + (0.5 * logvar).exp() * normal(tuple(mu.shape), "07 kl draws", 0, dtype=torch.float64)
+    drawn = (posterior.log_prob(z) - prior.log_prob(z)).flatten(1).sum(1)
+    bad = {"by one draw for each number": float(((drawn - want).abs() / want).median())}
+    return Outcome(float(gap), 0.0, float(gap), bad, {},
+                   "" if gap <= 1e-12 else "a term is wrong")
+
+
+def _mixture(n: int) -> Tensor:
+    """Held-out pictures in the shares of the training data: simple 0.2, pairs 0.3, full 0.5."""
+    parts = (("simple", round(0.2 * n)), ("pairs", round(0.3 * n)), ("full", n - round(0.2 * n) - round(0.3 * n)))
+    return torch.cat([WorldData(64, "test", level).images(count) for level, count in parts])
+
+
+@claim(
+    "07.scale",
+    "the stored scaling_factor brings mini-vae's latents of held-out pictures to unit standard deviation",
+    unit="standard deviation",
+    target="1.0 +- 0.02",
+    n=2000, small=64,
+)
+def scale(n: int) -> Outcome:
+    vae = load("mini-vae")
+    z = encode(vae, _mixture(n), generator=torch.Generator().manual_seed(7)).double().flatten(1)
+    moments = torch.stack([z.mean(1), z.square().mean(1)], 1)
+
+    def deviation(m: Tensor, factor: float = 1.0) -> Tensor:
+        return factor * (m[:, 1].mean() - m[:, 0].mean() ** 2).sqrt()
+
+    found = bootstrap(deviation, moments)
+    own = vae.config.scaling_factor
+    return Outcome(found.value, found.low, found.high, {"Stable Diffusion's 0.18215": float(deviation(moments, 0.18215 / own)),
+                                                        "unscaled": float(deviation(moments, 1 / own))}, {},
+                   "" if abs(found.value - 1) <= 0.02 else "held-out pictures differ from those that it was measured on")
+
+
+@claim(
+    "07.adaptive_weight",
+    "the adaptive weight makes reconstruction and critic pull equally hard on the last layer (Esser et al. 2021, eq. 7)",
+    unit="ratio of gradient norms",
+    target="1.0 +- 0.01",
+    n=16, small=4,
+)
+def equal_pull(n: int) -> Outcome:
+    vae, images = load("mini-vae"), held_out(n)[0]
+    torch.manual_seed(0)
+    critic = PatchDiscriminator()
+    last = vae.decoder.conv_out.weight.detach().clone().requires_grad_()
+    with torch.no_grad():
+        kept: list[Tensor] = []
+        hook = vae.decoder.conv_out.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
+        decode(vae, encode(vae, images))
+        hook.remove()
+    y = F.conv2d(torch.cat(kept), last, vae.decoder.conv_out.bias, padding=1)
+    rec, adv = (images - y).abs().mean((1, 2, 3)), hinge_g_loss(frozen(critic, y))
+    weight = adaptive_weight(rec, adv, last)
+    a, b = (torch.autograd.grad(loss.sum(), last, retain_graph=True)[0].norm() for loss in (rec, adv))
+    value = float(weight * b / a)
+    return Outcome(value, value, value, {"weight 1": float(b / a)}, {"exact": 1.0},
+                   "" if abs(value - 1) <= 0.01 else "the critic's gradient is so small that the 1e-4 below counts")

@@ -1,0 +1,232 @@
+"""Claims of lesson 08: does mini-sd draw what it is told, and can its attention and its bottleneck be read?"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minidiff.course.claims import Outcome, claim, meets
+from minidiff.course.latents import drawn
+from minidiff.diffusion import q_sample
+from minidiff.errors import BadInput
+from minidiff.latent.autoencoder import decode, encode
+from minidiff.latent.nouns import OVERLAP, PEAKS_INSIDE, Nouns, best_site, noun_maps, overlap, peak_inside
+from minidiff.latent.sample import denoiser, encode_prompt, schedule_from
+from minidiff.measure import read
+from minidiff.measure.interval import Estimate, bootstrap, wilson
+from minidiff.measure.prompts import make_prompts, make_scenes, prompt_accuracy, prompt_of
+from minidiff.rng import normal
+from minidiff.steer import Recorder, Tap
+from minidiff.world import BACKDROPS, MOODS, Scenes, render, sample_scenes
+from minidiff.world.grammar import RELATIONS
+from minidiff.zoo import load
+
+__all__ = ["GUIDANCE", "MODEL", "exchanged", "pipeline", "probe", "seen_right"]
+
+MODEL, GUIDANCE = "mini-sd", 4.0          # sampled by 25 DDIM steps
+
+
+@functools.lru_cache(maxsize=4)
+def pipeline(name: str) -> object:
+    """A pipeline, loaded once."""
+    return load(name)
+
+
+@functools.lru_cache(maxsize=1)
+def _reader() -> nn.Module:
+    return load("readers/final")
+
+
+# Prompts -> pictures -----------------------------------------------------------------------------------------------------
+
+
+def seen_right(prompts: Sequence[str], images: Tensor) -> dict[str, Tensor]:
+    """What the final reader says: name -> (B,) bool, as :func:`minidiff.measure.prompts.prompt_accuracy`."""
+    return prompt_accuracy(prompts, read(images, _reader()).scenes)
+
+
+def _told(n: int, kind: str, target: str) -> Outcome:
+    prompts = make_prompts(n, kind)
+    images = drawn(MODEL, kind, n, guidance=GUIDANCE)
+    right = seen_right(prompts, images)
+    m = wilson(int(right["all"].sum()), n)
+    vae = pipeline(MODEL).vae
+    rendered = render(make_scenes(min(n, 128), kind)).images
+    ceiling = seen_right(prompts[:128], decode(vae, encode(vae, rendered)).clamp(-1, 1))["all"]
+    other = seen_right([*prompts[1:], prompts[0]], images)["all"]
+    worst = min((name for name in right if name != "all"), key=lambda name: float(right[name].double().mean()))
+    share = float(right[worst].double().mean())
+    why = "" if meets(m.value, target) else f"most often wrong: {worst} (right in {share:.0%})"
+    return Outcome(m.value, m.low, m.high, baseline={"asked for by another prompt": float(other.double().mean())},
+                   floor={"rendered, through the autoencoder": float(ceiling.double().mean())}, why=why)
+
+
+@claim("08.one_thing", "One thing: kind, colour and backdrop as the prompt says (25 steps, w = 4)", unit="share of pictures",
+       target=">= 0.97", n=256, small=4, reader="final")
+def one_thing(n: int) -> Outcome:
+    return _told(n, "one", ">= 0.97")
+
+
+@claim("08.two_things", "Two things: each kind with its own colour on its own side, and the backdrop (25 steps, w = 4)",
+       unit="share of pictures", target=">= 0.90", n=256, small=4, reader="final")
+def two_things(n: int) -> Outcome:
+    return _told(n, "two", ">= 0.90")
+
+
+@claim("08.held_out", "Composition: kinds in a colour that they never had in training (25 steps, w = 4)",
+       unit="share of pictures", target=">= 0.90", n=240, small=4, reader="final")
+def held_out(n: int) -> Outcome:
+    return _told(n, "held_out", ">= 0.90")
+
+
+def exchanged(prompt: str) -> str:
+    """The prompt of :func:`prompt_of` with its relation turned round: "left of" for "right of", "below" for "above"."""
+    for word, other in (("left", "right"), ("right", "left"), ("above", "below"), ("below", "above")):
+        if (said := f" {RELATIONS[word][0]} ") in prompt:
+            return prompt.replace(said, f" {RELATIONS[other][0]} ")
+    raise BadInput("prompt", repr(prompt), "a prompt of two things and how they stand", "'a red cat left of a blue dog'")
+
+
+@claim("08.relation", "The relation is read: at t = 850 a scene of two things is guessed better with its prompt than with the "
+       "relation in it turned round", unit="share of scenes", target=">= 0.75", n=256, small=8)
+def relation_read(n: int) -> Outcome:
+    pipe, scenes = pipeline(MODEL), make_scenes(n, "two")
+    prompts = [prompt_of(scene) for scene in scenes]
+    z, schedule, model = encode(pipe.vae, render(scenes).images), schedule_from(pipe.scheduler), denoiser(pipe)
+    z_t = q_sample(z, 850, normal(tuple(z.shape), "08 relation"), schedule)
+
+    @torch.no_grad()
+    def error(said: Sequence[str]) -> Tensor:
+        guesses = [model(x, torch.full((len(x),), 850), encode_prompt(pipe, said[i:i + len(x)])).x0
+                   for i, x in zip(range(0, n, 32), z_t.split(32), strict=True)]
+        return ((torch.cat(guesses) - z) ** 2).flatten(1).mean(1)
+
+    own = error(prompts)
+    m = wilson(int((own < error([exchanged(p) for p in prompts])).sum()), n)
+    other = float((own < error([*prompts[1:], prompts[0]])).double().mean())
+    return Outcome(m.value, m.low, m.high, baseline={"a model that does not read it": 0.5},
+                   floor={"the prompt of another scene": other},
+                   why="" if meets(m.value, ">= 0.75") else "places are told in almost pure noise only, and learned late")
+
+
+@claim("08.guidance", "Guidance: more pictures show what was asked at w = 4 than at w = 1 (Ho and Salimans 2021)",
+       unit="share at w = 4 minus share at w = 1", target=">= 0.05", n=96, small=4, reader="final")
+def guidance(n: int) -> Outcome:
+    prompts = make_prompts(n, "one")
+    weights = (1.0, 2.0, GUIDANCE, 8.0) if n >= 32 else (1.0, GUIDANCE)
+    right = {w: seen_right(prompts, drawn(MODEL, "one", n, guidance=w))["all"].double() for w in weights}
+    m = bootstrap(torch.mean, right[GUIDANCE] - right[1.0])
+    why = "" if meets(m.value, ">= 0.05") else "the model follows the prompt nearly as well without guidance"
+    return Outcome(m.value, m.low, m.high, baseline={f"share at w = {w:g}": float(v.mean()) for w, v in right.items()}, why=why)
+
+
+# Where the nouns look ----------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=4)
+def _nouns(name: str, n: int) -> tuple[Nouns, dict[str, tuple[str, float]]]:
+    """Test scenes, and the sites and thresholds chosen on others (split "valid")."""
+    pipe = pipeline(name)
+    chosen_on = noun_maps(pipe, make_scenes(max(n // 4, 16), "two", split="valid"))
+    choices = {"best": best_site(chosen_on)}
+    for cells in sorted(set(chosen_on.grids.values())):
+        if any(n.startswith("up") and g == cells for n, g in chosen_on.grids.items()):
+            choices[f"best {cells}x{cells} site"] = best_site(chosen_on, cells=cells)
+    return noun_maps(pipe, make_scenes(n, "two")), choices
+
+
+@claim("08.noun_inside", "A noun's attention has its maximum inside its thing (two things, t = 100 to 200, best decoder site)",
+       unit="share of nouns (n = scenes)", target=f">= {PEAKS_INSIDE}", n=256, small=16)
+def noun_inside(n: int) -> Outcome:
+    nouns, choices = _nouns(MODEL, n)
+    hits = {what: peak_inside(nouns.maps[site], nouns.masks) for what, (site, _) in choices.items()}
+    m = wilson(int(hits["best"].sum()), len(nouns.masks))
+    baseline = {what: float(v.double().mean()) for what, v in hits.items() if what != "best"}
+    baseline["any place"] = float(nouns.masks.double().mean())
+    why = "" if meets(m.value, f">= {PEAKS_INSIDE}") else f"the maps of {choices['best'][0]} are too coarse or lie on a neighbour"
+    return Outcome(m.value, m.low, m.high, baseline=baseline, why=why)
+
+
+@claim("08.noun_iou", "A noun's attention covers its thing (IoU at one threshold; two things, t = 100 to 200, best decoder site)",
+       unit="mean IoU (n = scenes)", target=f">= {OVERLAP}", n=256, small=16)
+def noun_iou(n: int) -> Outcome:
+    nouns, choices = _nouns(MODEL, n)
+    found = {what: overlap(nouns.maps[site], nouns.masks, level) for what, (site, level) in choices.items()}
+    m = bootstrap(torch.mean, found["best"])
+    baseline = {what: float(v.mean()) for what, v in found.items() if what != "best"}
+    baseline["all of the picture"] = float(nouns.masks.double().mean())
+    why = "" if meets(m.value, f">= {OVERLAP}") else f"the maps of {choices['best'][0]} are too coarse or lie beside the thing"
+    return Outcome(m.value, m.low, m.high, baseline=baseline, why=why)
+
+
+# What the bottleneck knows -------------------------------------------------------------------------------------------------
+
+
+def _single(n: int, split: str) -> Scenes:
+    """n scenes of one thing, with every pattern, mood and thing worn; the first half are animals."""
+    animals, others, start = [], [], 0
+    while min(sum(map(len, animals)), sum(map(len, others))) < n - n // 2:
+        block = sample_scenes(range(start, start + 1024), split=split, level="pairs")
+        block = block[block.present.sum(1) == 1]
+        animals.append(block[block.mood[:, 0] > 0])
+        others.append(block[block.mood[:, 0] == 0])
+        start += 1024
+    return Scenes.cat([Scenes.cat(animals)[:n // 2], Scenes.cat(others)[:n - n // 2]])
+
+
+@torch.no_grad()
+def _middle(pipe: object, scenes: Scenes, *, said: bool, t: int = 500, chunk: int = 32) -> Tensor:
+    """The mid block's output, averaged over places, for scenes noised to t: (B, channels)."""
+    out, schedule = [], schedule_from(pipe.scheduler)
+    for start in range(0, len(scenes), chunk):
+        part = scenes[start:start + chunk]
+        z = encode(pipe.vae, render(part).images)
+        z_t = q_sample(z, t, normal(tuple(z.shape), "probe", start, len(scenes)), schedule)
+        context = encode_prompt(pipe, [prompt_of(s, mood=True) if said else "" for s in part])
+        with Tap(pipe.unet, seen := Recorder(lambda site: False, paths=("mid_block",))):
+            pipe.unet(z_t, t, encoder_hidden_states=context)
+        out.append(seen.outputs[-1]["mid_block"].mean((2, 3)))
+    return torch.cat(out)
+
+
+def probe(x: Tensor, labels: Tensor, y: Tensor, truth: Tensor, *, decay: float = 3e-4) -> Tensor:
+    """(M,) bool: is a linear softmax classifier, fitted to x (N, d) and labels (N,), right about y (M, d)?"""
+    mean, std = x.mean(0), x.std(0).clamp(min=1e-6)
+    x, y = (x - mean) / std, (y - mean) / std
+    weight = torch.zeros(int(max(labels.max(), truth.max())) + 1, x.shape[1] + 1, requires_grad=True)
+    fit = torch.optim.LBFGS([weight], max_iter=60, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        fit.zero_grad()
+        loss = F.cross_entropy(x @ weight[:, 1:].T + weight[:, 0], labels) + decay * weight[:, 1:].square().sum()
+        loss.backward()
+        return loss
+
+    fit.step(closure)
+    return (y @ weight[:, 1:].T + weight[:, 0]).argmax(1) == truth
+
+
+def _probed(x: Tensor, train: Scenes, y: Tensor, test: Scenes) -> dict[str, Estimate]:
+    """Shares of right answers on the test scenes: kind and backdrop of all, mood of the animals."""
+    faces, others = (scenes.mood[:, 0] > 0 for scenes in (train, test))
+    hits = {"kind": probe(x, train.kind[:, 0], y, test.kind[:, 0]), "backdrop": probe(x, train.backdrop, y, test.backdrop),
+            "mood": probe(x[faces], train.mood[faces, 0] - 1, y[others], test.mood[others, 0] - 1)}
+    return {name: wilson(int(right.sum()), len(right)) for name, right in hits.items()}
+
+
+@claim("08.probe", "A linear probe reads kind, mood and backdrop from the mid block at the middle step (t = 500, prompt given)",
+       unit="share right, the least of the three", target=">= 0.90", n=768, small=32)
+def bottleneck(n: int) -> Outcome:
+    pipe, train, test = pipeline(MODEL), _single(max(2 * n, 128), "valid"), _single(n, "test")
+    shares = {said: _probed(_middle(pipe, train, said=said), train, _middle(pipe, test, said=said), test)
+              for said in ((True, False) if n >= 128 else (True,))}
+    worst = min(shares[True], key=lambda name: shares[True][name].value)
+    m = shares[True][worst]
+    baseline = {"guessing": {"kind": 1 / 8, "mood": 1 / len(MOODS), "backdrop": 1 / len(BACKDROPS)}[worst]}
+    baseline |= {f"{name}, no prompt": found.value for name, found in shares.get(False, {}).items()}
+    why = "" if meets(m.value, ">= 0.90") else f"{worst} is not linear there, or lost in the noise"
+    return Outcome(m.value, m.low, m.high, baseline=baseline, why=why)

@@ -1,0 +1,247 @@
+"""Exercises of lesson 08, first part: cross-attention, tokens, guidance, caption dropout. The rest is in lesson08_more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minidiff.course.tasks import Mistake, call, exercise, expect, expect_number
+from minidiff.rng import normal
+from minidiff.steer.attention import attention
+
+__all__ = ["crossed"]
+
+
+def _heads(x: Tensor, n: int) -> Tensor:
+    return x.unflatten(-1, (n, -1)).transpose(1, 2)
+
+
+def crossed(x: Tensor, words: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, heads: int) -> Tensor:
+    """Cross-attention of places x (B, N, C) to words (B, L, D) -> (B, N, E); weights (E, C), (E, D), (E, D)."""
+    out, _ = attention(_heads(x @ wq.T, heads), _heads(words @ wk.T, heads), _heads(words @ wv.T, heads))
+    return out.transpose(1, 2).flatten(2)
+
+
+@exercise("08.latent_numbers", "What the U-Net has to draw", name="answer",
+          stub='''
+# Numbers in a 64 x 64 colour picture divided by numbers in its latent (4 channels, f = 4).
+answer = ...
+''',
+          solution='''
+answer = (3 * 64 * 64) / (4 * (64 // 4) ** 2)      # 12: the picture has twelve times as many numbers
+''',
+          hints=("f = 4 shortens both sides by 4.", "12288 numbers in the picture, 1024 in the latent."))
+def _numbers(value: Any) -> None:
+    expect_number(value, 12.0, tol=1e-6, wrong={
+        "Both sides shrink by f, not only one.": 3.0,
+        "That counts places, not numbers: a pixel has 3 channels, a place of the latent has 4.": 16.0,
+        "That is the other way round: the picture's numbers over the latent's.": 1 / 12,
+        "The picture has 3 channels and the latent 4, not the other way round.": 16 * 4 / 3,
+        "That is f alone.": 4.0,
+        "You forgot the latent's four channels.": 48.0,
+    }, otherwise="Count both: channels times height times width.")
+
+
+@exercise("08.cross_attention", "Cross-attention", name="cross_attention", points=3,
+          stub='''
+def cross_attention(x, words, wq, wk, wv, heads):
+    """x: places of the picture (B, N, C); words: (B, L, D); wq (E, C), wk and wv (E, D). Returns (B, N, E).
+
+    The E channels are split into `heads` blocks of neighbours, each block attends by itself, and the blocks are joined.
+    """
+    ...
+''',
+          solution='''
+import torch
+
+def cross_attention(x, words, wq, wk, wv, heads):
+    """x: places of the picture (B, N, C); words: (B, L, D); wq (E, C), wk and wv (E, D). Returns (B, N, E).
+
+    The E channels are split into `heads` blocks of neighbours, each block attends by itself, and the blocks are joined.
+    """
+    q, k, v = x @ wq.T, words @ wk.T, words @ wv.T
+    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))     # (B, heads, N or L, d)
+    probs = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)                    # (B, heads, N, L)
+    return (probs @ v).transpose(1, 2).flatten(2)
+''',
+          hints=("Queries from the picture, keys and values from the words: x @ wq.T, words @ wk.T, words @ wv.T.",
+                 "unflatten(-1, (heads, -1)).transpose(1, 2) splits the channels: (B, heads, places, d). d is what goes under "
+                 "the root.",
+                 "The softmax runs over the words, the last axis of q k^T. At last transpose(1, 2).flatten(2) joins the heads."))
+def _cross(fn: Callable) -> None:
+    heads, d, c = 3, 4, 6
+    e = heads * d
+    x, words = (normal((2, n, c), "lesson 08 cross", i, dtype=torch.float64) for i, n in enumerate((10, 7)))
+    wq, wk, wv = (normal((e, c), "lesson 08 weights", i, dtype=torch.float64) for i in range(3))
+    got = call(fn, x, words, wq, wk, wv, heads, shape=(2, 10, e))
+    q, k, v = x @ wq.T, words @ wk.T, words @ wv.T
+
+    def other(split: Callable[[Tensor], Tensor] = lambda t: _heads(t, heads), root: float = d**0.5, axis: int = -1,
+              join: Callable[[Tensor], Tensor] = lambda t: t.transpose(1, 2).flatten(2), q: Tensor = q, k: Tensor = k,
+              v: Tensor = v) -> Tensor:
+        return join((split(q) @ split(k).transpose(-1, -2) / root).softmax(axis) @ split(v))
+
+    woven = other(split=lambda t: t.unflatten(-1, (-1, heads)).movedim(-1, 1))
+    expect(got, crossed(x, words, wq, wk, wv, heads), wrong={
+        "The scores are not divided by the square root of d.": other(root=1.0),
+        "You divide by the square root of all E channels; d is the width of one head.": other(root=e**0.5),
+        "You divide by d; it is its square root.": other(root=float(d)),
+        "The softmax runs over the places of the picture; each place shares out its attention over the words.": other(axis=-2),
+        "Keys and values come from the picture here: that is self-attention, and the words are never read.":
+            other(k=x @ wk.T, v=x @ wv.T),
+        "There is only one head: the channels are not split.": other(split=lambda t: t[:, None], root=e**0.5),
+        "Only one head, and scaled as if there were more.": other(split=lambda t: t[:, None]),
+        "The heads take every third channel; here a head is a block of neighbouring channels.": woven,
+        "The heads are joined without moving their axis back, so that places and heads are mixed up.":
+            other(join=lambda t: t.reshape(2, 10, e)),
+        "wk and wv are exchanged.": other(k=words @ wv.T, v=words @ wk.T),
+    }, otherwise="Not what cross-attention gives; check it with one head and one word, where the answer is that word's value "
+                 "at every place.")
+    single = call(fn, x, words[:, :1], wq, wk, wv, heads)
+    expect(single, v[:, :1].expand(2, 10, e), otherwise="With a single word every place must get that word's value.")
+
+
+_PIECES = {"mushroom": ["mush", "room"], "watercolour": ["water", "colour"], "snowflake": ["snow", "fl", "ake"]}
+
+
+def _positions(text: str, word: str, pieces: dict[str, list[str]], start: int = 1) -> list[int]:
+    at = start
+    for w in text.split():
+        n = len(pieces.get(w, [w]))
+        if w == word:
+            return list(range(at, at + n))
+        at += n
+    return []
+
+
+@exercise("08.token_positions", "Where is the word?", name="token_positions", points=2,
+          stub='''
+def token_positions(text, word, pieces):
+    """Positions of the tokens of the first `word` in `text`, a list of whole numbers.
+
+    Words are separated by spaces. pieces: word -> its tokens, for words of several tokens; every other word is one token.
+    Position 0 is the begin token.
+    """
+    ...
+''',
+          solution='''
+def token_positions(text, word, pieces):
+    """Positions of the tokens of the first `word` in `text`, a list of whole numbers.
+
+    Words are separated by spaces. pieces: word -> its tokens, for words of several tokens; every other word is one token.
+    Position 0 is the begin token.
+    """
+    at = 1                                     # after the begin token
+    for w in text.split():
+        count = len(pieces.get(w, [w]))
+        if w == word:
+            return list(range(at, at + count))
+        at += count
+''',
+          hints=("Walk through the words and count tokens, starting at 1.",
+                 "Every word before it counts with all its pieces, and so does the word itself."))
+def _token_positions(fn: Callable) -> None:
+    cases = [("a red cat on the grass", "cat"), ("a red mushroom on the grass", "mushroom"), ("watercolour of a red cat", "cat"),
+             ("a mushroom and a blue mushroom", "blue"), ("snowflake and mushroom and cat and cat", "cat"),
+             ("a catfish and a cat", "cat"), ("watercolour of a snowflake", "snowflake")]
+    wrong: dict[str, Callable[[str, str], list[int]]] = {
+        "Position 0 is the begin token, so the first word starts at 1.": lambda t, w: _positions(t, w, _PIECES, 0),
+        "You count words; a word before it may have several tokens.":
+            lambda t, w: list(range(1 + t.split().index(w), 1 + t.split().index(w) + len(_PIECES.get(w, [w])))),
+        "You give the first of its tokens only.": lambda t, w: _positions(t, w, _PIECES)[:1],
+        "You give the last of its tokens only.": lambda t, w: _positions(t, w, _PIECES)[-1:],
+        "You count words and give one position a word; some words are several tokens.": lambda t, w: [1 + t.split().index(w)],
+    }
+    answers = []
+    for text, word in cases:
+        out = fn(text, word, dict(_PIECES))
+        if out is None:
+            raise Mistake("It returns nothing; is a return missing?")
+        try:
+            answers.append([int(v) for v in (out.tolist() if isinstance(out, Tensor) else out)])
+        except (TypeError, ValueError):
+            raise Mistake(f"It returns {type(out).__name__}, but a list of whole numbers is expected.") from None
+    want = [_positions(t, w, _PIECES) for t, w in cases]
+    if answers == want:
+        return
+    for message, formula in wrong.items():
+        if answers == [formula(t, w) for t, w in cases]:
+            raise Mistake(message)
+    text, word, got, right = next((*c, g, r) for c, g, r in zip(cases, answers, want, strict=True) if g != r)
+    raise Mistake(f"In {text!r} the tokens of {word!r} are {right}, not {got}.")
+
+
+@exercise("08.guided", "Guidance", name="guided", points=2,
+          stub='''
+def guided(empty, said, weight):
+    """Classifier-free guidance: empty and said (B, C, h, w) are the predictions for "" and for the prompt.
+
+    weight = 0 gives the first, weight = 1 the second, larger weights go on beyond it.
+    """
+    ...
+''',
+          solution='''
+def guided(empty, said, weight):
+    """Classifier-free guidance: empty and said (B, C, h, w) are the predictions for "" and for the prompt.
+
+    weight = 0 gives the first, weight = 1 the second, larger weights go on beyond it.
+    """
+    return empty + weight * (said - empty)
+''',
+          hints=("A straight line through the two predictions.", "Start at `empty`, go `weight` times the way to `said`."))
+def _guided(fn: Callable) -> None:
+    u, c = normal((2, 3, 4, 5, 5), "lesson 08 guided", 0, dtype=torch.float64)
+    for w in (4.0, 1.0, 0.0, 7.5):
+        got = call(fn, u, c, w, shape=u.shape)
+        expect(got, u + w * (c - u), wrong={
+            "You start at `said`; the line starts at `empty`. (Yours is the paper's weight, where 0 means no guidance.)":
+                (1 + w) * c - w * u,
+            "The two predictions are exchanged.": c + w * (u - c),
+            "That goes away from the prompt: the difference is said - empty.": u + w * (u - c),
+            "The weight multiplies the prompt's prediction only.": u + w * c,
+            "You drop `empty`: a large weight then only makes everything larger.": w * c,
+            "The weight is the wrong way round.": w * u + (1 - w) * c,
+            "That is the mean of both; the weight has no effect.": (u + c) / 2,
+        }, otherwise="Check weight = 0 and weight = 1 first.")
+
+
+@exercise("08.caption_dropout", "Leaving out captions", name="drop_captions", points=2,
+          stub='''
+def drop_captions(context, empty, u, p):
+    """context: embedded captions (B, L, D); empty: the embedded empty prompt (L, D); u: (B,) uniform numbers in [0, 1).
+
+    Returns the context for one training batch, in which row i has lost its caption where u[i] < p.
+    """
+    ...
+''',
+          solution='''
+import torch
+
+def drop_captions(context, empty, u, p):
+    """context: embedded captions (B, L, D); empty: the embedded empty prompt (L, D); u: (B,) uniform numbers in [0, 1).
+
+    Returns the context for one training batch, in which row i has lost its caption where u[i] < p.
+    """
+    return torch.where((u < p)[:, None, None], empty, context)
+''',
+          hints=("A whole caption goes or stays: the choice has shape (B,), and broadcasts as (B, 1, 1).",
+                 "What stands in its place is what the sampler will use as well: the empty prompt, embedded."))
+def _dropped(fn: Callable) -> None:
+    context, empty = normal((6, 5, 4), "lesson 08 drop", 0, dtype=torch.float64), normal((5, 4), "empty", 0, dtype=torch.float64)
+    u = torch.tensor([0.05, 0.9, 0.15, 0.5, 0.19, 0.7], dtype=torch.float64)
+    p = 0.2
+    got = call(fn, context, empty, u, p, shape=context.shape)
+    gone = (u < p)[:, None, None]
+    keep = context * (u >= p).double()[:, None, None]
+    expect(got, torch.where(gone, empty, context), wrong={
+        "A left-out caption becomes zeros; the sampler shows the network the embedded empty prompt, so training must too.": keep,
+        "It keeps the captions that should go, and the other way round.": torch.where(gone, context, empty),
+        "That is nn.Dropout: it scales what stays by 1 / (1 - p). A caption is either there or not.": keep / (1 - p),
+        "Nothing is left out.": context,
+        "The whole batch loses its captions at once; each row decides for itself.": empty.expand_as(context),
+        "Only the first row's number is used.": torch.where(gone[:1], empty, context),
+        "The empty prompt is added to the caption instead of replacing it.": context + gone * empty,
+    }, otherwise="Row i of the answer is either row i of context or the empty prompt, whole.")

@@ -1,0 +1,134 @@
+"""The machinery of the exercises, and that the notebooks hold what the exercises say."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+from minidiff.course import (
+    Mistake,
+    call,
+    check,
+    exercises,
+    expect,
+    expect_number,
+    grade,
+    hint,
+    solution,
+    solution_markdown,
+    solve,
+)
+from minidiff.errors import BadInput
+
+ROOT = Path(__file__).resolve().parents[2]
+BOOKS = {path.name[:2]: path for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
+
+
+def sources(lesson: str, kind: str) -> list[str]:
+    return [c.source for c in nbformat.read(BOOKS[lesson], as_version=4).cells if c.cell_type == kind]
+
+
+def test_the_first_four_lessons_are_there_with_twenty_exercises():
+    assert [*BOOKS][:4] == ["00", "01", "02", "03"]
+    assert len(exercises()) >= 20 and {id[:2] for id in exercises()} >= {"00", "01", "02", "03"}
+
+
+@pytest.mark.parametrize("id", exercises())
+def test_the_notebook_holds_stub_check_and_solution(id):
+    task, code = exercises()[id], sources(id[:2], "code")
+    assert task.stub in [c.strip("\n") for c in code], "the stub's cell differs from the exercise"
+    assert any(f'check("{id}", {task.name})' in c for c in code), "no cell checks the answer"
+    assert any(solution_markdown(id) in m for m in sources(id[:2], "markdown")), "the folded solution differs from the exercise"
+
+
+def test_a_learners_mistakes_never_stop_the_notebook(capsys):
+    def raises(x0):
+        y = x0 + 1
+        return y.nothing
+
+    result = check("00.to_pixels", raises)
+    assert result.state == "wrong" and "line 3" in result.message and "AttributeError" in result.message
+    for answer in (3, "text", [], lambda: 0, lambda x: None, torch.zeros(2), object()):
+        assert check("00.to_pixels", answer).state != "correct"
+    assert "Traceback" not in capsys.readouterr().out
+    for stub in (..., None, solve("def f(x):\n    '''doc'''\n    ...", "f"), solve("def f(x): pass", "f")):
+        assert check("00.to_pixels", stub).state == "not attempted"
+
+    def later(x):
+        raise NotImplementedError
+
+    assert check("00.to_pixels", later).state == "not attempted"
+
+
+def test_an_unknown_exercise_names_the_nearest():
+    with pytest.raises(BadInput, match="00.to_pixels"):
+        check("00.to_pixel", None)
+    with pytest.raises(BadInput):
+        check(7, None)
+
+
+def test_hints_come_one_by_one_and_the_solution_on_request(capsys):
+    count = len(exercises()["00.psnr"].hints)
+    seen = []
+    for _ in range(count + 1):
+        hint("00.psnr")
+        seen.append(capsys.readouterr().out)
+    assert len(set(seen[:count])) == count and seen[0] == seen[count]
+    solution("00.psnr")
+    assert capsys.readouterr().out.strip() == exercises()["00.psnr"].solution
+
+
+def test_call_looks_at_what_comes_back():
+    x = torch.zeros(3)
+    assert call(lambda x: 1, x).item() == 1
+    for fn, words in (
+        (lambda x: x.add_(1), "in place"),
+        (lambda x: x / 0, "NaN"),
+        (lambda x: None, "nothing"),
+        (lambda x: "text", "str"),
+        (lambda x: x[:2] + 1, "shape"),
+    ):
+        with pytest.raises(Mistake, match=words):
+            call(fn, x, shape=(3,))
+    expect(x + 1e-6, x + 0.0 + 1e-6)
+    with pytest.raises(Mistake, match="named"):
+        expect(x + 1, x + 2, wrong={"named": x + 1})
+    with pytest.raises(Mistake, match="off by up to 1"):
+        expect(x + 1, x + 2)
+    with pytest.raises(Mistake, match="one number"):
+        expect_number("three", 3.0, tol=0.1)
+
+
+def test_grading_a_notebook(tmp_path):
+    book = nbformat.v4.new_notebook(
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    )
+    task = exercises()["00.psnr"]
+    for code in (
+        "from minidiff.course import check",
+        task.solution,
+        'check("00.psnr", psnr)',
+        "1 / 0",
+        "def iou(a, b):\n    return a.sum()",
+        'check("00.iou", iou)',
+        'check("00.to_pixels", ...)',
+    ):
+        book.cells.append(nbformat.v4.new_code_cell(code))
+    path = tmp_path / "00_mine.ipynb"
+    nbformat.write(book, path)
+    before = path.read_bytes()
+    result = grade(path)
+    assert path.read_bytes() == before
+    states = {r.id: r.state for r in result.results}
+    assert states["00.psnr"] == "correct" and states["00.iou"] == "wrong" and states["00.to_pixels"] == "not attempted"
+    assert set(states) == set(exercises("00")) and result.points == task.points < result.of
+    assert json.loads(result.to_json())["points"] == task.points
+    lines = list(csv.DictReader(io.StringIO(result.to_csv())))
+    assert len(lines) == len(states) and sum(int(line["points"]) for line in lines) == task.points
+    for bad in (tmp_path / "none.ipynb", tmp_path):
+        with pytest.raises(BadInput):
+            grade(bad)

@@ -1,0 +1,311 @@
+"""JupyterLab as ``make lab`` starts it, in headless Chromium: run a notebook, move every knob by keyboard, see what changes.
+
+What counts as a change is what a person sees: the bytes of the pictures around the knob, or the text there that is not
+the knob's own readout. What counts as an error is any the kernel reports, also from a callback whose traceback goes
+nowhere. Chromium resolves no name but 127.0.0.1, and every request is written down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+__all__ = ["CHROMIUM", "HELP", "Lab", "Visit", "chromium", "lab", "make_lab", "visit"]
+
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable",
+            "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome", "/Applications/Chromium.app/Contents/MacOS/Chromium")
+HELP = "no Chromium found: install it (Debian: apt-get install chromium; macOS: brew install --cask chromium) " \
+       "or set MINIDIFF_CHROMIUM to its path"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+SETTINGS = {"@jupyterlab/notebook-extension/tracker.jupyterlab-settings": {"windowingMode": "none"},
+            "@jupyterlab/docmanager-extension/plugin.jupyterlab-settings": {"autosave": False}}
+HOME = ("127.0.0.1", "localhost")
+
+# One helper object inside the page. Knobs are numbered in page order; "around" is the output area that holds the knob.
+PAGE = """
+window.minidiff = (() => {
+  const knobs = '.widget-slider .noUi-handle, .widget-dropdown select, .widget-select select, .widget-toggle-buttons, ' +
+    '.widget-radio-box, .widget-button:not(.widget-play *, .widget-toggle-buttons *), ' +
+    '.widget-toggle-button:not(.widget-toggle-buttons *), .widget-checkbox input, .widget-text input, ' +
+    '.widget-play button:first-child';
+  const session = () => window.jupyterapp.shell.currentWidget.sessionContext.session;
+  const reports = [];
+  return {
+    reports,
+    idle: () => session()?.kernel?.status === 'idle',
+    listen: () => session().kernel.iopubMessage.connect((_, m) => {
+      if (m.header.msg_type === 'error') reports.push(`${m.content.ename}: ${m.content.evalue}`);
+    }),
+    counts: () => window.jupyterapp.shell.currentWidget.content.widgets
+      .filter(c => c.model.type === 'code' && c.model.sharedModel.getSource().trim()).map(c => c.model.executionCount),
+    knobs: () => [...document.querySelectorAll(knobs)].filter(k => k.offsetParent !== null && !k.disabled),
+    name: k => {
+      const box = k.closest('.jupyter-widgets');
+      return `${[...(box?.classList ?? [])].find(c => c.startsWith('widget-') && c !== 'widget-inline-hbox') ?? k.tagName} ` +
+        `"${(box?.querySelector('.widget-label')?.textContent || k.textContent || '').trim().slice(0, 40)}"`;
+    },
+    kind: k => k.matches('.noUi-handle') ? 'slider' : k.tagName === 'SELECT' ? 'select' : k.matches('.widget-play *') ? 'play' :
+      k.matches('.widget-toggle-buttons, .widget-radio-box') ? 'choice' : k.tagName === 'INPUT' ? k.type : 'button',
+    arm: k => {
+      const area = k.closest('.jp-OutputArea') ?? document.body, clock = {};
+      for (const e of ['keydown', 'click'])
+        area.addEventListener(e, () => { clock.pressed = performance.now(); delete clock.shown; }, {capture: true});
+      area.addEventListener('load', () => { clock.shown ??= performance.now(); }, {capture: true});
+      window.minidiff.clock = clock;
+    },
+    took: () => {
+      const {pressed, shown} = window.minidiff.clock;
+      return shown > pressed ? (shown - pressed) / 1000 : null;
+    },
+    other: k => [...k.querySelectorAll('button, input')].find(b => !b.checked && !b.classList.contains('mod-active')),
+    around: async k => {
+      const area = k.closest('.jp-OutputArea') ?? document.body;
+      const pictures = await Promise.all([...area.querySelectorAll('img')].map(async i => {
+        const bytes = new Uint8Array(await (await fetch(i.src)).arrayBuffer());
+        let hash = 2166136261;
+        for (const b of bytes) hash = Math.imul(hash ^ b, 16777619);
+        return `${bytes.length}:${hash}:${i.naturalWidth}`;
+      }));
+      const copy = area.cloneNode(true);
+      copy.querySelectorAll('.widget-readout, select, input, button').forEach(e => e.remove());
+      return JSON.stringify([pictures, copy.textContent]);
+    },
+  };
+})();
+"""
+
+
+def chromium() -> str | None:
+    """The path of a Chromium or Chrome, or None."""
+    named = os.environ.get("MINIDIFF_CHROMIUM")
+    return named or next((found for found in map(shutil.which, CHROMIUM) if found), None)
+
+
+@dataclass
+class Lab:
+    """A running JupyterLab: its address, its token and the folder that it serves."""
+
+    url: str
+    token: str
+    folder: Path
+
+
+def make_lab(folder: Path, arguments: str, venv: str | None = None) -> list[str]:
+    """The command that starts Lab: `make lab` in the environment of these tests, installing nothing, on ``folder``."""
+    venv = venv or sys.prefix
+    plan = subprocess.run(["make", "-n", "setup", f"VENV={venv}"], cwd=ROOT, capture_output=True, text=True).stdout
+    stamps = re.findall(r"touch (.*)", plan)
+    old = [flag for stamp in (stamps[0].split() if stamps else []) for flag in ("-o", stamp)]
+    return ["make", "--no-print-directory", *old, "lab", f"VENV={venv}", f"NOTEBOOKS={folder}", f"ARGS={arguments}"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def lab(folder: Path, scratch: Path) -> Iterator[Lab]:
+    """Start `make lab` on ``folder`` with its own settings under ``scratch``; end it, kernels and all, on the way out."""
+    for name, content in SETTINGS.items():
+        path = scratch / "settings" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    token, port = secrets.token_hex(16), free_port()
+    arguments = (f"--no-browser --ServerApp.ip=127.0.0.1 --ServerApp.port={port} --ServerApp.port_retries=0 "
+                 f"--IdentityProvider.token={token} --LabApp.expose_app_in_browser=True "
+                 f"--LabApp.user_settings_dir={scratch}/settings --LabApp.workspaces_dir={scratch}/workspaces")
+    environment = os.environ | {"JUPYTER_CONFIG_DIR": f"{scratch}/config", "JUPYTER_RUNTIME_DIR": f"{scratch}/runtime",
+                                "IPYTHONDIR": f"{scratch}/ipython",
+                                "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    url = f"http://127.0.0.1:{port}"
+    with (scratch / "lab.log").open("w") as log:
+        server = subprocess.Popen(make_lab(folder, arguments), cwd=ROOT, env=environment, stdout=log, stderr=log,
+                                  start_new_session=True)
+        try:
+            deadline = time.monotonic() + 120
+            while True:
+                with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+                    urllib.request.urlopen(f"{url}/api?token={token}", timeout=5).close()
+                    break
+                if server.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError("JupyterLab did not start:\n" + (scratch / "lab.log").read_text()[-3000:])
+                time.sleep(0.2)
+            yield Lab(url, token, folder)
+        finally:
+            with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+                stop = urllib.request.Request(f"{url}/api/shutdown", method="POST", headers={"Authorization": f"token {token}"})
+                urllib.request.urlopen(stop, timeout=10).close()
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(server.pid, signal.SIGKILL)
+                server.wait()
+
+
+@dataclass
+class Visit:
+    """What happened in one notebook. knobs: each knob's name, and the seconds until what is around it changed; None: never.
+
+    Seconds are those of the page's own clock, from the key to the loaded picture; where no picture is loaded, those until
+    this program saw the change, and it looks for one after half a second only.
+    """
+
+    counts: list[int | None] = field(default_factory=list)
+    knobs: list[tuple[str, float | None]] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    strangers: list[str] = field(default_factory=list)
+
+    @property
+    def stuck(self) -> list[str]:
+        """Knobs whose move showed nothing."""
+        return [name for name, seconds in self.knobs if seconds is None]
+
+
+def _press(page: Any, knob: Any) -> Iterator[None]:
+    """Move one knob by keyboard, in one way or another: a slider at its end goes back."""
+    kind = knob.evaluate("minidiff.kind")
+    if kind == "choice":
+        knob = knob.evaluate_handle("minidiff.other").as_element()
+    knob.focus()
+    if kind == "slider":
+        for key in ("ArrowRight", "ArrowLeft", "PageUp", "PageDown"):
+            page.keyboard.press(key)
+            yield
+    elif kind == "select":
+        for key in ("End", "Home"):                       # JupyterLab takes the arrows for itself
+            page.keyboard.press(key)
+            yield
+    elif kind in ("text", "number"):
+        page.keyboard.press("End")
+        page.keyboard.type("1")
+        page.keyboard.press("Enter")
+        yield
+        knob.focus()                                       # as it was: knobs beside an unreadable prompt have nothing to show
+        page.keyboard.press("End")
+        page.keyboard.press("Backspace")
+        page.keyboard.press("Enter")
+    else:
+        page.keyboard.press("Space")
+        yield
+        if kind == "play":                                 # let it rest again
+            page.keyboard.press("Space")
+
+
+def _move_all(page: Any, seen: Visit, patience: float, rest: float) -> None:
+    """Move every knob of the page once; wait up to ``patience`` seconds for what is around it to change."""
+    for number in range(page.evaluate("minidiff.knobs().length")):
+        knob = page.evaluate_handle(f"minidiff.knobs()[{number}]").as_element()
+        if knob is None:                                   # the move of an earlier knob took this one away
+            continue
+        name = knob.evaluate("minidiff.name")
+        before = knob.evaluate("minidiff.around")
+        knob.evaluate("minidiff.arm")
+        seconds = None
+        page.wait_for_timeout(1000 * rest)
+        for _ in (moves := _press(page, knob)):
+            start = time.monotonic()
+            page.wait_for_timeout(1000 * rest)
+            while seconds is None and time.monotonic() < start + patience:
+                page.wait_for_timeout(10)
+                if page.evaluate("minidiff.took()") is None and time.monotonic() < start + 0.5:
+                    continue                               # looking at all the pictures would slow down what is measured
+                if knob.evaluate("minidiff.around") != before:
+                    seconds = page.evaluate("minidiff.took()") or time.monotonic() - start
+                elif page.evaluate("minidiff.idle()") and time.monotonic() > start + 2:
+                    break                                  # the kernel has been at rest and showed nothing new
+            if seconds is not None:
+                next(moves, None) if name.startswith(("widget-play", "widget-text")) else None
+                break
+        seen.knobs.append((name, seconds))
+        page.wait_for_function("minidiff.idle()", timeout=1000 * patience)
+
+
+def visit(server: Lab, name: str, *, run_seconds: float = 600.0, patience: float = 30.0, rest: float = 0.0,
+          then: Callable[[Any], None] | None = None) -> Visit:
+    """Open a notebook of the lab's folder, run all its cells, move every knob.
+
+    run_seconds: time for all cells together. patience: seconds for one knob to show something. rest: seconds in which
+    nobody touches or asks the page, before and after each move: a hand needs them too to go from one knob to the next, and
+    questions to the page slow down what is measured. then: called with the page
+    (of playwright) at the end, to do what no keyboard does.
+    """
+    from playwright.sync_api import sync_playwright
+    seen = Visit()
+
+    def note(address: str) -> None:
+        parts = urlsplit(address)
+        if parts.scheme not in ("data", "blob", "about") and parts.hostname not in HOME:
+            seen.strangers.append(address)
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium(), args=FLAGS)
+        context = browser.new_context(viewport={"width": 1280, "height": 1000})
+        context.on("request", lambda request: note(request.url))
+        page = context.new_page()
+        page.on("websocket", lambda socket: note(socket.url))
+        page.goto(f"{server.url}/lab/tree/{name}?token={server.token}&reset", timeout=180_000)
+        try:
+            page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'",
+                                   timeout=180_000)
+        except Exception as error:                         # most often a dialog that waits for an answer
+            page.screenshot(path=server.folder / f"{name}.png")
+            dialog = " ".join(page.locator(".jp-Dialog").all_inner_texts())
+            raise AssertionError(f"{name} got no kernel. Dialog: {dialog!r}; see {server.folder / name}.png") from error
+        page.evaluate(PAGE)
+        page.evaluate("minidiff.listen()")
+        page.evaluate("window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
+        page.wait_for_function("minidiff.counts().every(n => n === null)")
+        page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        deadline = time.monotonic() + run_seconds
+        while not page.evaluate("minidiff.reports.length || minidiff.counts().every(n => n !== null) && minidiff.idle()"):
+            assert time.monotonic() < deadline, f"{name} has not run in {run_seconds:g} s: {page.evaluate('minidiff.counts()')}"
+            page.wait_for_timeout(200)
+        drawn, before = 0, -1                              # widgets are drawn after their cell has ended
+        while drawn != before or page.get_by_text("Loading widget...").count():
+            page.wait_for_timeout(1000)
+            drawn, before = page.evaluate("minidiff.knobs().length"), drawn
+        seen.counts = page.evaluate("minidiff.counts()")
+        _move_all(page, seen, patience, rest)
+        if then is not None:
+            then(page)
+        seen.errors = page.evaluate("minidiff.reports")
+        seen.errors += page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']").all_inner_texts()
+        page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+        browser.close()
+    return seen
+
+
+def main(names: list[str]) -> None:
+    """Print how long every knob of some notebooks takes to show something: on an idle machine, this is what a learner waits."""
+    import tempfile
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "course"
+        shutil.copytree(ROOT / "notebooks", folder)
+        with lab(folder, Path(scratch) / "lab") as running:
+            for name in names or sorted(path.name for path in folder.glob("*.ipynb")):
+                for knob, seconds in visit(running, Path(name).name, rest=1.0).knobs:
+                    print(f"{Path(name).name:30s} {knob:45s} {'nothing' if seconds is None else f'{1000 * seconds:6.0f} ms'}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,183 @@
+"""Lesson 03: what its panels draw over their whole range, and the helpers of its claims."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from minidiff.diffusion import Mixture, ddim, ddpm, dpm2m, heun, last, linear
+from minidiff.errors import BadInput
+from minidiff.lessons.l03_ddim import claims as board
+from minidiff.lessons.l03_ddim.panels import SOLVERS, Explorer, Trajectories, Walk
+from minidiff.measure.pictures import psnr
+from minidiff.rng import normal
+from minidiff.show import choice, panel, pixels, play, slider, sweep
+from minidiff.world import WorldData
+
+
+def same(shown: np.ndarray, expected: np.ndarray) -> bool:
+    """Equal up to the coarser levels in which a panel stores its pictures."""
+    return shown.shape == expected.shape and int(np.abs(shown.astype(int) - expected).max()) <= 4
+
+
+class Counted:
+    """A cheap exact model that counts pictures times calls."""
+
+    def __init__(self) -> None:
+        self.model = Mixture(linear(1000), WorldData(16, "train", "simple").images(12), std=0.05)
+        self.schedule, self.calls, self.cost = self.model.schedule, 0, 0
+
+    def __call__(self, x, t, cond=None):
+        self.calls, self.cost = self.calls + 1, self.cost + len(x)
+        return self.model(x, t)
+
+
+@pytest.fixture(scope="module")
+def noise():
+    return normal((8, 3, 16, 16), "test lesson 03", 0)
+
+
+@pytest.fixture(scope="module")
+def explorer(noise):
+    return Explorer(Counted(), noise, reference=12)
+
+
+def test_explorer_over_the_whole_range(explorer):
+    """Every stop of every knob draws a sheet of one size and says what it shows."""
+    p = panel(explorer.render, slider("calls", 2, 50, 1, 10, live=False), slider("eta", 0.0, 1.0, 0.1, 0.0, live=False),
+              choice("solver", SOLVERS), alt="samples")
+    shape, seen = explorer.render(calls=10, eta=0.0, solver="DDIM")[0].shape, set()
+    for values in sweep(p, most=50):
+        array, text = explorer.render(**values)
+        assert array.shape == shape and array.dtype == np.uint8 and p.status.value == text
+        seen.add(p.image.value)
+    assert len(seen) >= 49 + 10 + 2 - 2, "some knob positions draw the same picture"
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("calls", [2, 3, 10, 25, 26, 49, 50])
+def test_one_move_of_the_explorer_costs_at_most_its_budget(noise, solver, calls):
+    model = Counted()
+    explorer = Explorer(model, noise, reference=2)
+    model.calls = model.cost = 0
+    array, text = explorer.render(calls=calls, eta=0.5, solver=solver)
+    assert model.cost <= 200 and model.calls <= calls + (solver == "Heun" and calls % 2 == 0)
+    assert f"{model.calls} network calls" in text
+    before = model.calls
+    again = explorer.render(calls=calls, eta=0.5, solver=solver)
+    assert model.calls == before and np.array_equal(again[0], array), "moving back must be free"
+
+
+def test_explorer_samples_are_those_of_the_solvers(explorer, noise):
+    model = explorer.model
+    want = {("DDIM", 0.0): last(ddim(model, noise, steps=6, spacing="linspace", clip="both")).x,
+            ("2M", 0.0): last(dpm2m(model, noise, steps=6, clip=True)).x, ("Heun", 0.3): last(heun(model, noise, steps=3)).x}
+    for (solver, eta), x in want.items():
+        calls = 5 if solver == "Heun" else 6
+        assert torch.equal(explorer.samples(calls=calls, eta=eta, solver=solver), x)
+    row = pixels(want["DDIM", 0.0])[0]
+    array = explorer.render(calls=6, eta=0.0, solver="DDIM")[0]
+    tall = array.shape[0]
+    left = array.shape[1] - 8 * 16 * 4 - 7 * 8
+    assert same(array[: 64 : 4, left : left + 64 : 4], row) and tall >= 2 * 64
+    assert not torch.equal(explorer.samples(calls=6, eta=1.0, solver="DDIM"), want["DDIM", 0.0])
+    assert explorer.distance(calls=50, eta=0.0, solver="2M") < explorer.distance(calls=3, eta=0.0, solver="2M")
+
+
+@pytest.mark.parametrize("wrong", [{"calls": 0}, {"solver": "ddim"}, {"calls": 2.5}])
+def test_explorer_refuses(explorer, wrong):
+    with pytest.raises(BadInput, match=next(iter(wrong))):
+        explorer.render(**({"calls": 5, "eta": 0.0, "solver": "DDIM"} | wrong))
+
+
+def test_trajectories_over_the_whole_range(noise):
+    model = Counted()
+    slow, fast = list(ddpm(model, noise[:2], steps=120)), list(ddim(model, noise[:2], steps=20, clip="both"))
+    ways = Trajectories({"slow": slow, "fast": fast})
+    p = panel(ways.render, play("part", 0, 100, 2, 60), alt="way")
+    seen = set()
+    for values in sweep(p, most=51):
+        seen.add(p.image.value)
+        assert f"{values['part']} %" in p.status.value
+    assert len(seen) >= 45
+    def holds(array: np.ndarray, picture: torch.Tensor) -> bool:
+        tile = np.repeat(np.repeat(pixels(picture[None])[0], 6, 0), 6, 1)
+        return any(same(array[y:y + 96, x:x + 96], tile)
+                   for y in range(array.shape[0] - 95) for x in range(array.shape[1] - 96, -1, -104))
+
+    start, end = ways.render(part=0)[0], ways.render(part=100)[0]
+    for array, place in ((start, 0), (end, -1)):                         # x and the guess of both runs, for both noises
+        for step in (slow[place], fast[place]):
+            assert all(holds(array, picture) for picture in (*step.x, *step.x0))
+    assert not holds(start, slow[-1].x[0])
+    one = Trajectories({"slow": slow, "fast": fast}, count=1).render(part=100)[0]
+    assert holds(one, slow[-1].x[0]) and not holds(one, slow[-1].x[1])
+    with pytest.raises(BadInput, match="part"):
+        ways.render(part=101)
+    with pytest.raises(BadInput, match="runs"):
+        Trajectories({"none": []})
+
+
+def test_walk_over_the_whole_range():
+    frames = WorldData(16, "test", "simple").images(7)
+    ways = Walk({"one": frames, "two": frames.flip(0)}, [k / 6 for k in range(7)])
+    p = panel(ways.render, slider("weight", 0, 6, 1, 3), alt="walk")
+    assert len({p.image.value for _ in sweep(p)}) == 7
+    array, text = ways.render(weight=2)
+    assert text == "w = 0.33"
+    left = array.shape[1] - 3 * 96 - 2 * 8
+    top = array.shape[0] - 2 * 96 - 8
+    middle = array[top:top + 96:6, left + 104:left + 200:6]
+    assert same(middle, pixels(frames[2:3])[0])
+    assert same(array[-96::6, left + 104:left + 200:6], pixels(frames[4:5])[0])
+    with pytest.raises(BadInput, match="weight"):
+        ways.render(weight=7)
+    with pytest.raises(BadInput, match="frames"):
+        Walk({"one": frames, "two": frames[:3]}, [0.0, 1.0])
+
+
+def test_psnr_by_hand():
+    a = torch.zeros(2, 3, 4, 4)
+    b = a.clone()
+    b[0] += 0.2                                                          # 2 / 0.2 = 10: 20 dB
+    b[1] += 0.02
+    assert psnr(a, b).tolist() == pytest.approx([20.0, 40.0], abs=1e-3)
+
+
+def test_orders_of_known_errors():
+    assert board.orders({n: 3.0 / n for n in (8, 16, 32, 64)}) == pytest.approx((1.0, 1.0, 1.0))
+    value, low, high = board.orders({8: 1.0, 16: 0.5, 32: 0.125})
+    assert (low, high) == pytest.approx((1.0, 2.0)) and value == pytest.approx(1.5)
+
+
+def test_even_lambda_is_even():
+    schedule = board.even_lambda(40)
+    assert schedule.T == 41 and torch.allclose(schedule.lam.diff(), torch.tensor(-0.2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("id", ["03.order_ddim", "03.order_2m"])
+def test_order_claims_hold(id):
+    from minidiff.course import compute
+    row = compute(id, 128)
+    assert row.passed and row.low <= row.value <= row.high and not row.why
+    assert all(abs(v - row.value) > 0.5 for v in row.baseline.values()), "the bad baseline is not bad"
+
+
+def test_small_and_full_rows_use_the_reference_they_say(monkeypatch):
+    """Below 64 pictures real ones stand in for DDPM-1000; from 64 on DDPM itself is asked for."""
+    asked = []
+
+    def features(n, loop, options=()):
+        asked.append((n, loop, dict(options)))
+        return normal((n, 4), loop, repr(options), dtype=torch.float64) + (loop != "real")
+
+    monkeypatch.setattr(board, "_features", features)
+    monkeypatch.setattr(board, "reader_features", lambda x, reader="final": normal((len(x), 4), "truth", dtype=torch.float64))
+    small = board.ddim_50(16)
+    assert all(loop != "ddpm" for _, loop, _ in asked) and small.floor == {"real against real": 1.0}
+    asked.clear()
+    full = board.ddim_50(64)
+    assert (64, "ddpm", {}) in asked and (64, "ddim", {"steps": 50, "clip": "both"}) in asked
+    assert set(full.baseline) == {"eta = 1, 50 steps", "DDPM, large variance, 50 steps"}
+    assert 0 < full.floor["real against real"] < min(full.baseline.values())

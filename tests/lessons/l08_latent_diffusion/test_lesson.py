@@ -1,0 +1,343 @@
+"""Lesson 08: its panels over their range, the canvas and the prompt box, and the helpers of its claims."""
+
+from __future__ import annotations
+
+import base64
+
+import numpy as np
+import pytest
+import torch
+from browser import FLAGS, HELP, chromium
+
+from minidiff.course import claims
+from minidiff.errors import BadInput
+from minidiff.latent import (
+    assemble,
+    initial_noise,
+    make_autoencoder,
+    make_text_encoder,
+    make_tokenizer,
+    make_unet,
+    nouns,
+    sites,
+    token_indices,
+)
+from minidiff.latent import text_to_image as draw
+from minidiff.lessons.l08_latent_diffusion import claims as board
+from minidiff.lessons.l08_latent_diffusion.claims import exchanged
+from minidiff.lessons.l08_latent_diffusion.panels import Film, Holes, Painter, blended, over, word_tokens
+from minidiff.measure.prompts import make_prompts, make_scenes
+from minidiff.rng import normal
+from minidiff.show import canvas, choice, panel, play, sweep
+from minidiff.show.canvas import ESM, MaskPanel, PromptPanel, box_mask, brush
+from minidiff.world import WorldData, captions, parse, render, sample_scenes
+
+PROMPT = "watercolour of a red mushroom left of a blue cat"
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    """A Stable Diffusion of the right shape, small and untrained."""
+    torch.manual_seed(8)
+    tokenizer = make_tokenizer()
+    made = assemble(make_autoencoder(4, widths=(8, 8, 16)), make_text_encoder(tokenizer, width=32, layers=1, heads=2),
+                    make_unet(widths=(32, 64), context=32, heads=2), tokenizer)
+    for part in (made.vae, made.text_encoder, made.unet):
+        part.eval().requires_grad_(False)
+    return made
+
+
+@pytest.fixture(scope="module")
+def site(pipe):
+    return [s.name for s in sites(pipe.unet).values() if s.kind == "cross" and s.place == "up"][0]
+
+
+# Words and maps ------------------------------------------------------------------------------------------------------------
+
+
+def test_word_tokens_are_those_of_spans():
+    tokenizer = make_tokenizer()
+    assert word_tokens(tokenizer, "a red mushroom") == [("a", [1]), ("red", [2]), ("mushroom", [3, 4])]
+    assert word_tokens(tokenizer, "A red  cat,") == [("a", [1]), ("red", [2]), ("cat", [3])]
+    for text in captions(sample_scenes(range(60), level="full")):
+        seen = {}
+        for word, where in word_tokens(tokenizer, text):
+            seen.setdefault(word, []).append(where)
+        assert seen == {word: token_indices(tokenizer, text, word) for word in seen} and " ".join(w for w, _ in word_tokens(
+            tokenizer, text)) == text
+
+
+def test_maps_over_a_picture():
+    maps, image = torch.zeros(2, 2, 2), -torch.ones(3, 8, 8)
+    maps[0, 0, 1] = 0.02
+    maps[1] = 0.5
+    tiles = over(maps, image)
+    assert tiles.shape == (2, 8, 8, 3) and tiles.dtype == np.uint8
+    assert tiles[0, 0, 7].sum() > 2 * tiles[0, 7, 7].sum(), "each map has its own scale: its largest value is bright"
+    assert bool((tiles[1] == tiles[0, 0, 7]).all())
+
+
+# The prompt box ------------------------------------------------------------------------------------------------------------
+
+
+def test_painter_draws_what_the_pipeline_draws(pipe, site):
+    painter = Painter(pipe, site=site, steps=4, moments=3)
+    images, maps, words = painter.run(prompt=PROMPT, seed=3, guidance=2.5)
+    want = draw(pipe, [PROMPT], latents=initial_noise(pipe, 1, seed=3), steps=4, guidance=2.5)
+    assert images.shape == (3, 3, 64, 64) and float((images[-1] - want[0]).abs().max()) < 1e-4
+    assert words == ["begin", *PROMPT.split(), "end"] and maps.shape[0] == len(words)
+    counts = torch.tensor([1, 2, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1.0])                 # tokens a word
+    whole = (maps * counts[:, None, None]).sum(0)
+    assert bool((whole < 1).all()) and float(whole.mean()) > 0.3, "the rest of the attention lies on the padding"
+
+
+def test_prompt_panel(pipe, site):
+    painter = Painter(pipe, site=site, steps=3, moments=3)
+    p = PromptPanel("a red cat", painter.render, painter.check, caption="Try it.", alt="a cat")
+    first = p.image.value
+    p.set(seed=2)
+    assert p.image.value == first and "seed 2" in p.status.value and "press" in p.status.value
+    p.draw()
+    assert p.image.value != first and "3 words, 3 tokens" in p.status.value and "guidance 4" in p.status.value
+    second = p.image.value
+    p.set(prompt="a red mushrom")
+    assert "mushroom" in p.status.value and "unknown word" in p.status.value
+    said = p.status.value
+    p.draw()
+    assert p.image.value == second and "Nothing drawn" in p.status.value and p.status.value != said
+    p.set(prompt="")
+    assert "at least one word" in p.status.value
+    data, meta = p._repr_mimebundle_()
+    assert base64.b64decode(data["image/png"])[:4] == b"\x89PNG" and meta["image/png"]["alt"] == "a cat"
+    assert painter.render(prompt="a red cat", seed=0, guidance=4.0)[0].shape[1] == 3 * 256 + 2 * 8
+
+
+# The film ------------------------------------------------------------------------------------------------------------------
+
+
+def test_film_over_the_whole_range(pipe):
+    film = Film(pipe, PROMPT, steps=4)
+    cross = [s for s in sites(pipe.unet).values() if s.kind == "cross"]
+    assert list(film.sites.values()) == [s.name for s in cross] and film.words == list(dict.fromkeys(PROMPT.split()))
+    p = panel(film.render, play("step", 0, 3, 1, 2), choice("word", film.words), choice("site", list(film.sites)), alt="film")
+    seen = set()
+    for values in sweep(p, most=40):
+        seen.add(p.image.value)
+        assert f"step {values['step'] + 1} of 4" in p.status.value
+    assert len(seen) >= 4
+    first, last = (film.render(step=k, word="cat", site=list(film.sites)[0])[0] for k in (0, 3))
+    assert first.shape == last.shape and not np.array_equal(first, last)
+    for wrong in ({"step": 4}, {"word": "dog"}, {"site": "nowhere"}):
+        with pytest.raises(BadInput, match=next(iter(wrong))):
+            film.render(**({"step": 0, "word": "cat", "site": list(film.sites)[0]} | wrong))
+
+
+# Painting into a hole --------------------------------------------------------------------------------------------------------
+
+
+def test_blended_keeps_what_is_known_and_is_plain_sampling_without_any(pipe):
+    images = WorldData(64, "test", "simple").images(2)
+    some = torch.zeros(2, 1, 64, 64)
+    some[0, :, 20:41, 10:30] = 1
+    some[1, :, :, 33:] = 1
+    prompts = ["a red cat", "a blue fish"]
+    made = blended(pipe, images, some, prompts, steps=3)
+    outside = (some < 0.5).expand_as(images)
+    assert torch.equal(made[outside], images[outside]) and not torch.equal(made[~outside], images[~outside])
+    assert torch.equal(blended(pipe, images, torch.zeros_like(some), prompts, steps=3), images)
+    latents = torch.cat([initial_noise(pipe, 1, seed=5), initial_noise(pipe, 1, seed=6)])
+    free = blended(pipe, images, torch.ones_like(some), prompts, steps=3, seed=5)
+    assert float((free - draw(pipe, prompts, steps=3, latents=latents)).abs().max()) < 1e-4
+    again = blended(pipe, images, some, prompts, steps=3, repeats=2)
+    assert not torch.equal(again, made) and torch.equal(again[outside], images[outside])
+    with pytest.raises(BadInput, match="mask"):
+        blended(pipe, images, some[:1], prompts)
+    with pytest.raises(BadInput, match="prompts"):
+        blended(pipe, images, some, prompts[:1])
+
+
+@pytest.mark.parametrize("with_canvas", [True, False])
+def test_mask_panel(pipe, monkeypatch, with_canvas):
+    if not with_canvas:
+        monkeypatch.setattr(canvas, "brush", lambda image: None)
+    holes = Holes(pipe, WorldData(64, "test", "simple").images(1)[0], "a red cat", steps=2)
+    p = MaskPanel(holes.image, holes.render, start=(8, 16, 24, 32), caption="Paint.", alt="a hole")
+    assert torch.equal(p.mask, box_mask(64, 8, 16, 24, 32)) and float(p.mask.sum()) == 24 * 32 and "19%" in p.still.caption
+    first = p.image.value
+    p.set(x=40, y=0, width=60, height=4)
+    assert float(p.mask.sum()) == 24 * 4 and "96 pixels" in p.status.value and p.image.value == first
+    p.draw()
+    assert p.image.value != first and "press 1" in p.status.value
+    with pytest.raises(BadInput, match="width"):
+        p.set(width=2)
+    if with_canvas:
+        assert p.canvas.cells == "".join("1" if v else "0" for v in p.mask.flatten().tolist())
+        p.canvas.cells = "1" * 40 + "0" * (64 * 64 - 40)                       # as a hand would
+        assert float(p.mask.sum()) == 40 and bool(p.mask[0, :40].all()) and "40 pixels" in p.status.value
+        p.canvas.cells = "1"                                                   # not of this size: ignored
+        assert float(p.mask.sum()) == 40
+        second = p.image.value
+        p.canvas.cells = "0" * 64 * 64
+        p.draw()
+        assert "Nothing drawn" in p.status.value and p.image.value == second
+    array, text = holes.render(box_mask(64, 0, 0, 10, 10))
+    assert array.dtype == np.uint8 and "2%" in text
+
+
+def test_the_brush_knows_its_picture():
+    image = WorldData(32, "test", "simple").images(1)[0]
+    made = brush(image)
+    assert made.side == 32 and made.cells == "0" * 1024 and made.picture.startswith("data:image/png;base64,")
+    for word in ("http:", "https:", "import(", "fetch("):
+        assert word not in ESM, "the canvas must work without a network"
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(chromium() is None, reason=HELP)
+def test_the_canvas_in_a_browser():
+    """The module itself in Chromium with a stand-in for the widget's model: paint with the mouse, rub out with Shift."""
+    from playwright.sync_api import sync_playwright
+
+    page_of = """async source => {
+      const url = URL.createObjectURL(new Blob([source], { type: 'text/javascript' }));
+      const traits = { side: 16, scale: 10, brush: 2, label: 'a picture', cells: '0'.repeat(256),
+        picture: 'data:image/gif;base64,R0lGODlhAQABAIAAAAUEBAAAACwAAAAAAQABAAACAkQBADs=' }, heard = {};
+      window.model = { get: n => traits[n], set: (n, v) => { traits[n] = v; }, save_changes: () => { traits.saved = true; },
+        on: (n, f) => { heard[n] = f; }, traits, heard };
+      (await import(url)).default.render({ model: window.model, el: document.body });
+    }"""
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium(), args=FLAGS)
+        page = browser.new_page()
+        page.set_content("<body style='margin:0'></body>")
+        page.evaluate(page_of, ESM)
+        assert page.locator("canvas").get_attribute("aria-label") == "a picture"
+        page.mouse.move(80, 80)
+        page.mouse.down()
+        page.mouse.move(120, 80, steps=8)
+        assert not page.evaluate("window.model.traits.saved"), "the mask is sent when the button is let go"
+        page.mouse.up()
+        cells = page.evaluate("window.model.traits.cells")
+        assert len(cells) == 256 and cells[8 * 16 + 8] == cells[8 * 16 + 11] == "1" and cells[0] == cells[2 * 16 + 8] == "0"
+        painted = cells.count("1")
+        page.keyboard.down("Shift")
+        page.mouse.move(80, 80)
+        page.mouse.down()
+        page.mouse.up()
+        page.keyboard.up("Shift")
+        cells = page.evaluate("window.model.traits.cells")
+        assert cells[8 * 16 + 8] == "0" and 0 < cells.count("1") < painted
+        page.evaluate("model.traits.cells = '1'.repeat(256); model.heard['change:cells']()")
+        shown = page.evaluate("Array.from(document.querySelector('canvas').getContext('2d').getImageData(5, 5, 1, 1).data)")
+        assert shown[3] > 0 and shown[0] > shown[1], "the mask that Python sets is drawn"
+        browser.close()
+
+
+# Claims --------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_claims_are_there():
+    known = {id: c for id, c in claims().items() if id.startswith("08.")}
+    targets = {id: c.target for id, c in known.items()}
+    bars = {"one_thing": 0.97, "two_things": 0.9, "held_out": 0.9, "noun_inside": 0.95, "noun_iou": 0.55, "probe": 0.9}
+    assert targets | {f"08.{name}": f">= {bar:.2f}" for name, bar in bars.items()} == targets
+
+
+@pytest.mark.parametrize("kind", ["one_thing", "two_things", "held_out"])
+def test_pictures_of_the_right_scenes_are_right(kind, monkeypatch):
+    """Rendered pictures in place of drawn ones: nearly all right by their prompts, hardly any by another's."""
+    monkeypatch.setattr(board, "drawn", lambda model, kind, n, guidance: render(make_scenes(n, kind)).images)
+    monkeypatch.setattr(board, "pipeline", lambda name: type("Pipe", (), {"vae": None}))
+    monkeypatch.setattr(board, "encode", lambda vae, images: images)
+    monkeypatch.setattr(board, "decode", lambda vae, images: images)
+    found = getattr(board, kind)(40)
+    assert found.value >= 0.9 and found.low <= found.value <= found.high and found.value == list(found.floor.values())[0]
+    assert list(found.baseline.values())[0] <= 0.2
+    monkeypatch.setattr(board, "drawn", lambda model, kind, n, guidance: render(make_scenes(n, kind)).images.roll(1, 0))
+    bad = getattr(board, kind)(40)
+    assert bad.value <= 0.2 and "most often wrong" in bad.why
+
+
+def test_guidance_counts_the_same_prompts(monkeypatch):
+    right = render(make_scenes(10, "one")).images
+    monkeypatch.setattr(board, "drawn", lambda model, kind, n, guidance: right if guidance == 4 else right.roll(1, 0))
+    found = board.guidance(10)
+    assert found.value == pytest.approx(found.baseline["share at w = 4"] - found.baseline["share at w = 1"]) and found.value > 0.5
+
+
+def test_peak_and_overlap_by_hand():
+    masks = torch.zeros(2, 4, 4, dtype=torch.bool)
+    masks[:, :2, :2] = True
+    maps = torch.zeros(2, 4, 4)
+    maps[0, :2, :2] = 1.0
+    maps[1, 3, 3], maps[1, :2, 1] = 1.0, 0.6
+    assert nouns.peak_inside(maps, masks).tolist() == [True, False]
+    assert nouns.overlap(maps, masks, 0.5).tolist() == pytest.approx([1.0, 2 / 5])
+    assert nouns.overlap(maps, masks, 0.7).tolist() == pytest.approx([1.0, 0.0])
+
+
+def test_the_best_site_is_the_best():
+    masks = normal((6, 8, 8), "best site", 0) > 0.5
+    good = nouns.Nouns({"down.a": masks.float(), "up.a": normal((6, 8, 8), "noise", 0).sigmoid(), "up.b": masks * 0.6 + 0.4},
+                       masks, {"down.a": 8, "up.a": 16, "up.b": 8})
+    site, level = nouns.best_site(good)
+    assert site == "up.b" and 0.4 < level <= 0.9 and float(nouns.overlap(good.maps[site], masks, level).mean()) == 1.0
+    assert nouns.best_site(good, cells=16)[0] == "up.a" and nouns.best_site(good, place="down")[0] == "down.a"
+
+
+def test_a_site_that_meets_both_targets_beats_a_sharper_one_that_misses_a_peak():
+    masks = torch.zeros(10, 8, 8, dtype=torch.bool)
+    masks[:, 2:6, 2:6] = True                                                 # 16 cells
+    sharp, wide = masks.float() * 0.9, masks.float() * 0.9
+    wide[:, 1, 1:6] = 0.8                                                      # 5 cells too many: IoU 16 / 21
+    wide[:, 3, 3] = 1.0
+    sharp[:9, 3, 3], sharp[9, 0, 0] = 1.0, 1.0                                 # one peak of ten beside the thing
+    found = nouns.Nouns({"up.sharp": sharp, "up.wide": wide}, masks, {"up.sharp": 16, "up.wide": 8})
+    assert float(nouns.overlap(sharp, masks, 0.7).mean()) > 0.99
+    site, level = nouns.best_site(found)
+    assert site == "up.wide" and level > 0.8, "the threshold that cuts the rim off"
+    assert nouns.best_site(found, cells=16)[0] == "up.sharp"
+
+
+def test_noun_maps_of_a_pipeline(pipe):
+    scenes = make_scenes(5, "two")
+    found = nouns.noun_maps(pipe, scenes, times=(100,), chunk=3)
+    cross = [s.name for s in sites(pipe.unet).values() if s.kind == "cross"]
+    assert set(found.maps) == set(found.grids) == set(cross) and set(found.grids.values()) == {8, 16}
+    painted, k = render(scenes), 0
+    for i in range(5):                                                       # the masks, in order, are those of the things
+        for j in range(2):
+            if k < len(found.masks) and torch.equal(found.masks[k], painted.masks[i, j] > 0.5):
+                k += 1
+    assert 8 <= len(found.masks) <= 10 and k == len(found.masks)
+    for maps in found.maps.values():
+        assert maps.shape == found.masks.shape and torch.allclose(maps.amax((1, 2)), torch.ones(len(maps)))
+
+
+def test_probe_reads_what_is_linear_and_nothing_else():
+    y = torch.arange(120) % 3
+    x = torch.eye(3)[y] @ normal((3, 10), "probe", 0) + 0.05 * normal((120, 10), "probe", 1)
+    assert bool(board.probe(x[:80], y[:80], x[80:], y[80:]).all())
+    noise = normal((400, 10), "probe", 2)
+    share = float(board.probe(noise[:200], torch.arange(200) % 4, noise[200:], torch.arange(200) % 4).double().mean())
+    assert 0.1 < share < 0.45
+
+
+def test_middle_of_the_network(pipe):
+    scenes = board._single(6, "test")
+    assert len(scenes) == 6 and bool((scenes.present.sum(1) == 1).all())
+    with_prompt, without = (board._middle(pipe, scenes, said=said) for said in (True, False))
+    assert with_prompt.shape == (6, 64) and not torch.allclose(with_prompt, without)
+    assert len(make_prompts(3, "two")) == 3
+
+
+def test_relations_are_turned_round_and_nothing_else_is():
+    assert exchanged("a red cat left of a blue dog on the grass") == "a red cat right of a blue dog on the grass"
+    assert exchanged("a red cat below a blue dog") == "a red cat above a blue dog"
+    for prompt in make_prompts(40, "two"):
+        turned = exchanged(prompt)
+        assert turned != prompt and exchanged(turned) == prompt
+        (i, word, j), (i2, other, j2) = parse(prompt).relations[0], parse(turned).relations[0]
+        assert (i, j) == (i2, j2) and {word, other} in ({"left", "right"}, {"above", "below"})
+    with pytest.raises(BadInput, match="two things and how they stand"):
+        exchanged("a red cat on the grass")
