@@ -6,15 +6,19 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+import torch
+
 from minidiff.course.claims import compute
-from minidiff.course.latents import autoencoder_scores, clip_scores, pipeline_scores
-from minidiff.course.samples import reader_features, real, sampled
+from minidiff.course.samples import drawn, held_out_pictures, reader_features, real, round_trip, sampled
 from minidiff.files import data_folder, replace
-from minidiff.measure import explain, frechet, frechet_interval, score_reader, wilson
-from minidiff.world import WorldData, render
+from minidiff.latent.clip import clip_score, retrieval
+from minidiff.measure import bootstrap, explain, frechet, frechet_interval, read, score_reader, wilson
+from minidiff.measure.pictures import psnr
+from minidiff.measure.prompts import make_prompts, prompt_accuracy
+from minidiff.world import WorldData, captions, render
 from minidiff.zoo import card, load, shipped
 
-__all__ = ["reader_scores", "pixel_scores", "update_cards"]
+__all__ = ["autoencoder_scores", "clip_scores", "pipeline_scores", "pixel_scores", "reader_scores", "task_scores", "update_cards"]
 
 
 def reader_scores(name: str, n: int = 1000) -> dict[str, Any]:
@@ -42,6 +46,41 @@ def pixel_scores(name: str, n: int = 128, steps: int = 25) -> dict[str, Any]:
         "FDmini": [round(v, 2) for v in (found.value, found.low, found.high)],
         "FDmini floor, real against real": round(float(floor), 2),
     }
+
+
+def autoencoder_scores(name: str, n: int = 256) -> dict[str, Any]:
+    """PSNR of an autoencoder on n held-out pictures of each level, with 95 % intervals over pictures."""
+    out: dict[str, Any] = {"pictures": n}
+    for level in ("simple", "full"):
+        x, y, _ = round_trip(name, n, level)
+        found = bootstrap(torch.mean, psnr(x, y))
+        out[f"PSNR in dB, {level}"] = [round(v, 2) for v in (found.value, found.low, found.high)]
+    return out
+
+
+def clip_scores(name: str, n: int = 1024, among: int = 32) -> dict[str, Any]:
+    """How often a CLIP finds the caption of a picture, and the picture of a caption, among 32 held-out pairs (chance 1/32)."""
+    x, scenes = held_out_pictures(n)
+    texts = captions(scenes, seed=1)
+    clip = load(name)
+    hits = retrieval(clip, x, texts, among=among)
+    out: dict[str, Any] = {"pictures": n, "among": among}
+    for label, hit in zip(("picture to caption", "caption to picture"), hits, strict=True):
+        found = wilson(int(hit.sum()), len(hit))
+        out[label] = [round(v, 3) for v in (found.value, found.low, found.high)]
+    right, wrong = clip_score(clip, x, texts), clip_score(clip, x, texts[1:] + texts[:1])
+    return out | {"score of own caption": round(float(right.mean()), 3), "score of a neighbour's": round(float(wrong.mean()), 3)}
+
+
+def pipeline_scores(name: str, n: int = 128, guidance: float = 4.0) -> dict[str, Any]:
+    """Shares of pictures that show all that their prompt says, by the final reader: one thing, two things, held-out pairs."""
+    out: dict[str, Any] = {"sampler": f"DDIM, 25 steps, guidance {guidance:g}", "n": n, "reader": "final"}
+    for kind in ("one", "two", "held_out"):
+        seen = read(drawn(name, kind, n, guidance=guidance), load("readers/final")).scenes
+        right = prompt_accuracy(make_prompts(n, kind), seen)["all"]
+        found = wilson(int(right.sum()), n)
+        out[kind] = [round(v, 3) for v in (found.value, found.low, found.high)]
+    return out
 
 
 _TASKS = {"mini-inpaint": ("08.inpaint", "08.seam"), "mini-upscale-x2": ("08.upscale_x2",),

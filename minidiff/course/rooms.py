@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import re
 from pathlib import Path
 
@@ -23,8 +22,7 @@ def rooms() -> dict[str, str]:
 
 
 def enter(part: str, lesson: str | None = None) -> None:
-    """Import one module ("exercises" or "claims") of every lesson that has it, or of one lesson: it registers what it holds."""
+    """Import one module ("exercises" or "claims") of every lesson, or of one: it registers what it holds."""
     for number, room in rooms().items():
-        for module in ((f"{room}.{part}", f"{room}.{part}_b", f"{room}.{part}_c") if lesson in (None, number) else ()):
-            if importlib.util.find_spec(module) is not None:
-                importlib.import_module(module)
+        if lesson in (None, number):
+            importlib.import_module(f"{room}.{part}")

@@ -10,13 +10,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from minidiff.diffusion import ddim, ddpm, dpm2m, last
+from minidiff.latent.autoencoder import decode, encode
+from minidiff.latent.sample import text_to_image
 from minidiff.measure.distance import frechet
 from minidiff.measure.features import features
+from minidiff.measure.prompts import make_prompts
 from minidiff.rng import generator, key, normal
-from minidiff.world import WorldData
+from minidiff.world import Scenes, WorldData
 from minidiff.zoo import card, load
 
-__all__ = ["real", "sampled", "reader_features", "fd_mini"]
+__all__ = ["drawn", "fd_mini", "held_out_pictures", "reader_features", "real", "round_trip", "sampled"]
 
 _LOOPS = {"ddpm": ddpm, "ddim": ddim, "dpm2m": dpm2m}
 
@@ -69,3 +72,24 @@ def reader_features(images: Tensor, reader: str = "final") -> Tensor:
 def fd_mini(a: Tensor, b: Tensor, reader: str = "final") -> float:
     """FDmini: the Frechet distance between the features of two sets of pictures. Biased by about d/N: compare at one N."""
     return float(frechet(reader_features(a, reader), reader_features(b, reader)))
+
+
+@functools.lru_cache(maxsize=4)
+def held_out_pictures(n: int, level: str = "full", split: str = "test") -> tuple[Tensor, Scenes]:
+    """n pictures of 64 x 64 that no model was trained on, and their scenes."""
+    return WorldData(64, split, level).batch(0, n)
+
+
+@functools.lru_cache(maxsize=8)
+def round_trip(name: str, n: int, level: str = "full") -> tuple[Tensor, Tensor, Scenes]:
+    """(pictures, the same through the shipped autoencoder and clipped, their scenes)."""
+    x, scenes = held_out_pictures(n, level)
+    vae = load(name)
+    with torch.no_grad():
+        return x, decode(vae, encode(vae, x)).clamp(-1, 1), scenes
+
+
+@functools.lru_cache(maxsize=32)
+def drawn(name: str, kind: str, n: int, *, guidance: float = 4.0, steps: int = 25, seed: int = 0) -> Tensor:
+    """Pictures (n, 3, 64, 64) of ``make_prompts(n, kind)`` by a shipped pipeline; row i starts from noise (seed, i)."""
+    return text_to_image(load(name), make_prompts(n, kind), guidance=guidance, steps=steps, seed=seed)

@@ -1,14 +1,15 @@
-"""Exercises of lesson 07, first part: the Gaussian bottleneck, one layer of the encoder, the perceptual distance."""
+"""Exercises of lesson 07: the Gaussian bottleneck, the perceptual distance, the codebook, the critic, the scale."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minidiff.course.tasks import call, exercise, expect, expect_number, fits
+from minidiff.course.tasks import Mistake, call, exercise, expect, expect_number, fits
 from minidiff.latent.bottleneck import kl_standard_normal, reparametrise
 from minidiff.rng import normal
 
@@ -209,3 +210,293 @@ def _perceptual(fn: Callable) -> None:
         "This is the cosine between the features, not a distance: it must be 0 for equal pictures.":
             of(lambda a, b: (a * b).sum(1).mean((1, 2))),
     }, want), otherwise="Not the distance. It must be 0 for x = y, and not change when a feature map is multiplied by 3.")
+
+
+@exercise("07.nearest", "The nearest code", name="nearest_code",
+          stub='''
+def nearest_code(h, codes):
+    """h: (B, C, height, width); codes: (K, C). For each place the number of its nearest code: (B, height, width)."""
+    ...
+''',
+          solution='''
+import torch
+
+
+def nearest_code(h, codes):
+    """h: (B, C, height, width); codes: (K, C). For each place the number of its nearest code: (B, height, width)."""
+    vectors = h.permute(0, 2, 3, 1)                        # channels last: one vector a place
+    far = torch.cdist(vectors.flatten(0, 2), codes)        # (B * height * width, K)
+    return far.argmin(1).view(vectors.shape[:3])
+''',
+          hints=("Bring the channels to the end with permute before anything is flattened.",
+                 "torch.cdist(vectors, codes) has one row a place and one column a code; argmin over the columns."))
+def _nearest(fn: Callable) -> None:
+    h = normal((2, 3, 4, 5), "lesson 07 nearest", 0, dtype=torch.float64)
+    codes = normal((16, 3), "lesson 07 codes", 0, dtype=torch.float64) * torch.linspace(0.3, 2, 16, dtype=torch.float64)[:, None]
+    flat = h.permute(0, 2, 3, 1).flatten(0, 2)
+    square = (flat[:, None] - codes[None]).square().sum(2)
+    shape = (2, 4, 5)
+    dot = flat @ codes.T
+    want = square.argmin(1).view(shape)
+    got = call(fn, h, codes, shape=shape)
+    if got.is_floating_point() and not torch.equal(got, got.round()):
+        raise Mistake("The answer is the number of a code: whole numbers.")
+    mixed = (h.reshape(-1, 3)[:, None] - codes[None]).square().sum(2)
+    expect(got, want, wrong=fits({
+        "That is the furthest code: argmax of the distance.": square.argmax(1).view(shape),
+        "That is the largest scalar product, which favours long codes; the distance has |e|^2 in it as well.":
+            dot.argmax(1).view(shape),
+        "That is the most parallel code (cosine); the length counts too.": (dot / codes.norm(dim=1)).argmax(1).view(shape),
+        "That is the nearest by the sum of absolute differences; take the Euclidean distance.":
+            (flat[:, None] - codes[None]).abs().sum(2).argmin(1).view(shape),
+        "The channels were not brought to the end before flattening, so each vector mixes places: permute first.":
+            mixed.argmin(1).view(shape),
+        "Width and height were exchanged on the way back.":
+            square.argmin(1).view(2, 4, 5).transpose(1, 2).reshape(shape),
+        "Only the first channel was compared.":
+            (flat[:, None, 0] - codes[None, :, 0]).abs().argmin(1).view(shape),
+    }, want), tol=1e-9, otherwise="Not the nearest code everywhere. Try h made of codes: the answer must be their numbers.")
+
+
+def _graded(got: Tensor, leaves: tuple[Tensor, ...], weight: Tensor) -> list[Tensor]:
+    """Gradients of the weighted sum of ``got`` to the leaves, zeros where there is none."""
+    if not got.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    found = torch.autograd.grad((got * weight).sum(), leaves, allow_unused=True)
+    return [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, leaves, strict=True)]
+
+
+@exercise("07.straight_through", "Straight through", name="straight_through", points=2,
+          stub='''
+def straight_through(h, e):
+    """Has the value of e; hands its gradient to h unchanged, and none to e. h, e: tensors of one shape."""
+    ...
+''',
+          solution='''
+def straight_through(h, e):
+    """Has the value of e; hands its gradient to h unchanged, and none to e. h, e: tensors of one shape."""
+    return h + (e - h).detach()
+''',
+          hints=("Start from h, whose gradient you want, and add something that brings its value to e.",
+                 "What you add must not have a gradient: detach it."))
+def _straight_through(fn: Callable) -> None:
+    h, e, weight = normal((3, 2, 3, 4, 4), "lesson 07 straight", 0, dtype=torch.float64)
+    h, e = h.requires_grad_(), e.requires_grad_()
+    got = call(fn, h, e, shape=h.shape)
+    expect(got.detach(), e.detach(), wrong={
+        "The value is still h; the decoder would see what no codebook holds.": h.detach(),
+        "The difference has the wrong sign: h + (e - h) is e.": (2 * h - e).detach(),
+        "The value is half way between h and e.": (h + e).detach() / 2,
+        "The value is h + e; add the difference e - h instead.": (h + e).detach(),
+    }, otherwise="The value must be that of e.")
+    to_h, to_e = _graded(got, (h, e), weight)
+    if not bool(to_h.any()) and not bool(to_e.any()):
+        raise Mistake("The value is right, but no gradient flows at all: too much is detached.")
+    if not bool(to_h.any()):
+        raise Mistake("The value is right, but the gradient goes to e, not to h: the encoder would learn nothing.")
+    if bool(to_e.any()):
+        raise Mistake("h gets its gradient, but e gets one as well: detach the difference.")
+    expect(to_h, weight, wrong={"The gradient of h is twice what comes in.": 2 * weight, "Its sign is wrong.": -weight},
+           otherwise="The gradient that reaches h is not the one that came in.")
+
+
+@exercise("07.codebook_loss", "Who moves towards whom?", name="codebook_loss", points=2,
+          stub='''
+def codebook_loss(h, e, beta):
+    """|sg(h) - e|^2 + beta |h - sg(e)|^2, mean over a picture's numbers: (B, C, h, w) twice -> (B,). sg stops gradients."""
+    ...
+''',
+          solution='''
+def codebook_loss(h, e, beta):
+    """|sg(h) - e|^2 + beta |h - sg(e)|^2, mean over a picture's numbers: (B, C, h, w) twice -> (B,). sg stops gradients."""
+    codes_move = (h.detach() - e) ** 2
+    encoder_moves = (h - e.detach()) ** 2
+    return (codes_move + beta * encoder_moves).mean((1, 2, 3))
+''',
+          hints=("sg(x) is x.detach().",
+                 "In the first term e moves, so h is detached; the second is the other way round, times beta."))
+def _codebook_loss(fn: Callable) -> None:
+    h, e = normal((2, 2, 3, 4, 4), "lesson 07 codebook loss", 0, dtype=torch.float64)
+    h, e, beta = h.requires_grad_(), e.requires_grad_(), 0.25
+    weight = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    square = (h - e).detach().square()
+    mean = square.mean((1, 2, 3))
+    got = call(fn, h, e, beta, shape=(2,))
+    expect(got.detach(), (1 + beta) * mean, wrong={
+        "beta has no effect: both terms count in full.": 2 * mean,
+        "The commitment term, beta |h - sg(e)|^2, is missing.": mean,
+        "The first term, which moves the codes, is missing.": beta * mean,
+        "beta stands before both terms; only the second has it.": 2 * beta * mean,
+        "It is summed; take the mean over channels and places.": (1 + beta) * square.sum((1, 2, 3)),
+        "It is summed over the channels; take their mean as well.": (1 + beta) * square.sum(1).mean((1, 2)),
+        "The differences are not squared.": (1 + beta) * square.sqrt().mean((1, 2, 3)),
+    }, otherwise="The value must be (1 + beta) times the mean squared difference.")
+    step = 2 * (h - e).detach() / h[0].numel() * weight.view(2, 1, 1, 1)
+    to_h, to_e = _graded(got, (h, e), weight)
+
+    def same(a: Tensor, b: Tensor) -> bool:
+        return bool((a - b).abs().max() < 1e-9)
+
+    if same(to_h, beta * step) and same(to_e, -step):
+        return
+    if same(to_h, step) and same(to_e, -beta * step):
+        raise Mistake("The value is right, but beta is on the wrong term: here the codes move slowly and the encoder fast. "
+                      "(diffusers keeps this very mistake as legacy=True.)")
+    if same(to_h, (1 + beta) * step) and bool(to_e.any()):
+        raise Mistake("The value is right, but nothing is stopped: each side is pulled by both terms. Where is sg?")
+    if not bool(to_h.any()):
+        raise Mistake("The value is right, but the encoder gets no gradient: detach e in the second term, not h.")
+    if not bool(to_e.any()):
+        raise Mistake("The value is right, but the codes get no gradient: detach h in the first term, not e.")
+    raise Mistake("The value is right, but not the gradients: e must feel the first term only, h the second.")
+
+
+@exercise("07.bits", "Predict: how small is a picture?", name="bits",
+          stub='''
+bits = ...                  # for one 64 x 64 picture: f = 4, a codebook of 256 vectors with 4 numbers each
+''',
+          solution='''
+bits = (64 // 4) * (64 // 4) * 8        # 256 places, each the number of one of 2^8 codes
+''',
+          hints=("How many places has the latent? How many bits name one of 256 codes?", "16 * 16 places, 8 bits each."))
+def _bits(answer: object) -> None:
+    expect_number(answer, 2048, tol=1e-6, wrong={
+        "256 is the number of places (or the answer in bytes); naming one of 256 codes takes 8 bits.": 256,
+        "The number of a code takes log2(256) = 8 bits, not 256.": 256 * 256,
+        "One number names a whole vector of four; nothing has to be stored for each channel.": 4 * 2048,
+        "The latent has 64 / 4 = 16 places a side, not 64.": 64 * 64 * 8,
+        "Both sides are divided by f; that is one row of places only.": 16 * 8,
+        "That is the picture itself, 8 bits for each of its values.": 3 * 64 * 64 * 8,
+        "The codebook itself is shared by all pictures; it is not stored with each.": 2048 + 256 * 4 * 32,
+    })
+
+
+@exercise("07.hinge", "The critic's hinge loss", name="critic_loss",
+          stub='''
+def critic_loss(real, fake):
+    """Half of relu(1 - real) + relu(1 + fake), mean over patches. real, fake: logits (B, 1, h, w) -> (B,)."""
+    ...
+''',
+          solution='''
+import torch.nn.functional as F
+
+
+def critic_loss(real, fake):
+    """Half of relu(1 - real) + relu(1 + fake), mean over patches. real, fake: logits (B, 1, h, w) -> (B,)."""
+    return 0.5 * (F.relu(1 - real) + F.relu(1 + fake)).mean((1, 2, 3))
+''',
+          hints=("Real patches should get logits above 1, false ones below -1: beyond that the loss is 0.",
+                 "First relu for each patch, then the mean over the dimensions 1, 2, 3."))
+def _hinge(fn: Callable) -> None:
+    shift = torch.tensor([[2.5, 0.4, -1.0], [-2.5, 0.4, 0.5]], dtype=torch.float64).view(2, 3, 1, 1, 1)
+    real, fake = 1.5 * normal((2, 3, 1, 5, 4), "lesson 07 hinge", 0, dtype=torch.float64) + shift
+
+    def mean(x: Tensor) -> Tensor:
+        return x.mean((1, 2, 3))
+
+    want = 0.5 * mean(F.relu(1 - real) + F.relu(1 + fake))
+    expect(call(fn, real, fake, shape=(3,)), want, wrong=fits({
+        "The signs are turned: real patches should get high logits, false ones low.":
+            0.5 * mean(F.relu(1 + real) + F.relu(1 - fake)),
+        "Both terms ask for high logits: the false ones should be low.": 0.5 * mean(F.relu(1 - real) + F.relu(1 - fake)),
+        "Without relu the critic is rewarded for ever larger logits.": 0.5 * mean(2 - real + fake),
+        "The one half is missing.": 2 * want,
+        "The mean was taken before the relu: then good patches excuse bad ones.":
+            0.5 * (F.relu(1 - mean(real)) + F.relu(1 + mean(fake))),
+        "The patches are summed; take their mean.": want * 20,
+        "The margin of 1 is missing.": 0.5 * mean(F.relu(-real) + F.relu(fake)),
+        "That is the logistic loss (softplus), not the hinge.": 0.5 * mean(F.softplus(-real) + F.softplus(fake)),
+        "The false pictures are missing.": 0.5 * mean(F.relu(1 - real)),
+        "The real pictures are missing.": 0.5 * mean(F.relu(1 + fake)),
+    }, want), otherwise="Not the hinge loss. Logits of 2 on real and -2 on false patches must cost nothing.")
+
+
+@exercise("07.adaptive", "Equal pull", name="balance", points=2,
+          stub='''
+def balance(rec, adv, last):
+    """|d rec / d last| / (|d adv / d last| + 1e-4), between 0 and 1e4, a number without a graph. rec, adv: losses whose
+    graph is still needed afterwards; last: the weight of the decoder's last layer."""
+    ...
+''',
+          solution='''
+import torch
+
+
+def balance(rec, adv, last):
+    """|d rec / d last| / (|d adv / d last| + 1e-4), between 0 and 1e4, a number without a graph. rec, adv: losses whose
+    graph is still needed afterwards; last: the weight of the decoder's last layer."""
+    a = torch.autograd.grad(rec, last, retain_graph=True)[0]
+    b = torch.autograd.grad(adv, last, retain_graph=True)[0]
+    return (a.norm() / (b.norm() + 1e-4)).clamp(0, 1e4).detach()
+''',
+          hints=("torch.autograd.grad(loss, last, retain_graph=True)[0] gives one gradient and leaves the graph standing.",
+                 "norm() of a tensor of any shape is that of all its numbers."))
+def _adaptive(fn: Callable) -> None:
+    x = normal((2, 3, 6, 6), "lesson 07 adaptive", 0, dtype=torch.float64)
+    for scale in (1.0, 2e-4, 0.0):
+        last = normal((3, 3, 3, 3), "lesson 07 last", 0, dtype=torch.float64).requires_grad_()
+        y = F.conv2d(x, last, padding=1).tanh()
+        rec, adv = (y - x.roll(1, 0)).abs().mean() * 30, -scale * (y**3).mean()
+        a, b = (torch.autograd.grad(loss, last, retain_graph=True)[0] for loss in (rec, adv))
+        got = fn(rec, adv, last)
+        if not isinstance(got, (Tensor, float, int)):
+            raise Mistake("It returns nothing; is a return missing?" if got is None else f"It returns {type(got).__name__}.")
+        if last.grad is not None:
+            raise Mistake("It leaves something in last.grad (backward() does); use torch.autograd.grad.")
+        if isinstance(got, Tensor) and got.requires_grad:
+            raise Mistake("The weight carries a graph; it is a number: detach it.")
+        try:
+            torch.autograd.grad(rec + adv, last)
+        except RuntimeError:
+            raise Mistake("Afterwards the losses have lost their graph: retain_graph=True in both calls.") from None
+        got, ratio = torch.as_tensor(got).double(), (a.norm() / (b.norm() + 1e-4)).clamp(0, 1e4)
+        if got.shape != ():
+            raise Mistake(f"The shape is {tuple(got.shape)}, but one number is expected.")
+        if not math.isfinite(float(got)):
+            raise Mistake("It divides by zero when the critic's gradient vanishes: add 1e-4 to the norm below.")
+        wrong = {
+            "The ratio is upside down: a weak critic needs a large weight.": (b.norm() / (a.norm() + 1e-4)).clamp(0, 1e4),
+            "The norms are squared.": (a.norm() ** 2 / (b.norm() ** 2 + 1e-4)).clamp(0, 1e4),
+            "That is the ratio of the sums of absolute values; norm() is the Euclidean one.":
+                (a.abs().sum() / (b.abs().sum() + 1e-4)).clamp(0, 1e4),
+            "That is the ratio of the losses, not of their gradients.": (rec / (adv.abs() + 1e-4)).detach().clamp(0, 1e4),
+            "The 1e-4 below is missing: it is small beside most gradients, but not beside a vanishing one.":
+                (a.norm() / b.norm()).clamp(0, 1e4),
+            "It is not clamped: at most 1e4.": a.norm() / (b.norm() + 1e-4),
+            "The 1e-4 is added to the ratio; it belongs to the norm below.": (a.norm() / b.norm() + 1e-4).clamp(0, 1e4),
+        }
+        expect(got, ratio, tol=1e-6, wrong=fits(wrong, ratio),
+               otherwise="Not the ratio of the gradients' norms on the last layer. With adv = rec it must be about 1.")
+
+
+@exercise("07.scale", "One number for the latent", name="scale_factor",
+          stub='''
+def scale_factor(z):
+    """z: (N, C, h, w), unscaled latents of many pictures. The number that brings their standard deviation to 1."""
+    ...
+''',
+          solution='''
+def scale_factor(z):
+    """z: (N, C, h, w), unscaled latents of many pictures. The number that brings their standard deviation to 1."""
+    return 1 / z.std()
+''',
+          hints=("One number for everything: over pictures, channels and places together.", "The standard deviation goes below."))
+def _scale(fn: Callable) -> None:
+    spread = torch.tensor([0.5, 2.0, 4.0], dtype=torch.float64).view(1, 3, 1, 1)
+    z = normal((400, 3, 4, 4), "lesson 07 scale", 0, dtype=torch.float64) * spread * torch.linspace(0.5, 2, 400).view(-1, 1, 1, 1)
+    z = z + torch.tensor([3.0, -1.0, 2.0], dtype=torch.float64).view(1, 3, 1, 1)
+    want = 1 / z.std()
+    got = call(fn, z)
+    if got.numel() > 1:
+        raise Mistake(f"One number for all, not {got.numel()}: the published pipelines know a single scaling_factor.")
+    expect(got.reshape(()), want, tol=1e-3, wrong={
+        "That is the standard deviation itself; latents are multiplied by the factor.": z.std(),
+        "That is one over the variance.": 1 / z.var(),
+        "The mean is not taken off: that is one over the root mean square.": 1 / z.square().mean().sqrt(),
+        "That is the mean of each channel's own factor.": (1 / z.std((0, 2, 3))).mean(),
+        "That averages the channels' standard deviations; take one over everything.": 1 / z.std((0, 2, 3)).mean(),
+        "That averages the pictures' standard deviations, and so leaves out how pictures differ.": 1 / z.std((1, 2, 3)).mean(),
+        "Only the first picture was looked at; the factor then hangs on the draw.": 1 / z[0].std(),
+        "That is one over the mean absolute value.": 1 / z.abs().mean(),
+        "That is the factor of Stable Diffusion 1; each autoencoder has its own.": torch.tensor(0.18215, dtype=torch.float64),
+    }, otherwise="(z * factor).std() must be 1.")

@@ -1,7 +1,8 @@
-"""Exercises of lesson 09, first part: the latent's shape, the way in and out, the steps. The rest is in lesson09_more."""
+"""Exercises of lesson 09: the latent's shape, the way in and out, the steps, the pipeline's parts."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -9,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minidiff.course.tasks import Mistake, call, exercise, expect
-from minidiff.diffusion import timesteps
+from minidiff.course.tasks import Mistake, call, exercise, expect, expect_number
+from minidiff.diffusion import make_schedule, timesteps
 from minidiff.rng import normal
 
-__all__ = ["VAE"]
+__all__ = ["VAE", "FIXED", "FREE"]
 
 
 class VAE:
@@ -211,3 +212,228 @@ def _timesteps(fn: Callable) -> None:
         }
         expect(got, want, wrong={k: v for k, v in wrong.items() if not torch.equal(v, want)}, tol=1e-9,
                otherwise=f"{say}expected {[int(v) for v in want[:3]]} ..., not {[int(v) for v in got[:3]]} ...")
+
+
+def _unet(z: Tensor, t: Any, context: Tensor) -> Tensor:
+    """Stands for a U-Net: depends on the latent, the step and the prompt; rows do not mix."""
+    t = torch.as_tensor(t, dtype=z.dtype).reshape(-1, 1, 1, 1) / 1000
+    word = context.mean(1)[:, : z.shape[1], None, None]
+    return torch.sin(z + t) + word * torch.cos(2 * z) + 0.3 * word
+
+
+@exercise("09.guidance", "Guidance by two passes", name="guided_eps",
+          stub='''
+def guided_eps(unet, z, t, context, empty, weight):
+    """unet(z, t, context) -> eps. z: (B, C, h, w); context, empty: (B, L, D). Stable Diffusion's guidance: weight 1 is none."""
+    ...
+''',
+          solution='''
+def guided_eps(unet, z, t, context, empty, weight):
+    """unet(z, t, context) -> eps. z: (B, C, h, w); context, empty: (B, L, D). Stable Diffusion's guidance: weight 1 is none."""
+    without, with_prompt = unet(z, t, empty), unet(z, t, context)
+    return without + weight * (with_prompt - without)
+''',
+          hints=("Start from the answer to the empty prompt and go towards the other one, weight times as far.",
+                 "weight = 0 must give the empty prompt's eps, weight = 1 the prompt's, weight = 4 lies beyond it."))
+def _guidance(fn: Callable) -> None:
+    z = normal((3, 2, 4, 4), "lesson 09 guidance", 0, dtype=torch.float64)
+    context, empty = normal((2, 3, 5, 6), "lesson 09 context", 0, dtype=torch.float64)
+    u, c = _unet(z, 400, empty), _unet(z, 400, context)
+    for w in (4.0, 0.0, 1.0, 7.5):
+        asked: list[int] = []
+
+        def unet(a: Tensor, t: Any, b: Tensor, asked: list[int] = asked) -> Tensor:
+            if len(a) != len(b):
+                raise Mistake(f"The U-Net got {len(a)} latents and {len(b)} prompts; one prompt a row.")
+            asked.append(len(a))
+            return _unet(a, t, b)
+
+        got = call(fn, unet, z, 400, context, empty, w, shape=z.shape)
+        want = u + w * (c - u)
+        wrong = {
+            "This is the weight of Ho and Salimans' paper, (1 + w) c - w u; Stable Diffusion's is one larger, 1 is no guidance.":
+                c + w * (c - u),
+            "Prompt and empty prompt are swapped: this pushes away from the prompt.": c + w * (u - c),
+            "The two were mixed the wrong way round: start at u, not at c.": c - w * (c - u),
+            "You start at 0, not at the empty prompt's eps.": w * (c - u),
+            "The prompt's eps is multiplied by the weight, and nothing taken off.": w * c,
+            "There is no guidance: the weight has no effect.": c,
+            "u and w c are added up; the two weights must sum to 1: (1 - w) u + w c.": u + w * c,
+        }
+        expect(got, want, wrong={k: v for k, v in wrong.items() if not torch.allclose(v, want)},
+               otherwise="Not on the straight line from the empty prompt's eps to the prompt's. Try weight 0 and weight 1 first.")
+        if sum(asked) > 2 * len(z):
+            raise Mistake(f"The U-Net worked on {sum(asked)} rows for {len(z)} latents; two rows each are enough.")
+
+
+_ABAR = make_schedule("scaled_linear", 1000).abar
+
+
+@exercise("09.step", "The step in diffusers' convention", name="sd_step", points=2,
+          stub='''
+def sd_step(z, eps, t, steps, abar):
+    """One DDIM step (eta 0, no clipping) from step t to t - T // steps. abar: (T,), the table. Below step 0 use abar[0]."""
+    ...
+''',
+          solution='''
+def sd_step(z, eps, t, steps, abar):
+    """One DDIM step (eta 0, no clipping) from step t to t - T // steps. abar: (T,), the table. Below step 0 use abar[0]."""
+    before = t - len(abar) // steps
+    a, a_prev = abar[t], abar[before] if before >= 0 else abar[0]
+    z0 = (z - (1 - a) ** 0.5 * eps) / a ** 0.5
+    return a_prev ** 0.5 * z0 + (1 - a_prev) ** 0.5 * eps
+''',
+          hints=("It is the step of notebook 03 with two levels from the table; only which two is new.",
+                 "The last step comes from t = 1 and goes below 0. Python's abar[-49] exists, and is nearly pure noise."))
+def _step(fn: Callable) -> None:
+    z, eps = normal((2, 2, 2, 4, 4), "lesson 09 step", 0, dtype=torch.float64)
+    T = len(_ABAR)
+    for S, t in ((20, 951), (20, 501), (50, 21), (20, 1), (50, 1)):
+        got = call(fn, z, eps, t, S, _ABAR, shape=z.shape)
+        before = t - T // S
+        a, first, one = _ABAR[t], _ABAR[0], torch.tensor(1.0, dtype=torch.float64)
+
+        def to(b: Tensor, *, limit: float | None = None, level: Tensor = a) -> Tensor:
+            z0 = (z - (1 - level).sqrt() * eps) / level.sqrt()
+            return b.sqrt() * (z0 if limit is None else z0.clamp(-limit, limit)) + (1 - b).sqrt() * eps
+
+        end = before < 0
+        p = first if end else _ABAR[before]
+        say = f"From t = {t} with {S} steps: "
+        wrong = {
+            say + "it goes to t - 1, the training's step; a sampler with few steps jumps T // steps.": to(_ABAR[max(t - 1, 0)]),
+            say + "z0 is clipped to [-1, 1]; latents are not bounded (clip_sample is False).": to(p, limit=1.0),
+            say + "abar[t - T // steps] counts from the end of the table when the index is negative.": to(_ABAR[before]),
+            say + "the last step goes to abar = 1; with set_alpha_to_one=False it goes to abar[0].": to(one) if end else to(p),
+            say + "this is z0, the picture; a step goes to a level in between.":
+                (z - (1 - a).sqrt() * eps) / a.sqrt() if not end else to(p),
+            say + "the levels are swapped: this step adds noise.":
+                a.sqrt() * (z - (1 - p).sqrt() * eps) / p.sqrt() + (1 - a).sqrt() * eps,
+            say + "it jumps by `steps`; the stride is T // steps.": to(_ABAR[t - S] if t >= S else first),
+            say + "z0 stays without its factor sqrt(abar_prev).":
+                (z - (1 - a).sqrt() * eps) / a.sqrt() + (1 - p).sqrt() * eps,
+            say + "z stands where z0 belongs.": p.sqrt() * z + (1 - p).sqrt() * eps,
+        }
+        expect(got, to(p), wrong={k: v for k, v in wrong.items() if not torch.allclose(v, to(p), rtol=1e-3)}, tol=1e-4,
+               otherwise=say + "not the step. Which two entries of the table did you use?")
+
+
+@exercise("09.rows", "What does a picture cost?", name="unet_rows",
+          stub='''
+def unet_rows(pictures, steps, weight, strength=1.0):
+    """How many rows the U-Net works on in all. strength < 1 is img2img: only int(steps * strength) of the steps are done."""
+    ...
+''',
+          solution='''
+def unet_rows(pictures, steps, weight, strength=1.0):
+    """How many rows the U-Net works on in all. strength < 1 is img2img: only int(steps * strength) of the steps are done."""
+    rows = pictures * int(steps * strength)
+    return 2 * rows if weight > 1 else rows
+''',
+          hints=("A row is one latent with one prompt. Guidance asks about each latent twice.",
+                 "diffusers asks twice only when guidance_scale > 1."))
+def _rows(fn: Callable) -> None:
+    for n, S, w, share in ((1, 20, 4.0, 1.0), (3, 25, 7.5, 1.0), (2, 50, 1.0, 1.0), (3, 25, 4.0, 0.7), (1, 25, 1.0, 0.3)):
+        got = call(fn, n, S, w, share, shape=())
+        done, twice = int(S * share), 2 if w > 1 else 1
+        say = f"{n} pictures, {S} steps, weight {w:g}, strength {share:g}: "
+        wrong = {
+            "guidance asks twice for each latent.": n * done,
+            "at weight 1 the empty prompt's answer has no effect, and diffusers does not ask for it.": 2 * n * done,
+            "each picture needs its own rows; a batch saves calls, not rows.": done * twice,
+            "strength was not used.": n * S * twice,
+            "strength is the share of the steps that is done, not the share left out.": n * (S - done) * twice,
+            "int(steps * strength) cuts down; it does not round.": n * round(S * share) * twice,
+            "the cut to a whole number comes before everything else: each picture has int(steps * strength) steps.":
+                int(n * S * share) * twice,
+            "one call too many: the number of calls is the number of steps (PNDM makes one more, DDIM does not).":
+                n * (done + 1) * twice,
+            "a fraction of a step cannot be done.": n * S * share * twice,
+        }
+        expect_number(got, n * done * twice, tol=1e-6, otherwise=f"{say}{n * done * twice} rows, not {float(got):g}.",
+                      wrong={say + k: v for k, v in wrong.items() if abs(v - n * done * twice) > 1e-6})
+
+
+@exercise("09.start", "Where img2img begins", name="steps_left",
+          stub='''
+def steps_left(visited, strength):
+    """visited: the falling list of all steps; strength in [0, 1]. The list of the int(len * strength) steps that img2img does."""
+    ...
+''',
+          solution='''
+def steps_left(visited, strength):
+    """visited: the falling list of all steps; strength in [0, 1]. The list of the int(len * strength) steps that img2img does."""
+    done = min(int(len(visited) * strength), len(visited))
+    return visited[len(visited) - done:]
+''',
+          hints=("The picture is noised part way, so it is the first, noisiest steps that are left out.",
+                 "Count from the end: the last int(len * strength) of the list. Mind strength 0: visited[-0:] is everything."))
+def _start(fn: Callable) -> None:
+    for S, share in ((20, 0.5), (50, 0.8), (30, 0.9), (30, 0.96), (20, 1.0), (20, 0.0), (25, 0.7)):
+        visited = [i * (1000 // S) + 1 for i in reversed(range(S))]
+        kept = list(visited)
+        out = fn(visited, share)
+        if visited != kept:
+            raise Mistake("It changes the list it was given; make a new one.")
+        if out is None:
+            raise Mistake("It returns nothing; is a return missing?")
+        got, done = [int(v) for v in out], int(S * share)
+        say = f"{S} steps, strength {share:g}: "
+        want, left_out = visited[S - done:], int(S * (1 - share))
+        wrong = {
+            "these are the first, noisiest steps; the picture is noised part way, so these are left out.": visited[:done],
+            "visited[-0:] is the whole list; at strength 0 nothing is to be done.": visited[-done:] if done == 0 else want,
+            "strength is the share of the steps that is done, not the share left out.": visited[done:],
+            "strength was compared with t / 1000; img2img counts steps of the list.": [t for t in visited if t <= 1000 * share],
+            "the number of steps is cut down by int, not rounded.": visited[S - round(S * share):],
+            "1 - strength is not exact in floating point; count the steps done, int(len * strength), not the steps left out.":
+                visited[left_out:],
+            "one step too many.": visited[max(S - done - 1, 0):],
+            "one step too few.": visited[S - done + 1:],
+            "the list rises; a sampler goes from noise to picture.": want[::-1],
+        }
+        if got != want:
+            known = [k for k, v in wrong.items() if v == got]
+            raise Mistake(say + (known[0] if known else f"expected {len(want)} steps from {want[:1]} on, not {len(got)}."))
+
+
+@exercise("09.same_negative", "Predict: the negative prompt repeats the prompt", name="answer", stub='''
+answer = ...
+''', solution='''
+answer = 1
+''', hints=("Write c for both answers in u + w (c - u).", "What is left when u = c, whatever w is?"))
+def _same_negative(value: object) -> None:
+    expect_number(value, 1, tol=1e-9, wrong={
+        "The difference c - u is 0, so 7 times it is 0 as well; what is left?": 7,
+        "Something is left when the difference vanishes: weight 0 would be the empty prompt alone.": 0,
+        "It does not push away from the prompt: u + w (c - u) with u = c has no direction at all.": -7,
+        "There is no doubling of the prompt: u + w (c - u), not u + w c.": 8,
+        "That is w - 1, the weight in Ho and Salimans' count.": 6,
+    }, otherwise="Put u = c into u + w (c - u), and ask which weight gives the same with the usual empty prompt.")
+
+
+FIXED = {"prediction_type": "it says what the U-Net's output means", "beta_start": "the U-Net learnt this noise table",
+         "beta_end": "the U-Net learnt this noise table", "beta_schedule": "the U-Net learnt this noise table",
+         "num_train_timesteps": "the U-Net knows a step by its number in this table"}
+FREE = ("solver", "num_inference_steps", "timestep_spacing", "eta", "guidance_scale")
+
+
+@exercise("09.may_swap", "What may be swapped?", name="answer", stub='''
+answer = ...
+''', solution='''
+answer = {"solver", "num_inference_steps", "timestep_spacing", "eta", "guidance_scale"}
+''', hints=("Ask of each: was the U-Net trained with it, or does it only say how the answers are used?",
+            "Five of the ten are properties of the trained network."))
+def _may_swap(value: object) -> None:
+    if isinstance(value, str):
+        value = {part for part in re.split(r"[\s,;]+", value.strip("{}[]() ")) if part}
+    try:
+        got = {str(v).strip("'\" ") for v in value}  # type: ignore[union-attr]
+    except TypeError:
+        raise Mistake("The answer is a set of names, such as {'eta', 'beta_end'}.") from None
+    if unknown := sorted(got - set(FIXED) - set(FREE)):
+        raise Mistake(f"{unknown[0]!r} is not one of the ten names.")
+    if bad := sorted(got & set(FIXED)):
+        raise Mistake(f"{bad[0]} must stay: {FIXED[bad[0]]}.")
+    if missing := sorted(set(FREE) - got):
+        raise Mistake(f"{missing[0]} may be swapped too: the U-Net was not trained with it ({len(missing)} missing).")

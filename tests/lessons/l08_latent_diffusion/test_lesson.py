@@ -250,11 +250,12 @@ def test_pictures_of_the_right_scenes_are_right(kind, monkeypatch):
     monkeypatch.setattr(board, "pipeline", lambda name: type("Pipe", (), {"vae": None}))
     monkeypatch.setattr(board, "encode", lambda vae, images: images)
     monkeypatch.setattr(board, "decode", lambda vae, images: images)
-    found = getattr(board, kind)(40)
+    run = claims()[f"08.{kind}"].run
+    found = run(40)
     assert found.value >= 0.9 and found.low <= found.value <= found.high and found.value == list(found.floor.values())[0]
     assert list(found.baseline.values())[0] <= 0.2
     monkeypatch.setattr(board, "drawn", lambda model, kind, n, guidance: render(make_scenes(n, kind)).images.roll(1, 0))
-    bad = getattr(board, kind)(40)
+    bad = run(40)
     assert bad.value <= 0.2 and "most often wrong" in bad.why
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from minidiff.lessons.l08_latent_diffusion.claims_b import asked_for, hole_over, layout_overlap, seam
+from minidiff.lessons.l08_latent_diffusion.claims import asked_for, hole_over, layout_overlap, seam
 from minidiff.measure.prompts import make_scenes, prompt_of
 from minidiff.world import Scenes, held_out, render
 
