@@ -72,7 +72,14 @@ def test_the_workflow_runs_make_test_and_weekly_the_newest() -> None:
     runs = {name: [step["run"] for step in job["steps"] if "run" in step][0] for name, job in flow["jobs"].items()}
     assert runs == {"pinned": "make test PYTHON=python", "newest": "make test PYTHON=python CONSTRAINTS="}
     assert flow[True]["schedule"], "YAML reads the key `on` as true"
-    assert "exec make --no-print-directory test" in (ROOT / ".ci/run").read_text()
+
+
+def test_continuous_integration_runs_all_and_the_training_tests_in_both_precisions() -> None:
+    script = (ROOT / ".ci/run").read_text()
+    _, _, again = script.partition("make --no-print-directory test\n")
+    assert "for precision in bf16 float32; do\n    MINIDIFF_PRECISION=$precision make --no-print-directory test ARGS=" in again
+    paths = re.search(r'^training="(.+)"$', again, re.M).group(1).split()
+    assert paths and all((ROOT / path).exists() for path in paths)
 
 
 def test_codespaces_sets_up_with_make() -> None:

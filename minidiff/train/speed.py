@@ -1,9 +1,14 @@
-"""What makes a run fast on the machine at hand. None of it changes the maths."""
+"""What makes a run fast on the machine at hand. None of it changes the maths.
+
+The environment variable MINIDIFF_PRECISION (auto, float32 or bf16) says what ``precision="auto"`` means; unset, or auto, the
+processor decides. It is how the tests show both answers on one machine; an explicit ``precision=`` is never overruled.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,7 +18,9 @@ from torch.nn import functional as F
 
 from minidiff.errors import BadInput, check_choice
 
-__all__ = ["Speed", "pick_device", "native_bf16", "tuned"]
+__all__ = ["PRECISIONS", "Speed", "automatic_bf16", "native_bf16", "pick_device", "tuned"]
+
+PRECISIONS = ("auto", "float32", "bf16")
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:
@@ -43,6 +50,13 @@ def native_bf16(device: torch.device) -> bool:
     return any(p() for p in probes if p is not None)
 
 
+def automatic_bf16(device: torch.device) -> bool:
+    """What ``precision="auto"`` means: the word in MINIDIFF_PRECISION, else :func:`native_bf16`."""
+    word = os.environ.get("MINIDIFF_PRECISION") or "auto"
+    check_choice("MINIDIFF_PRECISION", word, PRECISIONS)
+    return native_bf16(device) if word == "auto" else word == "bf16"
+
+
 def _norm_keeps_channels_last(device: torch.device) -> bool:
     """False where group norm turns channels-last pictures back (pytorch #111824): then the layout costs two copies a block."""
     x = torch.randn(2, 8, 4, 4, device=device).to(memory_format=torch.channels_last)
@@ -61,8 +75,8 @@ class Speed:
     @classmethod
     def choose(cls, device: torch.device, *, precision: str = "auto", compile: bool | None = None) -> Speed:
         """precision: auto, float32 or bf16. compile: None = on CUDA where Triton is installed."""
-        check_choice("precision", precision, ("auto", "float32", "bf16"))
-        bf16 = native_bf16(device) if precision == "auto" else precision == "bf16"
+        check_choice("precision", precision, PRECISIONS)
+        bf16 = automatic_bf16(device) if precision == "auto" else precision == "bf16"
         cuda = device.type == "cuda"
         if compile is None:
             compile = cuda and importlib.util.find_spec("triton") is not None

@@ -131,7 +131,7 @@ class Ticks:
 
 def run(out: str | None, images: int = 48, save_every: int = 16, stop: int | None = None, ticks: str | None = None,
         kill_at: int = -1, file_limit: int | None = None, user: int | None = None, report: str | None = None,
-        **changes: object) -> None:
+        precision: str = "auto", **changes: object) -> None:
     """One job. stop: leave the loop after that step. ticks: count events there; kill_at: die by SIGKILL at that event.
 
     file_limit: the largest file that can be written, in bytes. user: become that user. report: write there what was said.
@@ -162,7 +162,7 @@ def run(out: str | None, images: int = 48, save_every: int = 16, stop: int | Non
         os.seteuid(user)
     said: list[str] = []
     try:
-        for state in fit(used, images=images, out=out, save_every=save_every, device="cpu", say=said.append):
+        for state in fit(used, images=images, out=out, save_every=save_every, device="cpu", precision=precision, say=said.append):
             if state.step == stop:
                 break
     except ValueError as error:
@@ -252,7 +252,7 @@ def together(out: str, rows: str) -> None:
         seen.append(batch["t"].tolist())
         return loss(model, batch)
 
-    run(out, plain=True, loss=noting_loss, report=f"{rows}-said" if os.environ["RANK"] == "0" else None)
+    run(out, plain=True, loss=noting_loss, precision="float32", report=f"{rows}-said" if os.environ["RANK"] == "0" else None)
     Path(f"{rows}-{os.environ['RANK']}").write_text(json.dumps(seen))
 
 

@@ -85,7 +85,7 @@ def test_a_concat_task_begins_as_mini_sd(name, channels):
 
 
 def test_a_pipeline_is_published_in_the_format_of_diffusers(tmp_path, monkeypatch):
-    for state in fit(recipe("mini-sd"), images=64, out=tmp_path / "run", say=lambda _: None):
+    for state in fit(recipe("mini-sd"), images=64, out=tmp_path / "run", device="cpu", say=lambda _: None):
         unet = state.ema.unet
     data = tmp_path / "data"
     publish("mini-sd", tmp_path / "run", root=data)
@@ -114,7 +114,7 @@ def test_the_second_stage_begins_where_the_first_ended():
 
 def test_publish_and_load(tmp_path, monkeypatch):
     name = "pixel-small-eps"
-    for state in fit(recipe(name), images=64, out=tmp_path / "run", say=lambda _: None):
+    for state in fit(recipe(name), images=64, out=tmp_path / "run", device="cpu", say=lambda _: None):
         net = state.ema
     data = tmp_path / "data"
     publish(name, tmp_path / "run", root=data)

@@ -21,7 +21,7 @@ from minidiff.errors import BadInput, CheckpointError
 from minidiff.rng import key
 from minidiff.train import Budget, Ema, Progress, Recipe, TrainState, describe, fit, lr_at, read_losses
 from minidiff.train.optimiser import restore_moments
-from minidiff.train.speed import Speed, native_bf16, pick_device
+from minidiff.train.speed import Speed, automatic_bf16, native_bf16, pick_device
 from minidiff.train.team import Team
 from minidiff.train.trainer import Trainer
 
@@ -54,7 +54,7 @@ def bits(state: TrainState) -> dict[str, torch.Tensor]:
 
 def test_the_loop_is_a_plain_loop_written_out_by_hand() -> None:
     """AdamW, warm-up and cosine, clipping and the average, from their formulas in float64 and numpy-like steps."""
-    states = go(recipe(plain=True))
+    states = go(recipe(plain=True), precision="float32")
     with torch.random.fork_rng():
         torch.manual_seed(key(SEED, "build") & ((1 << 63) - 1))
         net = TinyNet(plain=True)
@@ -325,10 +325,13 @@ def test_bad_arguments_are_refused_before_any_work(tmp_path: Path, arguments: di
     assert says in str(caught.value) and not (tmp_path / "run").exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="2026-11: asks for a GPU on a machine without one")
-def test_a_gpu_that_is_not_there_is_refused() -> None:
+def test_a_gpu_is_taken_where_there_is_one_and_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device().type == "cpu"
     with pytest.raises(BadInput, match="sees no CUDA GPU"):
         pick_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device().type == pick_device("cuda:0").type == "cuda" and pick_device("cpu").type == "cpu"
 
 
 @pytest.mark.parametrize("change", [{"batch": 0}, {"lr": 0.0}, {"ema": 1.0}, {"warmup": -1}, {"clip": 0.0}, {"betas": (0.9, 1.0)},
@@ -362,7 +365,7 @@ def test_bf16_runs_the_network_in_bf16_and_the_loss_in_float32() -> None:
         seen["outside"].add(predicted.dtype)
         return ((predicted - batch["noise"]) ** 2).mean((1, 2, 3))
 
-    full, short = go(recipe(plain=True))[-1], go(recipe(plain=True, loss=noting), precision="bf16")[-1]
+    full, short = go(recipe(plain=True), precision="float32")[-1], go(recipe(plain=True, loss=noting), precision="bf16")[-1]
     assert seen == {"inside": {torch.bfloat16}, "outside": {torch.float32}} and short.loss.dtype == torch.float32
     assert all(p.dtype == torch.float32 for p in [*short.model.parameters(), *short.ema.parameters()])
     assert differing(bits(full), bits(short)) != []
@@ -374,10 +377,28 @@ def test_bf16_runs_the_network_in_bf16_and_the_loss_in_float32() -> None:
 @pytest.mark.parametrize(("able", "native"), [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True),
                                               ({"avx512_bf16": False, "avx2": True}, False), ({}, False)])
 def test_bf16_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch, able: dict[str, bool], native: bool) -> None:
+    monkeypatch.delenv("MINIDIFF_PRECISION", raising=False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
     assert native_bf16(torch.device("cpu")) is native
     assert Speed.choose(torch.device("cpu")).bf16 is native
     assert not Speed.choose(torch.device("cpu"), precision="float32").bf16
+
+
+@pytest.mark.parametrize(("word", "bf16"), [("float32", False), ("bf16", True), ("auto", None), ("", None)])
+def test_one_variable_says_what_automatic_precision_means(monkeypatch: pytest.MonkeyPatch, word: str, bf16: bool | None) -> None:
+    """It never overrules a precision that was asked for, and the run notes what it ran in."""
+    cpu = torch.device("cpu")
+    monkeypatch.setenv("MINIDIFF_PRECISION", word)
+    assert automatic_bf16(cpu) is (native_bf16(cpu) if bf16 is None else bf16)
+    assert Speed.choose(cpu).bf16 is automatic_bf16(cpu)
+    assert Speed.choose(cpu, precision="bf16").bf16 and not Speed.choose(cpu, precision="float32").bf16
+
+
+def test_a_wrong_word_for_automatic_precision_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINIDIFF_PRECISION", "bfloat16")
+    with pytest.raises(BadInput, match="MINIDIFF_PRECISION: got 'bfloat16'.*'bf16'"):
+        fit(recipe(), images=48, device="cpu")
+    assert len(go(recipe(), images=4, precision="float32")) == 1
 
 
 def test_channels_last_and_fused_moments_come_back_in_the_layout_of_the_weights() -> None:
