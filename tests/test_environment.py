@@ -78,8 +78,7 @@ def test_continuous_integration_runs_all_and_the_training_tests_in_both_precisio
     script = (ROOT / ".ci/run").read_text()
     _, _, again = script.partition("make --no-print-directory test\n")
     assert "for precision in bf16 float32; do\n    MINIDIFF_PRECISION=$precision make --no-print-directory test ARGS=" in again
-    paths = re.search(r'^training="(.+)"$', again, re.M).group(1).split()
-    assert paths and all((ROOT / path).exists() for path in paths)
+    assert (ROOT / re.search(r"ARGS=(\S+)\n", again).group(1)).is_dir()
 
 
 def test_codespaces_sets_up_with_make() -> None:
