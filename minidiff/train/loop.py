@@ -41,7 +41,8 @@ def fit(recipe: Recipe, *, budget: str = "laptop", images: int | None = None, mi
     EMA, moments and losses are bit-equal to a run that was never stopped, on one machine with one number of threads.
     A run that is already complete yields its last state once. save_every, preview_every: in images; None = 50 and 10
     times a run. precision: auto, float32 or bf16 (auto: see :func:`~minidiff.train.speed.automatic_bf16`).
-    compile: None = on CUDA. extend: go on with a run that was planned for another number of images; its learning rate follows the new plan from
+    compile: None = on CUDA.
+    extend: go on with a run that was planned for another number of images; its learning rate follows the new plan from
     there on, and every checkpoint keeps the list of plans. say: called with what a person should know, one sentence at a time.
 
     Raises BadInput or CheckpointError before any work starts; CheckpointError when the folder cannot be written;
