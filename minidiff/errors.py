@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import ParamSpec, TypeVar
 
 import torch
 
-__all__ = ["BadInput", "CheckpointError", "require", "check_images", "check_choice", "check_finite"]
+__all__ = ["BadInput", "CheckpointError", "require", "checks_first", "check_images", "check_choice", "check_finite"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class BadInput(ValueError):
@@ -27,6 +32,26 @@ def require(condition: bool, argument: str, got: object, expected: str, instead:
     """Raise :class:`BadInput` unless ``condition`` holds."""
     if not condition:
         raise BadInput(argument, got, expected, instead)
+
+
+def checks_first(loop: Callable[P, Iterator[T]]) -> Callable[P, Iterator[T]]:
+    """A generator function whose checks run at the call: its body runs to its first, bare ``yield``; the rest as it is asked.
+
+        @checks_first
+        def count(n):
+            require(n > 0, "n", n, "a positive number")
+            yield               # the arguments are good
+            yield from range(n)
+    """
+
+    @functools.wraps(loop)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        running = loop(*args, **kwargs)
+        if next(running, call) is not None:
+            raise RuntimeError(f"{loop.__name__}: the first yield of a loop under @checks_first must be bare")
+        return running
+
+    return call
 
 
 def check_choice(argument: str, value: object, choices: Iterable[str]) -> None:

@@ -6,11 +6,12 @@ and scene 17 is the same scene whatever the batch size or the device.
 
 from __future__ import annotations
 
+import math
 import zlib
 
 import torch
 
-__all__ = ["key", "uniform", "generator", "normal"]
+__all__ = ["key", "uniform", "generator", "normal", "normal_rows"]
 
 _MASK = (1 << 64) - 1
 
@@ -66,3 +67,14 @@ def normal(shape: tuple[int, ...], *parts: int | str, device: torch.device | str
            dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Standard normal noise drawn on the CPU, then moved: the same picture on every device."""
     return torch.randn(shape, generator=generator(*parts), dtype=dtype).to(device)
+
+
+def normal_rows(seed_key: int, index: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Standard normal numbers (B, *shape), float64: row b depends only on (seed_key, index[b]) and shape.
+
+    index: (B,) int64. From two uniform numbers, two normal ones (Box and Muller 1958): sqrt(-2 ln(1 - u)) cos, sin of 2 pi v.
+    """
+    count = math.prod(shape)
+    u, v = uniform(seed_key, index, 2 * ((count + 1) // 2)).chunk(2, dim=1)
+    radius, angle = (-2 * torch.log1p(-u)).sqrt(), 2 * math.pi * v
+    return torch.cat((radius * angle.cos(), radius * angle.sin()), dim=1)[:, :count].reshape(len(index), *shape)

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from minidiff.diffusion import ddim, ddpm, dpm2m, last
+from minidiff.diffusion import ddim, ddpm, dpm2m, last, row_noise
 from minidiff.latent.autoencoder import decode, encode
 from minidiff.latent.sample import text_to_image
 from minidiff.measure.distance import frechet
 from minidiff.measure.features import features
 from minidiff.measure.prompts import make_prompts
-from minidiff.rng import generator, key, normal
+from minidiff.rng import key
 from minidiff.world import Scenes, WorldData
 from minidiff.zoo import card, load
 
@@ -37,8 +37,8 @@ def _cache() -> Path:
 def sampled(n: int, loop: str, *, name: str = "pixel-ddpm", seed: int = 0, chunk: int = 64, **options: object) -> Tensor:
     """n samples (n, 3, 32, 32) of a shipped pixel model by ``loop`` ("ddpm", "ddim" or "dpm2m") with its options.
 
-    Sample i starts from the same noise whatever the loop, so samplers can be compared picture by picture. Chunks of 64
-    are kept on disk by the hash of the weights, so a run that was stopped goes on where it was.
+    Sample i depends on (seed, i) alone, and starts from the same noise whatever the loop, so samplers can be compared picture by
+    picture. Chunks are kept on disk by the hash of the weights, so a run that was stopped goes on where it was.
     """
     words = sorted((k, str(v)) for k, v in options.items())
     mark = key(card(name)["sha256"]["model.safetensors"], loop, repr(words), seed, chunk)
@@ -50,12 +50,10 @@ def sampled(n: int, loop: str, *, name: str = "pixel-ddpm", seed: int = 0, chunk
             out.append(load_file(file)["images"].float() / 127.5 - 1)
             continue
         model = model or load(name)
-        x = normal((chunk, 3, 32, 32), "sample", seed, i)
-        final = last(
-            _LOOPS[loop](model, x, generator=generator("steps", seed, i), **options)
-            if loop != "dpm2m"
-            else dpm2m(model, x, **options)
-        ).x
+        rows = range(i * chunk, (i + 1) * chunk)
+        x = row_noise((chunk, 3, 32, 32), seed=seed, t=model.schedule.T, rows=rows, stream="start")
+        noise = {} if loop == "dpm2m" else {"seed": seed, "rows": rows}
+        final = last(_LOOPS[loop](model, x, **noise, **options)).x
         images = ((final.clamp(-1, 1) + 1) * 127.5).round().byte()
         folder.mkdir(parents=True, exist_ok=True)
         save_file({"images": images}, file.with_suffix(".tmp"))

@@ -40,6 +40,7 @@ from minidiff.diffusion.loss import (
     min_snr_weight,
     simple_loss,
 )
+from minidiff.diffusion.noise import row_noise
 from minidiff.diffusion.oracle import (
     Gaussian,
     Mixture,
@@ -60,11 +61,14 @@ from minidiff.diffusion.predict import (
 )
 from minidiff.diffusion.sample import (
     Step,
+    Visit,
     ddim,
     ddim_sigma,
     ddim_step,
     ddpm,
     last,
+    prev_abar,
+    visits,
 )
 from minidiff.diffusion.schedules import (
     Posterior,
@@ -89,12 +93,14 @@ from minidiff.diffusion.solvers import (
 )
 from minidiff.diffusion.spacing import (
     SPACINGS,
+    step_pairs,
     timesteps,
 )
 
 __all__ = [
     "Bound",
     "BoundStep",
+    "Denoiser",
     "EDM",
     "Eps",
     "Gaussian",
@@ -108,7 +114,7 @@ __all__ = [
     "Schedule",
     "Step",
     "V",
-    "Denoiser",
+    "Visit",
     "X0",
     "bits_per_dim",
     "bound_steps",
@@ -146,17 +152,21 @@ __all__ = [
     "make_schedule",
     "min_snr_weight",
     "normal_kl",
+    "prev_abar",
     "prior_term",
     "q_sample",
     "quad",
+    "row_noise",
     "scaled_linear",
     "sigmoid",
     "sigmoid_beta",
     "simple_loss",
     "slerp",
+    "step_pairs",
     "timesteps",
     "v_from",
     "velocity_of",
+    "visits",
     "vlb_term",
     "warmup",
     "x0_from_eps",

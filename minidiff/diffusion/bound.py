@@ -7,16 +7,16 @@ All values are means over the dimensions of a picture, divided by ln 2, one for 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from minidiff.diffusion.predict import batch_t, check_state, q_sample
+from minidiff.diffusion.noise import check_rows, row_noise
+from minidiff.diffusion.predict import batch_t, check_clip, check_state, q_sample
 from minidiff.diffusion.schedule import Schedule
-from minidiff.errors import BadInput, check_choice, require
-from minidiff.rng import generator as fixed_generator
+from minidiff.errors import BadInput, check_choice, checks_first, require
 
 __all__ = ["Variance", "normal_kl", "decoder_nll", "density_nll", "prior_term", "vlb_term", "bound_steps", "bits_per_dim",
            "BoundStep", "Bound", "LossAwareSampler"]
@@ -93,7 +93,7 @@ def check_variance(model: Callable, variance: Variance) -> None:
                        "LearnedRange(Eps(net, schedule)), or variance='small'")
 
 
-def _term(model: Callable, x0: Tensor, t: Tensor, noise: Tensor, variance: Variance, clip: bool, decoder: str,
+def _term(model: Callable, x0: Tensor, t: Tensor, noise: Tensor, variance: Variance, clip: str | None, decoder: str,
           cond: object) -> tuple[Tensor, Tensor]:
     """(bits (B,), x0 as the model sees it in x_t)."""
     x_t = q_sample(x0, t, noise, model.schedule)
@@ -102,7 +102,7 @@ def _term(model: Callable, x0: Tensor, t: Tensor, noise: Tensor, variance: Varia
         prediction, frac = model.with_variance(x_t, t, cond)
     else:
         prediction = model(x_t, t) if cond is None else model(x_t, t, cond)
-    guess = prediction.x0.clamp(-1, 1) if clip else prediction.x0
+    guess = prediction.x0 if clip is None else prediction.x0.clamp(-1, 1)
     shape = (-1,) + (1,) * (x0.ndim - 1)
     c1, c2, _ = (c.to(x0.dtype).view(shape) for c in model.schedule.posterior(t))
     true_logvar = model.schedule.log_variance("small", device=x0.device)[t].to(x0.dtype).view(shape)
@@ -113,8 +113,8 @@ def _term(model: Callable, x0: Tensor, t: Tensor, noise: Tensor, variance: Varia
     return _bits(torch.where((t == 0).view(shape), last, kl)), guess
 
 
-def vlb_term(model: Callable, x0: Tensor, t: int | Tensor, noise: Tensor, *, variance: Variance = "small", clip: bool = False,
-             decoder: str = "erf", cond: object = None) -> Tensor:
+def vlb_term(model: Callable, x0: Tensor, t: int | Tensor, noise: Tensor, *, variance: Variance = "small",
+             clip: str | None = None, decoder: str = "erf", cond: object = None) -> Tensor:
     """L_{t-1} = KL(q(x_{t-1} | x_t, x0) || p(x_{t-1} | x_t)), at t = 0 the decoder term. Bits/dim, (B,).
 
     x0, noise: (B, C, H, W); t: (B,) integers in [0, T-1]. One noise is a Monte Carlo sample of the expectation over q(x_t | x0).
@@ -122,6 +122,7 @@ def vlb_term(model: Callable, x0: Tensor, t: int | Tensor, noise: Tensor, *, var
     """
     check_state("x0", x0, finite=False)
     check_choice("decoder", decoder, ("erf", "tanh", "density"))
+    check_clip(clip)
     check_variance(model, variance)
     return _term(model, x0, batch_t(t, x0), noise, variance, clip, decoder, cond)[0]
 
@@ -147,26 +148,25 @@ class Bound(NamedTuple):
     distortion: Tensor
 
 
-def bound_steps(model: Callable, x0: Tensor, *, variance: Variance = "small", clip: bool = True, decoder: str = "erf",
-                cond: object = None, generator: torch.Generator | None = None) -> Iterator[BoundStep]:
+@checks_first
+def bound_steps(model: Callable, x0: Tensor, *, variance: Variance = "small", clip: str | None = None, decoder: str = "erf",
+                cond: object = None, seed: int = 0, rows: Sequence[int] | None = None) -> Iterator[BoundStep]:
     """Progressive coding (Ho et al. 2020, section 4.3): yields :class:`BoundStep` for t = T-1 .. 0, one noise for each t.
 
-    generator None: the same noise every time (a fixed key), so that two models are compared on equal terms.
+    clip: as in the samplers; bytes are coded with "x0" (OpenAI). The noise of a picture is a function of (seed, row number, t),
+    so that two models are compared on equal terms and batches may be cut as one likes. Nothing is recorded for gradients.
     """
     check_state("x0", x0)
     check_choice("decoder", decoder, ("erf", "tanh", "density"))
+    check_clip(clip)
     check_variance(model, variance)
-    draw = fixed_generator("bound", 0) if generator is None else generator
-    return _bound_steps(model, x0, variance, clip, decoder, cond, draw)
-
-
-@torch.no_grad()
-def _bound_steps(model: Callable, x0: Tensor, variance: Variance, clip: bool, decoder: str, cond: object,
-                 draw: torch.Generator) -> Iterator[BoundStep]:
+    seed, rows = check_rows(seed, rows, len(x0))
+    yield  # arguments are good; the rest runs as the caller asks for steps
     rate = prior_term(x0, model.schedule)
     for t in reversed(range(model.schedule.T)):
-        noise = torch.randn(x0.shape, generator=draw, dtype=x0.dtype, device=draw.device).to(x0.device)
-        term, guess = _term(model, x0, batch_t(t, x0), noise, variance, clip, decoder, cond)
+        noise = row_noise(x0.shape, seed=seed, t=t, rows=rows, dtype=x0.dtype, device=x0.device, stream="bound")
+        with torch.no_grad():
+            term, guess = _term(model, x0, batch_t(t, x0), noise, variance, clip, decoder, cond)
         distortion = 127.5 * (guess - x0).pow(2).flatten(1).mean(1).sqrt()
         yield BoundStep(t, rate, distortion, term, guess)
         rate = rate + term

@@ -59,7 +59,7 @@ class EDM(Denoiser):
 
     kind = "edm"
 
-    def __init__(self, net, schedule: Schedule, *, sigma_data: float = 0.5) -> None:  # noqa: ANN001 - as in Wrapped
+    def __init__(self, net, schedule: Schedule, *, sigma_data: float = 0.5) -> None:  # noqa: ANN001 - as in Denoiser
         super().__init__(net, schedule)
         require(not schedule.zero_snr, "schedule", schedule.name, "finite noise levels", "a schedule without zero_terminal")
         self.sigma_data = sigma_data
@@ -76,7 +76,7 @@ class EDM(Denoiser):
         sigma, c = self.scalings(t, x)
         return super().output(c.c_in * x * (1 + sigma**2).sqrt(), c.c_noise.flatten(), cond, times=times)
 
-    def read(self, out: Tensor, x: Tensor, t: Tensor) -> Prediction:
+    def to_prediction(self, out: Tensor, x: Tensor, t: Tensor) -> Prediction:
         sigma, c = self.scalings(t, x)
         noisy = x * (1 + sigma**2).sqrt()
         x0 = c.c_skip * noisy + c.c_out * out

@@ -1,6 +1,6 @@
 """Flow matching (Lipman et al. 2023; Liu et al. 2023): straight lines from picture (t = 0) to noise (t = 1).
 
-Its network says v = noise - x0. A trained diffusion model is one too, after x and t are rescaled: see :func:`velocity_of`.
+Its network predicts v = noise - x0. A trained diffusion model is one too, after x and t are rescaled: see :func:`velocity_of`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from minidiff.diffusion.predict import batch_t, check_state
-from minidiff.diffusion.sample import Step, check_model
+from minidiff.diffusion.predict import batch_t, check_clip, check_model, check_state, predict_at
+from minidiff.diffusion.sample import Step
 from minidiff.diffusion.schedule import Schedule
-from minidiff.errors import require
+from minidiff.errors import checks_first, require
 
 __all__ = ["flow_path", "flow_target", "flow_loss", "flow_times", "flow_euler", "flow_time", "flow_scale", "velocity_of"]
 
@@ -43,33 +43,34 @@ def flow_loss(net: Callable, x0: Tensor, t: Tensor, noise: Tensor, *, cond: obje
 def flow_times(steps: int, *, shift: float = 1.0, T: int = 1000) -> list[float]:
     """steps + 1 falling times from 1 to 0, the last jump from about 1/T; shift > 1 spends more steps near the noise:
     t <- shift t / (1 + (shift - 1) t) (Esser et al. 2024, eq. 23). diffusers' FlowMatchEulerDiscreteScheduler shifts its
-    smallest time 1/T once more for the grid than this formula says; for shift = 1 the two agree."""
+    smallest time 1/T once more than this formula says; for shift = 1 the two agree."""
     require(steps >= 1, "steps", steps, "at least 1")
     require(shift > 0, "shift", shift, "a positive number", "shift=1.0")
     line = torch.linspace(1, 1 / T, steps, dtype=torch.float64)
     return [*(shift * line / (1 + (shift - 1) * line)).tolist(), 0.0]
 
 
-def flow_euler(net: Callable, x: Tensor, *, steps: int | Sequence[float] = 50, shift: float = 1.0,
+@checks_first
+def flow_euler(net: Callable, x: Tensor, *, steps: int | Sequence[float] = 50, shift: float = 1.0, clip: str | None = None,
                cond: object = None) -> Iterator[Step]:
     """Euler: x <- x + (t_next - t) v. x: (B, C, H, W) noise. steps: how many, or the falling times themselves.
 
-    Yields Step with t and t_prev in [0, 1], x0 = x - t v and eps = x + (1 - t) v.
+    Yields Step with t and t_prev in [0, 1], x0 = x - t v and eps = x + (1 - t) v. clip: as in ``sample``; with "both",
+    eps = (x - (1 - t) x0) / t.
     """
     check_state("x", x)
+    check_clip(clip)
     times = flow_times(steps, shift=shift) if isinstance(steps, int) else [float(t) for t in steps]
     falls = len(times) > 1 and 1 >= times[0] and times[-1] >= 0 and all(a > b for a, b in zip(times, times[1:], strict=False))
     require(falls, "steps", times[:8], "at least two falling times in [0, 1]", "[1.0, 0.5, 0.0]")
-    return _flow_euler(net, x, times, cond)
-
-
-@torch.no_grad()
-def _flow_euler(net: Callable, x: Tensor, times: list[float], cond: object) -> Iterator[Step]:
+    yield  # arguments are good; the rest runs as the caller asks for steps
     for index, (t, t_next) in enumerate(zip(times, times[1:], strict=False)):
-        rows = torch.full((len(x),), t, device=x.device, dtype=x.dtype)
-        v = net(x, rows) if cond is None else net(x, rows, cond)
+        v = predict_at(net, x, t, cond)
         x0, eps = x - t * v, x + (1 - t) * v
-        x = x + (t_next - t) * v
+        if clip is not None:
+            x0 = x0.clamp(-1, 1)
+            eps = (x - (1 - t) * x0) / t if clip == "both" else eps
+        x = (1 - t_next) * x0 + t_next * eps  # x + (t_next - t) v, where nothing was clipped
         yield Step(index, len(times) - 1, t, t_next, x, x0, eps)
 
 

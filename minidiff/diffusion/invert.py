@@ -7,50 +7,45 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from minidiff import rng
-from minidiff.diffusion.predict import check_state, q_sample
-from minidiff.diffusion.sample import Step, abar_after, check_model, ddim, ddim_step, last, predict_at
-from minidiff.diffusion.spacing import pairs, timesteps
-from minidiff.errors import BadInput, check_choice, require
+from minidiff.diffusion.noise import check_rows, row_noise
+from minidiff.diffusion.predict import check_clip, check_model, check_state, predict_at, q_sample
+from minidiff.diffusion.sample import Step, ddim, ddim_step, last, visits
+from minidiff.diffusion.spacing import timesteps
+from minidiff.errors import BadInput, check_choice, checks_first, require
 
 __all__ = ["invert", "interpolate", "lerp", "slerp"]
 
 
+@checks_first
 def invert(model: Callable, x0: Tensor, *, steps: int | Sequence[int] = 50, fixed_point: int = 0, spacing: str = "leading",
-           offset: int = 0, final: str = "one", cond: object = None) -> Iterator[Step]:
+           offset: int = 0, final_alpha: str = "one", cond: object = None) -> Iterator[Step]:
     """DDIM run from picture to noise (Song et al. 2021, section 4.3): the same map with the two noise levels swapped.
 
     x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, with x0 = (x_prev - sqrt(1 - abar_prev) eps) / sqrt(abar_prev).
     The right eps is eps(x_t, t), but x_t is not known yet: the first guess is eps(x_prev, t), as in all published code, and each
     of ``fixed_point`` further network calls a step asks again at the x_t just found (3 or more: the round trip nearly closes).
 
-    x0: (B, C, H, W); steps, spacing, offset, final: as in :func:`sample.ddim`, so that ddim(model, last(invert(...)).x) with the
-    same four comes back. Yields Step where x is at noise level t (in sampling it is at t_prev). eta is 0 and nothing is clipped:
-    a clip has no inverse.
+    x0: (B, C, H, W); steps, spacing, offset, final_alpha, cond: as in :func:`sample.ddim`, so that
+    ddim(model, last(invert(...)).x) with the same five comes back. Yields Step where x is at noise level t (in sampling it is at
+    t_prev). No eta, seed or clip: noise that was added and a clip have no inverse.
     """
     check_model(model)
     check_state("x0", x0)
     require(isinstance(fixed_point, int) and fixed_point >= 0, "fixed_point", fixed_point, "a whole number of repeats, 0 or more")
-    check_choice("final", final, ("one", "first"))
-    route = pairs(model.schedule.T, steps, spacing=spacing, offset=offset)[::-1]
-    if float(model.schedule.at(route[-1][0])) == 0:
-        raise BadInput("steps", f"a way to t = {route[-1][0]}, where abar = 0", "steps that stop before it: pure noise holds no "
+    way = visits(model.schedule, steps, spacing=spacing, offset=offset, final_alpha=final_alpha)[::-1]
+    if way[-1].abar == 0:
+        raise BadInput("steps", f"a way to t = {way[-1].t}, where abar = 0", "steps that stop before it: pure noise holds no "
                        "picture, so no step leads back", "spacing='leading'")
-    return _invert(model, x0, route, fixed_point, final, cond)
-
-
-@torch.no_grad()
-def _invert(model: Callable, x: Tensor, route: list[tuple[int, int]], fixed_point: int, final: str,
-            cond: object) -> Iterator[Step]:
-    for index, (t, t_prev) in enumerate(route):
-        abar, abar_prev = float(model.schedule.at(t)), abar_after(model.schedule, t_prev, final)
+    yield  # arguments are good; the rest runs as the caller asks for steps
+    x = x0
+    for index, (_, count, t, t_prev, abar, abar_prev) in enumerate(way):
         guess = x
         for _ in range(1 + fixed_point):
             eps = predict_at(model, guess, t, cond).eps
-            x0 = (x - (1 - abar_prev) ** 0.5 * eps) / abar_prev**0.5
-            guess = ddim_step(x0, eps, abar)
+            clean = (x - (1 - abar_prev) ** 0.5 * eps) / abar_prev**0.5
+            guess = ddim_step(clean, eps, abar)
         x = guess
-        yield Step(index, len(route), t, t_prev, x, x0, eps)
+        yield Step(index, count, t, t_prev, x, clean, eps)
 
 
 def lerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
@@ -77,14 +72,39 @@ def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
     return left * a + right * b
 
 
+def _between(cond: object, cond_b: object, weight: float) -> object:
+    """lerp of two conditions, tensor by tensor through tuples; the same object on both sides stays as it is."""
+    if cond_b is cond:
+        return cond
+    if isinstance(cond, (tuple, list)) and isinstance(cond_b, (tuple, list)) and len(cond) == len(cond_b):
+        return tuple(_between(a, b, weight) for a, b in zip(cond, cond_b, strict=True))
+    both = isinstance(cond, Tensor) and isinstance(cond_b, Tensor) and cond.shape == cond_b.shape
+    require(both and cond.is_floating_point(), "cond_b", getattr(cond_b, "shape", type(cond_b).__name__),
+            "embeddings of the shape of cond (labels have nothing in between)", "cond=text_a, cond_b=text_b, both (B, L, D)")
+    return lerp(cond, cond_b, weight)
+
+
+def _joined(conds: list) -> object:
+    """One condition for the concatenated batches, tensor by tensor through tuples."""
+    if isinstance(conds[0], Tensor):
+        return torch.cat(conds)
+    return tuple(map(_joined, map(list, zip(*conds, strict=True)))) if isinstance(conds[0], (tuple, list)) else conds[0]
+
+
+@checks_first
 def interpolate(model: Callable, a: Tensor, b: Tensor, *, weights: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
-                encode: str = "invert", mix: str = "slerp", t: int | None = None, steps: int = 50, noise: str = "shared",
-                fixed_point: int = 0, cond: object = None, generator: torch.Generator | None = None) -> Iterator[Step]:
+                encode: str = "invert", mix: str = "slerp", t: int | None = None, noise: str = "shared", fixed_point: int = 0,
+                steps: int | Sequence[int] = 50, eta: float = 0.0, spacing: str = "leading", offset: int = 0,
+                final_alpha: str = "one", clip: str | None = None, cond: object = None, cond_b: object = None, seed: int = 0,
+                rows: Sequence[int] | None = None) -> Iterator[Step]:
     """Encode two pictures, mix the codes, decode: yields the decoding steps; x is (len(weights) * B, C, H, W), weight by weight.
 
     a, b: (B, C, H, W). encode: "invert" (DDIM, section 5.3 of Song et al. 2021) or "q_sample" (Ho et al. 2020, section 4: noise
     both to level t, noise "shared" or each its "own"). mix: "slerp" or "lerp". t: the level of the codes, None for the highest.
     The code is at level t, so the first network call is at t: published code that starts at t - 1 leaves one step of noise in.
+    cond: the condition of a, and of b unless cond_b is given; then each is encoded with its own, and the picture at weight w is
+    decoded with (1 - w) cond + w cond_b. The other keywords are those of :func:`sample.ddim`; a row keeps its number, and with it
+    its noise, at every weight.
     """
     check_model(model)
     check_state("a", a)
@@ -93,24 +113,25 @@ def interpolate(model: Callable, a: Tensor, b: Tensor, *, weights: Sequence[floa
     check_choice("encode", encode, ("invert", "q_sample"))
     check_choice("mix", mix, ("slerp", "lerp"))
     check_choice("noise", noise, ("shared", "own"))
-    require(len(weights) > 0, "weights", list(weights), "at least one weight", "weights=(0.0, 0.5, 1.0)")
+    check_clip(clip)
+    weights = [float(weight) for weight in weights]
+    require(len(weights) > 0, "weights", weights, "at least one weight", "weights=(0.0, 0.5, 1.0)")
     T = model.schedule.T
-    level = max(timesteps(T, steps)) if t is None else t
+    grid = timesteps(T, steps, spacing=spacing, offset=offset)
+    level = grid[0] if t is None else t
     require(0 <= level < T, "t", t, f"a step in [0, {T - 1}]", f"t={T // 2}")
-    visited = [level] + [u for u in timesteps(T, steps) if u < level]
-    return _interpolate(model, a, b, list(weights), encode, mix, visited, noise, fixed_point, cond, generator)
-
-
-def _interpolate(model: Callable, a: Tensor, b: Tensor, weights: list[float], encode: str, mix: str, visited: list[int],
-                 noise: str, fixed_point: int, cond: object, generator: torch.Generator | None) -> Iterator[Step]:
+    way = {"steps": [level, *(u for u in grid if u < level)], "final_alpha": final_alpha}
+    seed, rows = check_rows(seed, rows, len(a))
+    cond_b = cond if cond_b is None else cond_b
+    conds = _joined([_between(cond, cond_b, weight) for weight in weights])
+    options = {"eta": eta, "clip": clip, "cond": conds, "seed": seed, "rows": rows * len(weights)}
+    ddim(model, a.repeat(len(weights), *[1] * (a.ndim - 1)), **way, **options)  # refuses its own arguments now
+    yield  # arguments are good; the rest runs as the caller asks for steps
     if encode == "invert":
-        codes = [last(invert(model, x, steps=visited, fixed_point=fixed_point, cond=cond)).x for x in (a, b)]
+        codes = [last(invert(model, x, fixed_point=fixed_point, cond=c, **way)).x for x, c in ((a, cond), (b, cond_b))]
     else:
-        draw = rng.generator("interpolate", 0) if generator is None else generator
-        first = torch.randn(a.shape, generator=draw, device=draw.device).to(a)
-        second = first if noise == "shared" else torch.randn(a.shape, generator=draw, device=draw.device).to(a)
-        codes = [q_sample(x, visited[0], n, model.schedule) for x, n in ((a, first), (b, second))]
+        streams = ("interpolate a", "interpolate a" if noise == "shared" else "interpolate b")
+        codes = [q_sample(x, level, row_noise(x.shape, seed=seed, t=level, rows=rows, dtype=x.dtype, device=x.device, stream=s),
+                          model.schedule) for x, s in zip((a, b), streams, strict=True)]
     between = slerp if mix == "slerp" else lerp
-    start = torch.cat([between(*codes, weight) for weight in weights])
-    many = cond.repeat(len(weights), *[1] * (cond.ndim - 1)) if isinstance(cond, Tensor) else cond
-    yield from ddim(model, start, steps=visited, cond=many)
+    yield from ddim(model, torch.cat([between(*codes, weight) for weight in weights]), **way, **options)

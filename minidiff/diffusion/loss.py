@@ -82,6 +82,6 @@ def hybrid_loss(model: LearnedRange, x0: Tensor, t: int | Tensor, noise: Tensor,
     out = model.base.output(x_t, t, cond, times=2)
     mean, v = out.chunk(2, dim=1)
     simple = _per_picture((_wide(mean) - _wide(model.base.target(x0, noise, t))) ** 2)
-    frozen = _Frozen(model.schedule, model.base.read(mean, x_t, t), (v + 1) / 2)
+    frozen = _Frozen(model.schedule, model.base.to_prediction(mean, x_t, t), (v + 1) / 2)
     bound = vlb_term(frozen, x0, t, noise, variance="learned")
     return (simple + lam * model.schedule.T * bound) * weight

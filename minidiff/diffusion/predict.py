@@ -1,4 +1,4 @@
-"""Noising, and the three things a network can predict: eps, x0, v. What it predicts is said by wrapping it.
+"""Noising, and the three things a network can predict: eps, x0, v. Wrapping a network states what it predicts.
 
     model = Eps(net, schedule)          # net(x, t, cond=None) -> eps
     x0, eps = model(x, t)               # the same two numbers whichever the network was trained on
@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -16,7 +16,8 @@ from minidiff.diffusion.schedule import Schedule
 from minidiff.errors import BadInput, check_finite, require
 
 __all__ = ["Prediction", "Denoiser", "Eps", "X0", "V", "LearnedRange", "q_sample", "x0_from_eps", "eps_from_x0", "v_from",
-           "x0_from_v", "eps_from_v", "signal_noise", "batch_t", "check_state"]
+           "x0_from_v", "eps_from_v", "signal_noise", "batch_t", "predict_at", "clipped",
+           "check_clip", "check_model", "check_state"]
 
 
 class Prediction(NamedTuple):
@@ -120,7 +121,7 @@ class Denoiser(nn.Module):
     def forward(self, x: Tensor, t: int | float | Tensor, cond: object = None) -> Prediction:
         """x: (B, C, H, W), t: (B,) integer or float steps (or one number). Returns Prediction(x0, eps), unclipped."""
         t = batch_t(t, x)
-        return self.read(self.output(x, t, cond), x, t)
+        return self.to_prediction(self.output(x, t, cond), x, t)
 
     def output(self, x: Tensor, t: Tensor, cond: object = None, *, times: int = 1) -> Tensor:
         """The bare network, its shape checked against x (``times`` its channels)."""
@@ -132,12 +133,12 @@ class Denoiser(nn.Module):
                            f"LearnedRange({type(self).__name__}(net, schedule)) if half of it is the variance" if double else "")
         return out
 
-    def read(self, out: Tensor, x: Tensor, t: Tensor) -> Prediction:
-        """From what the network says to (x0, eps)."""
+    def to_prediction(self, out: Tensor, x: Tensor, t: Tensor) -> Prediction:
+        """From what the network predicts to (x0, eps)."""
         raise NotImplementedError
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """What the network should have said."""
+        """What the network should have predicted."""
         raise NotImplementedError
 
 
@@ -146,7 +147,7 @@ class Eps(Denoiser):
 
     kind = "eps"
 
-    def read(self, out: Tensor, x: Tensor, t: Tensor) -> Prediction:
+    def to_prediction(self, out: Tensor, x: Tensor, t: Tensor) -> Prediction:
         return Prediction(x0_from_eps(x, out, t, self.schedule), out)
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -158,7 +159,7 @@ class X0(Denoiser):
 
     kind = "x0"
 
-    def read(self, out: Tensor, x: Tensor, t: Tensor) -> Prediction:
+    def to_prediction(self, out: Tensor, x: Tensor, t: Tensor) -> Prediction:
         return Prediction(out, eps_from_x0(x, out, t, self.schedule))
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -170,7 +171,7 @@ class V(Denoiser):
 
     kind = "v"
 
-    def read(self, out: Tensor, x: Tensor, t: Tensor) -> Prediction:
+    def to_prediction(self, out: Tensor, x: Tensor, t: Tensor) -> Prediction:
         return Prediction(x0_from_v(x, out, t, self.schedule), eps_from_v(x, out, t, self.schedule))
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -204,4 +205,48 @@ class LearnedRange(nn.Module):
         """(Prediction(x0, eps), frac), each shaped like x."""
         t = batch_t(t, x)
         mean, v = self.base.output(x, t, cond, times=2).chunk(2, dim=1)
-        return self.base.read(mean, x, t), (v + 1) / 2
+        return self.base.to_prediction(mean, x, t), (v + 1) / 2
+
+
+def check_model(model: object) -> None:
+    """Raise unless the model states what it predicts and on which schedule."""
+    if not isinstance(getattr(model, "schedule", None), Schedule) or not callable(model):
+        raise BadInput("model", type(model).__name__, "a model that says what it predicts",
+                       "Eps(net, schedule), X0(net, schedule) or V(net, schedule)")
+
+
+def check_clip(clip: object) -> None:
+    """Raise unless clip is None, "x0" or "both"."""
+    require(clip is None or (isinstance(clip, str) and clip in ("x0", "both")), "clip", repr(clip), "None, 'x0' or 'both'",
+            "clip='x0' for pixels in [-1, 1], None for latents")
+
+
+def _leaves(cond: object) -> Iterator[Tensor]:
+    if isinstance(cond, Tensor):
+        yield cond
+    elif isinstance(cond, (tuple, list, dict)):
+        for part in cond.values() if isinstance(cond, dict) else cond:
+            yield from _leaves(part)
+
+
+def predict_at(model: Callable, x: Tensor, t: int | float, cond: object = None, *, method: str = "__call__") -> Prediction:
+    """The model at one t for the whole batch; recorded for gradients only if x or cond requires them.
+
+    method: "with_variance" for the prediction and the variance's fraction of a :class:`LearnedRange`.
+    """
+    between = torch.float64 if x.dtype == torch.float64 else torch.float32
+    ts = torch.full((len(x),), t, device=x.device, dtype=torch.long if isinstance(t, int) else between)
+    wanted = torch.is_grad_enabled() and (x.requires_grad or any(part.requires_grad for part in _leaves(cond)))
+    with torch.set_grad_enabled(wanted):
+        return getattr(model, method)(x, ts) if cond is None else getattr(model, method)(x, ts, cond)
+
+
+def clipped(prediction: Prediction, x: Tensor, abar: float, clip: str | None) -> Prediction:
+    """The prediction after the rule ``clip``: None; "x0" clips x0 to [-1, 1] and keeps eps; "both" works eps out again:
+
+    eps = (x - sqrt(abar) x0) / sqrt(1 - abar).
+    """
+    if clip is None:
+        return prediction
+    x0 = prediction.x0.clamp(-1, 1)
+    return Prediction(x0, (x - abar**0.5 * x0) / (1 - abar) ** 0.5 if clip == "both" else prediction.eps)

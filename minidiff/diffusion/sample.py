@@ -2,13 +2,27 @@
 
     picture = last(ddim(model, noise, steps=50)).x
 
-The model is a wrapped network, Eps(net, schedule) and the like, or any callable with ``.schedule`` that returns
-Prediction(x0, eps).
+The model is a network wrapped in what it predicts, Eps(net, schedule) and the like, or any callable with ``.schedule`` that
+returns Prediction(x0, eps). One contract holds for all samplers (here, in ``solvers``, ``flow``, and for ``invert`` and
+``interpolate``):
+
+- ``steps``, ``spacing``, ``offset``: which steps are visited, see :func:`spacing.timesteps`. ``final_alpha``: the noise level of
+  the result, "one" (abar = 1, the clean picture) or "first" (abar_0, Stable Diffusion's set_alpha_to_one=False).
+- ``clip``: None; "x0" clips x0 to [-1, 1] and keeps eps (diffusers); "both" then works eps out again from the clipped x0 (OpenAI,
+  lucidrains). For pixels only: latents are not bounded.
+- ``cond``: handed to the model as it is; None calls ``model(x, t)``.
+- ``seed`` and ``rows``: the noise of a step is a function of (seed, row number, t), see :func:`row_noise`. So a batch equals a
+  loop of singles, ``ddim(model, x[b:b+1], eta=1, rows=[b])``, and cutting a batch into chunks changes nothing. There is no
+  ``generator``: its stream would depend on who drew from it before.
+- Gradients: nothing is recorded unless x or cond requires a gradient, so that a network in training can be sampled from as it
+  is. With ``x.requires_grad_()`` (or a cond that does) the whole loop is differentiable, parameters included. A model may take
+  gradients inside its own call (``torch.enable_grad()``) in either case. Under ``torch.no_grad()`` nothing is recorded.
+- Arguments are refused at the call, before the first step.
 """
 
 from __future__ import annotations
 
-import zlib
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -16,14 +30,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from minidiff import rng
 from minidiff.diffusion.bound import Variance, check_variance
-from minidiff.diffusion.predict import Prediction, check_state
-from minidiff.diffusion.schedule import Schedule
-from minidiff.diffusion.spacing import pairs, timesteps
-from minidiff.errors import BadInput, check_choice, require
+from minidiff.diffusion.noise import check_rows, row_noise
+from minidiff.diffusion.predict import check_clip, check_model, check_state, clipped, predict_at
+from minidiff.diffusion.schedule import Schedule, posterior
+from minidiff.diffusion.spacing import step_pairs
+from minidiff.errors import check_choice, checks_first, require
 
-__all__ = ["Step", "last", "timesteps", "ddpm", "ddim", "ddim_sigma", "ddim_step", "check_model", "noise_source", "predict_at"]
+__all__ = ["Step", "Visit", "last", "ddpm", "ddim", "ddim_sigma", "ddim_step", "prev_abar", "row_noise", "visits"]
+
+FINAL_ALPHAS = ("one", "first")
 
 
 class Step(NamedTuple):
@@ -38,6 +54,17 @@ class Step(NamedTuple):
     eps: Tensor
 
 
+class Visit(NamedTuple):
+    """One step of the way, known before it is taken: from t (abar) to t_prev (abar_prev)."""
+
+    index: int
+    steps: int
+    t: int
+    t_prev: int
+    abar: float
+    abar_prev: float
+
+
 def last(steps: Iterable[Step]) -> Step:
     """Run a sampler to its end and return its last step."""
     end = deque(steps, maxlen=1)
@@ -45,75 +72,63 @@ def last(steps: Iterable[Step]) -> Step:
     return end[0]
 
 
-def check_model(model: object) -> None:
-    """Raise unless the model says what it predicts and on which schedule."""
-    if not isinstance(getattr(model, "schedule", None), Schedule) or not callable(model):
-        raise BadInput("model", type(model).__name__, "a model that says what it predicts",
-                       "Eps(net, schedule), X0(net, schedule) or V(net, schedule)")
+def prev_abar(schedule: Schedule, t_prev: int, final_alpha: str = "one") -> float:
+    """abar at t_prev; below the first step 1 (final_alpha="one") or abar_0 ("first", diffusers' final_alpha_cumprod)."""
+    check_choice("final_alpha", final_alpha, FINAL_ALPHAS)
+    return float(schedule.abar[0]) if t_prev < 0 and final_alpha == "first" else float(schedule.at(t_prev))
 
 
-def predict_at(model: Callable, x: Tensor, t: int | float, cond: object) -> Prediction:
-    """The model at one t for the whole batch."""
-    between = torch.float64 if x.dtype == torch.float64 else torch.float32
-    rows = torch.full((len(x),), t, device=x.device, dtype=torch.long if isinstance(t, int) else between)
-    return model(x, rows) if cond is None else model(x, rows, cond)
+def visits(schedule: Schedule, steps: int | Sequence[int], *, spacing: str = "leading", offset: int = 0, final_alpha: str = "one",
+           compat: str | None = None) -> list[Visit]:
+    """The way from noise to picture: t, t_prev and their abar for every step (:func:`spacing.step_pairs`)."""
+    pairs = step_pairs(schedule.T, steps, spacing=spacing, offset=offset, compat=compat)
+    return [Visit(i, len(pairs), t, t_prev, float(schedule.at(t)), prev_abar(schedule, t_prev, final_alpha))
+            for i, (t, t_prev) in enumerate(pairs)]
 
 
-def noise_source(x: Tensor, generator: torch.Generator | None) -> Callable[[], Tensor]:
-    """Draws noise like x, on the generator's device, then moves it. None: a stream that is a pure function of x itself,
-    so the chain repeats for the same x, and two batches that start from different noise never share theirs."""
-    if generator is None:
-        digest = zlib.crc32(x.detach().float().cpu().contiguous().numpy().tobytes())
-        generator = rng.generator("sampler", digest)
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return lambda: torch.randn(x.shape, generator=generator, device=generator.device, dtype=dtype).to(x)
-
-
-def ddpm(model: Callable, x: Tensor, *, variance: Variance = "small", clip: bool = True, steps: int | Sequence[int] | None = None,
-         spacing: str = "leading", offset: int = 0, cond: object = None, generator: torch.Generator | None = None,
-         compat: str | None = None) -> Iterator[Step]:
-    """Ancestral sampling (Ho et al. 2020, algorithm 2): x_prev = c1 x0 + c2 x_t + sqrt(var) z, and no z at the end.
+@checks_first
+def ddpm(model: Callable, x: Tensor, *, steps: int | Sequence[int] | None = None, variance: Variance = "small",
+         spacing: str = "leading", offset: int = 0, final_alpha: str = "one", clip: str | None = None, cond: object = None,
+         seed: int = 0, rows: Sequence[int] | None = None, compat: str | None = None) -> Iterator[Step]:
+    """Ancestral sampling (Ho et al. 2020, algorithm 2): x_prev = c1 x0 + c2 x_t + sqrt(var) z, and no z into the clean picture.
 
     x: (B, C, H, W) standard normal noise. variance: "small" (the posterior's), "large" (beta), "learned" (LearnedRange), or a
-    function (t, t_prev) -> variance. clip: x0 to [-1, 1] before the mean. steps: None is all T; fewer skip (iDDPM, section 4),
-    and "large" is then the sigma-hat of the DDIM paper. generator: see :func:`noise_source`.
+    function (t, t_prev) -> variance. steps: None is all T; fewer skip (iDDPM, section 4), and "large" is then the sigma-hat of
+    the DDIM paper. Ho's own sampler is clip="x0". The other keywords: see the head of this module.
     compat="diffusers" adds noise at the last step too when it is not t = 0 (offset > 0).
     """
     check_model(model)
     check_state("x", x)
+    check_clip(clip)
     check_variance(model, variance)
-    T = model.schedule.T
-    route = pairs(T, T if steps is None else steps, spacing=spacing, offset=offset)
     require(compat in (None, "diffusers"), "compat", compat, "None or 'diffusers'")
-    return _ddpm(model, x, variance, clip, route, cond, noise_source(x, generator), compat)
-
-
-@torch.no_grad()
-def _ddpm(model: Callable, x: Tensor, variance: Variance, clip: bool, route: list[tuple[int, int]], cond: object,
-          draw: Callable[[], Tensor], compat: str | None) -> Iterator[Step]:
-    schedule = model.schedule
-    for index, (t, t_prev) in enumerate(route):
+    seed, rows = check_rows(seed, rows, len(x))
+    way = visits(model.schedule, model.schedule.T if steps is None else steps, spacing=spacing, offset=offset,
+                 final_alpha=final_alpha)
+    yield  # arguments are good; the rest runs as the caller asks for steps
+    for index, count, t, t_prev, abar, abar_prev in way:
+        frac = None
         if variance == "learned":
-            (x0, eps), frac = model.with_variance(x, torch.full((len(x),), t, device=x.device), cond)
+            prediction, frac = predict_at(model, x, t, cond, method="with_variance")
         else:
-            (x0, eps), frac = predict_at(model, x, t, cond), None
-        x0 = x0.clamp(-1, 1) if clip else x0
-        c1, c2, _ = (float(c) for c in schedule.posterior(t, t_prev))
+            prediction = predict_at(model, x, t, cond)
+        x0, eps = clipped(prediction, x, abar, clip)
+        c1, c2, small = posterior(abar, abar_prev)
         x = c1 * x0 + c2 * x
-        if t_prev >= 0 or (compat == "diffusers" and t > 0):
-            x = x + _std(schedule, variance, t, t_prev, frac, x) * draw()
-        yield Step(index, len(route), t, t_prev, x, x0, eps)
+        if abar_prev < 1 or (compat == "diffusers" and t > 0):
+            std = _std(variance, t, t_prev, small, 1 - abar / abar_prev, frac, x)
+            x = x + std * row_noise(x.shape, seed=seed, t=t, rows=rows, dtype=x.dtype, device=x.device)
+        yield Step(index, count, t, t_prev, x, x0, eps)
 
 
-def _std(schedule: Schedule, variance: Variance, t: int, t_prev: int, frac: Tensor | None, x: Tensor) -> Tensor | float:
+def _std(variance: Variance, t: int, t_prev: int, small: float, large: float, frac: Tensor | None, x: Tensor) -> Tensor | float:
     """sqrt of the reverse variance; learned: log var = frac log beta + (1 - frac) log var_small (iDDPM, eq. 15)."""
     if callable(variance):
         return torch.as_tensor(variance(t, t_prev), device=x.device).sqrt().to(x.dtype)
     if variance != "learned":
-        return float(schedule.variance(variance, t, t_prev)) ** 0.5
-    small = float(schedule.variance("small", t, t_prev).clamp(min=1e-20).log())
-    large = float(schedule.variance("large", t, t_prev).log())
-    return (0.5 * (frac * large + (1 - frac) * small)).exp()
+        return (small if variance == "small" else large) ** 0.5
+    low, high = (math.log(max(value, 1e-20)) for value in (small, large))
+    return (0.5 * (frac * high + (1 - frac) * low)).exp()
 
 
 def ddim_sigma(abar: float, abar_prev: float, eta: float) -> float:
@@ -127,48 +142,31 @@ def ddim_sigma(abar: float, abar_prev: float, eta: float) -> float:
 def ddim_step(x0: Tensor, eps: Tensor, abar_prev: float, *, sigma: float = 0.0, noise: Tensor | None = None) -> Tensor:
     """x_prev = sqrt(abar_prev) x0 + sqrt(1 - abar_prev - sigma^2) eps + sigma z (Song et al. 2021, eq. 12).
 
-    Two predictions: x0 says where to go, eps in which direction to stay noisy. An editing method may pass different ones.
+    Two predictions: x0 is where to go, eps the direction in which to stay noisy. An editing method may pass different ones.
     """
     x = abar_prev**0.5 * x0 + max(1 - abar_prev - sigma**2, 0.0) ** 0.5 * eps
     return x if noise is None else x + sigma * noise
 
 
-def abar_after(schedule: Schedule, t_prev: int, final: str) -> float:
-    """abar at t_prev; below the first step 1 (final="one") or abar_0 (final="first", diffusers' set_alpha_to_one=False)."""
-    return float(schedule.abar[0]) if t_prev < 0 and final == "first" else float(schedule.at(t_prev))
-
-
+@checks_first
 def ddim(model: Callable, x: Tensor, *, steps: int | Sequence[int] = 50, eta: float = 0.0, spacing: str = "leading",
-         offset: int = 0, final: str = "one", clip: str | None = None, cond: object = None,
-         generator: torch.Generator | None = None, compat: str | None = None) -> Iterator[Step]:
+         offset: int = 0, final_alpha: str = "one", clip: str | None = None, cond: object = None, seed: int = 0,
+         rows: Sequence[int] | None = None, compat: str | None = None) -> Iterator[Step]:
     """DDIM (Song et al. 2021) over a sub-sequence of the steps.
 
-    x: (B, C, H, W) standard normal noise. steps, spacing, offset: see ``grid``; steps may be the steps themselves.
-    eta: 0 (deterministic) to 1. final: noise level of the result, "one" (clean) or "first" (abar_0, Stable Diffusion).
-    clip: None; "x0" clips x0 to [-1, 1] and keeps the eps of before (diffusers); "both" then works eps out again from the
-    clipped x0 (OpenAI, lucidrains; diffusers' use_clipped_model_output). compat: see ``grid.pairs``.
+    x: (B, C, H, W) standard normal noise. steps: how many, or the steps themselves. eta: 0 (deterministic) to 1. compat: see
+    :func:`spacing.step_pairs`. The other keywords: see the head of this module.
     """
     check_model(model)
     check_state("x", x)
+    check_clip(clip)
     require(0 <= eta <= 1, "eta", eta, "a number from 0 (no noise) to 1 (DDPM)", "eta=0.0")
-    check_choice("final", final, ("one", "first"))
-    if clip is not None:
-        require(clip in ("x0", "both"), "clip", repr(clip), "None, 'x0' or 'both'", "clip='both'")
-    route = pairs(model.schedule.T, steps, spacing=spacing, offset=offset, compat=compat)
-    draw = noise_source(x, generator) if eta > 0 else None
-    return _ddim(model, x, route, eta, final, clip, cond, draw)
-
-
-@torch.no_grad()
-def _ddim(model: Callable, x: Tensor, route: list[tuple[int, int]], eta: float, final: str, clip: str | None, cond: object,
-          draw: Callable[[], Tensor] | None) -> Iterator[Step]:
-    schedule = model.schedule
-    for index, (t, t_prev) in enumerate(route):
-        abar, abar_prev = float(schedule.at(t)), abar_after(schedule, t_prev, final)
-        x0, eps = predict_at(model, x, t, cond)
-        x0 = x0 if clip is None else x0.clamp(-1, 1)
-        if clip == "both":
-            eps = (x - abar**0.5 * x0) / (1 - abar) ** 0.5
+    seed, rows = check_rows(seed, rows, len(x))
+    way = visits(model.schedule, steps, spacing=spacing, offset=offset, final_alpha=final_alpha, compat=compat)
+    yield  # arguments are good; the rest runs as the caller asks for steps
+    for index, count, t, t_prev, abar, abar_prev in way:
+        x0, eps = clipped(predict_at(model, x, t, cond), x, abar, clip)
         sigma = ddim_sigma(abar, abar_prev, eta)
-        x = ddim_step(x0, eps, abar_prev, sigma=sigma, noise=None if draw is None else draw())
-        yield Step(index, len(route), t, t_prev, x, x0, eps)
+        noise = row_noise(x.shape, seed=seed, t=t, rows=rows, dtype=x.dtype, device=x.device) if sigma > 0 else None
+        x = ddim_step(x0, eps, abar_prev, sigma=sigma, noise=noise)
+        yield Step(index, count, t, t_prev, x, x0, eps)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from minidiff.errors import BadInput, check_choice, require
 
-__all__ = ["Schedule", "Posterior"]
+__all__ = ["Schedule", "Posterior", "posterior"]
 
 
 class Posterior(NamedTuple):
@@ -27,6 +27,18 @@ class Posterior(NamedTuple):
     c1: Tensor
     c2: Tensor
     var: Tensor
+
+
+def posterior(abar: Tensor | float, abar_prev: Tensor | float) -> Posterior:
+    """The posterior q(x_prev | x_t, x_0) between two noise levels (Ho et al. 2020, eq. 6-7), tensors or numbers.
+
+    c1 = beta sqrt(abar_prev) / (1 - abar),  c2 = (1 - abar_prev) sqrt(alpha) / (1 - abar),
+    var = beta (1 - abar_prev) / (1 - abar), with alpha = abar / abar_prev and beta = 1 - alpha.
+    """
+    alpha = abar / abar_prev
+    beta = 1 - alpha
+    return Posterior(beta * abar_prev**0.5 / (1 - abar), (1 - abar_prev) * alpha**0.5 / (1 - abar),
+                     beta * (1 - abar_prev) / (1 - abar))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -142,23 +154,15 @@ class Schedule:
         require(not self.zero_snr, "schedule", f"{self.name}, whose last sigma is infinite", "finite noise levels",
                 "a schedule without zero_terminal")
         want = torch.as_tensor(sigma, dtype=torch.float64, device="cpu").log().clamp(-float(self.lam[0]), -float(self.lam[-1]))
-        grid = -self.lam
-        above = torch.searchsorted(grid, want).clamp(1, max(self.T - 1, 1)).clamp(max=self.T - 1)
+        levels = -self.lam
+        above = torch.searchsorted(levels, want).clamp(1, max(self.T - 1, 1)).clamp(max=self.T - 1)
         below = (above - 1).clamp(min=0)
-        gap = (grid[above] - grid[below]).clamp(min=1e-300)
-        return below + (want - grid[below]) / gap
+        gap = (levels[above] - levels[below]).clamp(min=1e-300)
+        return below + (want - levels[below]) / gap
 
     def posterior(self, t: int | Tensor, t_prev: int | Tensor | None = None) -> Posterior:
-        """The posterior q(x_prev | x_t, x_0) (Ho et al. 2020, eq. 6-7), for t_prev = t - 1 or any earlier step.
-
-        c1 = beta sqrt(abar_prev) / (1 - abar),  c2 = (1 - abar_prev) sqrt(alpha) / (1 - abar),
-        var = beta (1 - abar_prev) / (1 - abar), with alpha = abar / abar_prev and beta = 1 - alpha.
-        """
-        a_t, a_prev = self.at(t), self.at(t - 1 if t_prev is None else t_prev)
-        alpha = a_t / a_prev
-        beta = 1 - alpha
-        return Posterior(beta * a_prev.sqrt() / (1 - a_t), (1 - a_prev) * alpha.sqrt() / (1 - a_t),
-                         beta * (1 - a_prev) / (1 - a_t))
+        """:func:`posterior` of two steps, for t_prev = t - 1 or any earlier step. float64, shaped like t."""
+        return posterior(self.at(t), self.at(t - 1 if t_prev is None else t_prev))
 
     def variance(self, kind: str, t: int | Tensor, t_prev: int | Tensor | None = None) -> Tensor:
         """Reverse variance. small: the posterior's, best if the data is one point. large: beta, best if it is N(0, I).

@@ -21,7 +21,7 @@ import numpy as np
 
 from minidiff.errors import BadInput, check_choice, require
 
-__all__ = ["SPACINGS", "timesteps", "pairs"]
+__all__ = ["SPACINGS", "timesteps", "step_pairs"]
 
 SPACINGS = ("leading", "trailing", "linspace", "linspace_open", "leading_open", "openai", "uniform", "quad")
 
@@ -75,8 +75,8 @@ def timesteps(T: int, steps: int | Sequence[int], *, spacing: str = "leading", o
     return points
 
 
-def pairs(T: int, steps: int | Sequence[int], *, spacing: str = "leading", offset: int = 0,
-          compat: str | None = None) -> list[tuple[int, int]]:
+def step_pairs(T: int, steps: int | Sequence[int], *, spacing: str = "leading", offset: int = 0,
+               compat: str | None = None) -> list[tuple[int, int]]:
     """(t, t_prev) of every step; the last t_prev is -1.
 
     compat="diffusers": t_prev = t - T // S whatever the spacing (its DDIM scheduler). For linspace, and wherever S does not

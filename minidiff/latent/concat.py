@@ -168,5 +168,5 @@ def sample_concat(pipe: StableDiffusionPipeline, hint: Tensor, prompts: str | Se
     size = tuple(side * pipe.vae_scale_factor for side in hint.shape[-2:])
     z = initial_noise(pipe, len(context), seed=seed, size=size) if latents is None else latents
     model = Guided(denoiser(pipe, hint=hint.to(z)), guidance)
-    z = last(ddim(model, z, steps=steps, cond=(context, empty), clip=None, **scheduler_options(pipe))).x
+    z = last(ddim(model, z, steps=steps, cond=(context, empty), **scheduler_options(pipe))).x
     return decode(pipe.vae, z).clamp(-1, 1)

@@ -119,15 +119,16 @@ def denoise(pipe: StableDiffusionPipeline, prompts: str | Sequence[str], *, step
     z = initial_noise(pipe, len(context), seed=seed, size=size) if latents is None else latents
     z = z.to(pipe.device, pipe.unet.dtype)
     require(len(z) == len(context), "latents", f"{len(z)} rows", f"one for each of the {len(context)} prompts")
-    return ddim(Guided(denoiser(pipe), guidance), z, steps=steps, eta=eta, cond=(context, empty), clip=None,
+    return ddim(Guided(denoiser(pipe), guidance), z, steps=steps, eta=eta, seed=seed, cond=(context, empty),
                 **scheduler_options(pipe))
 
 
 def scheduler_options(pipe: StableDiffusionPipeline) -> dict:
-    """spacing, offset and final, as minidiff's samplers call them, from the scheduler's config."""
+    """spacing, offset and final_alpha, as minidiff's samplers call them, from the scheduler's config."""
     c = pipe.scheduler.config
-    final = "one" if getattr(c, "set_alpha_to_one", True) else "first"
-    return {"spacing": c.timestep_spacing, "offset": c.steps_offset if c.timestep_spacing == "leading" else 0, "final": final}
+    final_alpha = "one" if getattr(c, "set_alpha_to_one", True) else "first"
+    return {"spacing": c.timestep_spacing, "offset": c.steps_offset if c.timestep_spacing == "leading" else 0,
+            "final_alpha": final_alpha}
 
 
 @torch.no_grad()

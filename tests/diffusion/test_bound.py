@@ -142,7 +142,7 @@ def test_bound_adds_up_and_rate_grows() -> None:
     """Terms sum to the total; the rate rises along the chain, the distortion falls; both by their own definition."""
     schedule, x0 = cosine(50), pictures()
     model = Gaussian(schedule, std=0.5)
-    b = bits_per_dim(model, x0, variance="small")
+    b = bits_per_dim(model, x0, variance="small", clip="x0")
     assert b.total.shape == (16,) and b.terms.shape == b.rate.shape == b.distortion.shape == (16, 50)
     assert torch.allclose(b.total, b.prior + b.terms.sum(1), rtol=1e-12)
     assert torch.allclose(b.rate[:, -1], b.prior) and torch.allclose(b.prior, prior_term(x0, schedule))
@@ -151,7 +151,7 @@ def test_bound_adds_up_and_rate_grows() -> None:
     mean = b.distortion.mean(0)
     assert float(mean[0]) < float(mean[25]) < float(mean[49])
     assert float(mean[49]) == pytest.approx(127.5 * float(x0.square().mean((1, 2, 3)).sqrt().mean()), rel=0.02)  # guess: 0
-    steps = list(bound_steps(model, x0, variance="small"))
+    steps = list(bound_steps(model, x0, variance="small", clip="x0"))
     assert [s.t for s in steps] == list(range(49, -1, -1))
     assert torch.equal(torch.stack([s.term for s in steps[::-1]], 1), b.terms)  # the same noise every time
     assert torch.allclose(127.5 * (steps[3].x0 - x0).square().mean((1, 2, 3)).sqrt(), steps[3].distortion)
@@ -161,10 +161,10 @@ def test_bound_of_the_true_model_is_near_the_entropy_of_the_bytes() -> None:
     """Data N(0, .5^2) rounded to bytes: about log2 of (density entropy / bin width) bits."""
     schedule, x0 = cosine(200), pictures()
     model = Gaussian(schedule, std=0.5)
-    total = float(bits_per_dim(model, x0, variance=model.variance, clip=False).total.mean())
+    total = float(bits_per_dim(model, x0, variance=model.variance).total.mean())
     own = float((0.5 * math.log(2 * math.pi * 0.25) + x0.square() / 0.5).mean()) / LN2 - math.log2(2 / 255)
     assert total == pytest.approx(own, abs=0.1)
-    assert total < float(bits_per_dim(model, x0, variance="large", clip=False).total.mean())
+    assert total < float(bits_per_dim(model, x0, variance="large").total.mean())
 
 
 def test_loss_aware_sampler() -> None:

@@ -69,20 +69,18 @@ def chain_variance(monkeypatch, model: Gaussian, variance: str) -> float:
     """The exact variance of what DDPM samples. The chain is linear, x = g x_T + sum g_i z_i, so feed it unit vectors:
     row 0 carries x_T, row i the noise of step i, and nothing else; then the variance is the sum of squares."""
     T = model.schedule.T
-    rows = iter(range(1, T))
+    turns = iter(range(1, T))
 
-    def unit(x: Tensor, generator: object):
-        def draw() -> Tensor:
-            z = torch.zeros_like(x)
-            z[next(rows)] = 1
-            return z
-        return draw
+    def unit(shape: torch.Size, **_: object) -> Tensor:
+        z = torch.zeros(shape, dtype=torch.float64)
+        z[next(turns)] = 1
+        return z
 
-    monkeypatch.setattr(sample_module, "noise_source", unit)
+    monkeypatch.setattr(sample_module, "row_noise", unit)
     start = torch.zeros(T, 1, dtype=torch.float64)
     start[0] = 1
-    end = last(ddpm(model, start, variance=model.variance if variance == "optimal" else variance, clip=False)).x
-    assert next(rows, None) is None  # T - 1 draws: none at the last step
+    end = last(ddpm(model, start, variance=model.variance if variance == "optimal" else variance)).x
+    assert next(turns, None) is None  # T - 1 draws: none at the last step
     return float(end.square().sum())
 
 
@@ -98,8 +96,7 @@ def test_sampled_variance(monkeypatch, s2: float, variance: str, value: float) -
 def test_ddim_with_eta_1_is_ddpm_small() -> None:
     """The same draws give the same pictures, so the same mean and variance."""
     model, x = Gaussian(linear(100), mean=0.3, std=0.5), torch.randn(7, 2, generator=torch.Generator().manual_seed(0)).double()
-    a = list(ddpm(model, x, clip=False, generator=torch.Generator().manual_seed(1)))
-    b = list(ddim(model, x, steps=100, eta=1.0, generator=torch.Generator().manual_seed(1)))
+    a, b = list(ddpm(model, x, seed=1)), list(ddim(model, x, steps=100, eta=1.0, seed=1))
     for i, (one, two) in enumerate(zip(a, b, strict=True)):
         assert torch.allclose(one.x, two.x, atol=1e-10), i
 

@@ -22,6 +22,7 @@ from minidiff.diffusion import (
     lerp,
     linear,
     q_sample,
+    row_noise,
     slerp,
     timesteps,
     zero_terminal,
@@ -62,7 +63,7 @@ def test_fixed_point_repeats_close_the_round_trip() -> None:
 
 
 @pytest.mark.parametrize("options", [{"spacing": "trailing"}, {"spacing": "linspace"}, {"spacing": "leading", "offset": 1},
-                                     {"spacing": "leading", "offset": 1, "final": "first"}, {"spacing": "quad"}], ids=str)
+                                     {"spacing": "leading", "offset": 1, "final_alpha": "first"}, {"spacing": "quad"}], ids=str)
 def test_round_trip_in_every_convention(options: dict) -> None:
     assert round_trip(bent(), pictures(), steps=12, fixed_point=40, **options) < 1e-20
 
@@ -148,11 +149,10 @@ def test_interpolation_starts_at_the_level_of_its_codes(encode: str) -> None:
     assert [s.t for s in steps] == [505, *[u for u in timesteps(1000, 50) if u < 505]]
     start = q_sample(steps[0].x0, 505, steps[0].eps, S)  # what the first call saw
     if encode == "q_sample":
-        noise = torch.randn(4, 2, generator=torch.Generator().manual_seed(4))
-        start = next(iter(interpolate(model, a, b, t=505, encode=encode, weights=(0.0, 1.0),
-                                      generator=torch.Generator().manual_seed(4))))
+        noise = row_noise((4, 2), seed=4, t=505, dtype=torch.float64, stream="interpolate a")
+        start = next(iter(interpolate(model, a, b, t=505, encode=encode, weights=(0.0, 1.0), seed=4)))
         seen = q_sample(start.x0, 505, start.eps, S)
-        want = torch.cat([q_sample(x, 505, noise.double(), S) for x in (a, b)])  # one noise for both
+        want = torch.cat([q_sample(x, 505, noise, S) for x in (a, b)])  # one noise for both
         assert torch.allclose(seen, want, atol=1e-9)
     else:
         assert torch.allclose(start[:4], last(invert(model, a, steps=[s.t for s in steps])).x, atol=1e-9)
@@ -182,7 +182,7 @@ def test_cond_is_repeated_for_every_weight() -> None:
     (lambda m, x: invert(m, x, fixed_point=-1), "0 or more"),
     (lambda m, x: invert(m, x / 0), "finite"),
     (lambda m, x: invert(lambda x, t: x, x), "says what it predicts"),
-    (lambda m, x: invert(m, x, final="last"), "'first'"),
+    (lambda m, x: invert(m, x, final_alpha="last"), "'first'"),
     (lambda m, x: invert(V(lambda x, t: x, zero_terminal(S)), x, spacing="trailing"), "no picture"),
     (lambda m, x: interpolate(m, x, x[:2]), "shape of a"),
     (lambda m, x: interpolate(m, x, x, t=1000), "a step in"),

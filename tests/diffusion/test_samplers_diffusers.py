@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import types
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -36,6 +37,7 @@ from minidiff.diffusion import (
     last,
     linear,
     q_sample,
+    row_noise,
     scaled_linear,
     sigmoid_beta,
     timesteps,
@@ -110,13 +112,15 @@ def without_meaning(schedule: str, kind: str, spacing: str, clip: bool, shipped:
 
 
 def theirs_ddim(config: dict, S: int, eta: float, clip: str | None) -> tuple[list[Tensor], list[int]]:
+    """With our noise of seed 5."""
     from diffusers import DDIMScheduler
 
     scheduler = DDIMScheduler(clip_sample=clip is not None, **config)
     scheduler.set_timesteps(S)
-    x, out, g = noise(), [], torch.Generator().manual_seed(5)
+    x, out = noise(), []
     for t in scheduler.timesteps:
-        x = scheduler.step(net(x, t.repeat(2)), t, x, eta=eta, use_clipped_model_output=clip == "both", generator=g).prev_sample
+        x = scheduler.step(net(x, t.repeat(2)), t, x, eta=eta, use_clipped_model_output=clip == "both",
+                           variance_noise=row_noise(x.shape, seed=5, t=int(t), dtype=x.dtype)).prev_sample
         out.append(x)
     return out, scheduler.timesteps.tolist()
 
@@ -140,8 +144,8 @@ def test_ddim_whole_matrix(shipped: bool, schedule: str, S: int) -> None:
         want, ts = theirs_ddim(config, S, eta, clip)
         # Where t - T // S is the step visited next, compat changes nothing, and is left off.
         compat = None if spacing == "leading" or (spacing == "trailing" and S == 4) else "diffusers"
-        steps = list(ddim(WRAPS[kind](net, table), noise(), steps=S, eta=eta, spacing=spacing, offset=offset, final=final,
-                          clip=clip, generator=torch.Generator().manual_seed(5), compat=compat))
+        steps = list(ddim(WRAPS[kind](net, table), noise(), steps=S, eta=eta, spacing=spacing, offset=offset,
+                          final_alpha=final, clip=clip, seed=5, compat=compat))
         assert [s.t for s in steps] == ts and [s.index for s in steps] == list(range(S)) and {s.steps for s in steps} == {S}
         error = gap([s.x for s in steps], want)
         assert error <= bar(shipped), (spacing, offset, final, clip, eta, kind, error)
@@ -156,9 +160,22 @@ def test_ddim_linspace_without_compat_reads_each_picture_at_its_own_level() -> N
     assert theirs == [(999 - 111 * i, max(899 - 111 * i, -1)) for i in range(10)]
 
 
+def theirs_ddpm(monkeypatch, scheduler: object, predict: Callable) -> list[Tensor]:
+    """diffusers' DDPM from ``noise()``, with our noise of seed 5 in the place of its own."""
+    now: list[int] = []
+    monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor",
+                        lambda shape, **options: row_noise(shape, seed=5, t=now[-1], dtype=options["dtype"]))
+    x, out = noise(), []
+    for t in scheduler.timesteps:
+        now.append(int(t))
+        x = scheduler.step(predict(x, t.repeat(2)), t, x).prev_sample
+        out.append(x)
+    return out
+
+
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_small_log", "fixed_large", "learned_range"])
 @pytest.mark.parametrize("schedule", [*SCHEDULES, "sigmoid"])
-def test_ddpm_whole_matrix(shipped: bool, variance: str, schedule: str) -> None:
+def test_ddpm_whole_matrix(shipped: bool, monkeypatch, variance: str, schedule: str) -> None:
     """variance type x clip x prediction type x (spacing, offset, steps), for each schedule; the whole chain is the next test.
 
     Not fixed_large_log: its step takes the root of a logarithm, which is NaN. Not learned: raw variances, which we do not offer.
@@ -168,35 +185,31 @@ def test_ddpm_whole_matrix(shipped: bool, variance: str, schedule: str) -> None:
     table, names = {**SCHEDULES, "sigmoid": (sigmoid_beta(), {"beta_schedule": "sigmoid"})}[schedule]
     doubled = variance == "learned_range"
     routes = [("leading", 0, 4), ("leading", 1, 3), ("linspace", 0, 4), ("trailing", 0, 3)]
-    for (spacing, offset, S), clip, kind in itertools.product(routes, (True, False), WRAPS):
-        if without_meaning(schedule, kind, spacing, clip, shipped):
+    for (spacing, offset, S), clip, kind in itertools.product(routes, ("x0", None), WRAPS):
+        if without_meaning(schedule, kind, spacing, clip is not None, shipped):
             continue
-        scheduler = DDPMScheduler(**names, variance_type=variance, clip_sample=clip, prediction_type=kind,
+        scheduler = DDPMScheduler(**names, variance_type=variance, clip_sample=clip is not None, prediction_type=kind,
                                   timestep_spacing=spacing, steps_offset=offset)
         scheduler.set_timesteps(S)
-        x, want, g = noise(), [], torch.Generator().manual_seed(5)
-        for t in scheduler.timesteps:
-            x = scheduler.step(net(x, t.repeat(2), 2 if doubled else 1), t, x, generator=g).prev_sample
-            want.append(x)
-        base = WRAPS[kind](lambda x, t: net(x, t, 2 if doubled else 1), table)
+        def predict(x: Tensor, t: Tensor) -> Tensor:
+            return net(x, t, 2 if doubled else 1)
+
+        want, base = theirs_ddpm(monkeypatch, scheduler, predict), WRAPS[kind](predict, table)
         got = ddpm(LearnedRange(base) if doubled else base, noise(), clip=clip, steps=S, spacing=spacing, offset=offset,
                    variance={"fixed_large": "large", "learned_range": "learned"}.get(variance, "small"),
-                   generator=torch.Generator().manual_seed(5), compat="diffusers")
+                   seed=5, compat="diffusers")
         error = gap([s.x for s in got], want)
         assert error <= bar(shipped), (spacing, offset, S, clip, kind, error)
 
 
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
-def test_ddpm_whole_chain(shipped: bool, variance: str) -> None:
+def test_ddpm_whole_chain(shipped: bool, monkeypatch, variance: str) -> None:
     from diffusers import DDPMScheduler
 
     betas = np.linspace(0.001, 0.2, 100)
     scheduler = DDPMScheduler(100, trained_betas=betas, variance_type=variance)
-    x, g = noise(), torch.Generator().manual_seed(5)
-    for t in scheduler.timesteps:
-        x = scheduler.step(net(x, t.repeat(2)), t, x, generator=g).prev_sample
-    ours = list(ddpm(Eps(net, linear(100)), noise(), variance=variance[6:], generator=torch.Generator().manual_seed(5)))
-    assert len(ours) == 100 and gap([ours[-1].x], [x]) <= bar(shipped)
+    ours = list(ddpm(Eps(net, linear(100)), noise(), variance=variance[6:], clip="x0", seed=5))
+    assert len(ours) == 100 and gap([ours[-1].x], theirs_ddpm(monkeypatch, scheduler, net)[-1:]) <= bar(shipped)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -221,8 +234,8 @@ def test_dpm2m_whole_matrix(shipped: bool, schedule: str) -> None:
         for t in scheduler.timesteps:
             x = scheduler.step(net(x, t.repeat(2)), t, x).prev_sample
             want.append(x)
-        got = list(dpm2m(WRAPS[kind](net, table), noise(), steps=S, spacing=spacings[spacing], offset=offset, final=final,
-                         lower_order_final=lower))
+        got = list(dpm2m(WRAPS[kind](net, table), noise(), steps=S, spacing=spacings[spacing], offset=offset,
+                         final_alpha=final, lower_order_final=lower))
         assert [s.t for s in got] == scheduler.timesteps.tolist()
         error = gap([s.x for s in got], want)
         assert error <= bar(shipped), (spacing, offset, final, lower, S, kind, error)
@@ -262,7 +275,7 @@ def test_euler_and_heun_whole_matrix(shipped: bool, solver, their: str, schedule
             x = scheduler.step(net(inside, t.repeat(2)), t, x).prev_sample
             if solver is euler or i % 2 == 1 or i == 2 * S - 2:  # Heun: two calls a step, one in the last
                 want.append(x / (1 + sigmas[i + 1] ** 2).sqrt())
-        got = list(solver(WRAPS[kind](net, table), noise(), steps=S, spacing=spacing, offset=offset, final=final))
+        got = list(solver(WRAPS[kind](net, table), noise(), steps=S, spacing=spacing, offset=offset, final_alpha=final))
         error = gap([s.x for s in got], want)
         assert error <= bar(shipped), (spacing, offset, final, kind, error)
 
@@ -356,7 +369,7 @@ def test_steps_come_after_the_step() -> None:
         return net(x, t)
 
     for run in (lambda m: ddim(m, noise(), steps=5), lambda m: dpm2m(m, noise(), steps=5), lambda m: euler(m, noise(), steps=5),
-                lambda m: ddpm(m, noise(), steps=5, generator=torch.Generator().manual_seed(1)),
+                lambda m: ddpm(m, noise(), steps=5, clip="x0", seed=1),
                 lambda m: heun(m, noise(), steps=5, spacing="linspace")):
         seen.clear()
         steps = list(run(Eps(spy, linear())))
@@ -371,20 +384,13 @@ def test_steps_come_after_the_step() -> None:
                 assert torch.allclose(q_sample(step.x0, step.t, step.eps, linear()), before, atol=1e-9)
 
 
-def test_generator_rules() -> None:
+def test_the_seed_decides_the_noise() -> None:
     model = Eps(net, linear())
-    a, b, c = (last(ddim(model, noise(seed=s), steps=9, eta=1.0)).x for s in (0, 0, 1))
-    assert torch.equal(a, b) and not torch.equal(a, c)
-    d, e = (last(ddim(model, noise(), steps=9, eta=1.0, generator=torch.Generator().manual_seed(s))).x for s in (1, 2))
-    assert not torch.equal(d, e)
+    a, b, c, d = (last(ddim(model, noise(seed=s), steps=9, eta=1.0, seed=seed)).x for s, seed in ((0, 0), (0, 0), (0, 1), (1, 0)))
+    assert torch.equal(a, b) and not torch.equal(a, c) and not torch.equal(a, d)
     true = Gaussian(linear(), std=0.5)  # forgets x_T along the way: what differs in the end is the noise of the steps
-    x1, x2 = noise(), noise() + 1e-3
-
-    def far(**options: object) -> float:
-        g = [{"generator": torch.Generator().manual_seed(0)} if options else {} for _ in range(2)]
-        return float((last(ddpm(true, x1, steps=50, **g[0])).x - last(ddpm(true, x2, steps=50, **g[1])).x).abs().mean())
-
-    assert far() > 0.1 and far(same=True) < 0.01  # without a generator two batches do not share their noise
+    one, two, three = (last(ddpm(true, noise() + shift, steps=50, seed=seed)).x for shift, seed in ((0, 0), (1e-3, 0), (0, 1)))
+    assert float((one - two).abs().mean()) < 0.01 and float((one - three).abs().mean()) > 0.1
 
 
 def test_float32_gives_the_same_picture() -> None:
@@ -404,7 +410,7 @@ def test_float32_gives_the_same_picture() -> None:
     (lambda m, x: ddim(m, x, steps=[1000, 5]), "falling"),
     (lambda m, x: ddim(m, x, steps=[]), "falling"),
     (lambda m, x: ddim(m, x, eta=1.5), "eta"),
-    (lambda m, x: ddim(m, x, final="zero"), "'first'"),
+    (lambda m, x: ddim(m, x, final_alpha="zero"), "'first'"),
     (lambda m, x: ddim(m, x, clip=True), "clip='both'"),
     (lambda m, x: ddim(m, x, compat="difusers"), "diffusers"),
     (lambda m, x: ddim(m, x[0]), "one picture"),

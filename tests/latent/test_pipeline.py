@@ -188,11 +188,12 @@ def test_steps_of_is_the_pipeline(pipe, steps, guidance):
 
 @pytest.mark.parametrize("eta", [0.4, 1.0])
 def test_eta_adds_the_schedulers_noise(pipe, eta, monkeypatch):
-    from minidiff.diffusion import sample
-    z, dice = initial_noise(pipe, 2), generator("test eta", 0)
-    monkeypatch.setattr(sample, "noise_source", lambda x, _: lambda: torch.randn(x.shape, generator=dice))
-    mine = last(denoise(pipe, PROMPTS, steps=4, guidance=2.0, latents=z, eta=eta)).x
-    assert close(mine, theirs(pipe, PROMPTS, z, steps=4, guidance=2.0, eta=eta, generator=generator("test eta", 0)))
+    z = initial_noise(pipe, 2)
+    mine = list(denoise(pipe, PROMPTS, steps=4, guidance=2.0, latents=z, eta=eta, seed=3))
+    ts = iter(step.t for step in mine)
+    monkeypatch.setattr("diffusers.schedulers.scheduling_ddim.randn_tensor", lambda shape, **_: row_noise(shape, seed=3, t=next(ts)))
+    assert close(mine[-1].x, theirs(pipe, PROMPTS, z, steps=4, guidance=2.0, eta=eta))
+    mine = mine[-1].x
     assert not close(mine, theirs(pipe, PROMPTS, z, steps=4, guidance=2.0), 1e-2)
 
 

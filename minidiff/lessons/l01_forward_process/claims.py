@@ -159,7 +159,7 @@ def ideal_reverse(n: int) -> Outcome:
     found = wilson(int(good.sum()), n)
     ends = {}
     for T in (4, 40):
-        mean, covered = grid_score(last(ddpm(twenty_five(cosine(T)), start, clip=False)).x)
+        mean, covered = grid_score(last(ddpm(twenty_five(cosine(T)), start)).x)
         ends[f"mean, T = {T} ({covered} of 25 modes)"] = float(mean.double().mean())
     true = twenty_five(plan)
     real = true.points[torch.randint(25, (n,), generator=generator("01 real"))] + true.std * normal((n, 2), "01 real")

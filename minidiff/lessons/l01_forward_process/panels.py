@@ -163,7 +163,7 @@ def roll_back(schedule: Schedule, *, n: int = 300, data: Tensor | None = None) -
     """Walk n points back from noise to a swiss roll with the ideal denoiser. Frame k is the state after k reverse steps."""
     data = swiss_roll() if data is None else data
     start = normal((n, 2), "roll back")
-    steps: list[Step] = list(ddpm(Mixture(schedule, data), start, clip=False))
+    steps: list[Step] = list(ddpm(Mixture(schedule, data), start))
     return Roll(torch.stack([start, *(s.x for s in steps)]), torch.stack([s.x0 for s in steps]), data)
 
 

@@ -22,7 +22,7 @@ STEPS = 25
 
 def good(n: int) -> Tensor:
     """n samples of pixel-ddpm: DDPM with all 1000 steps from 64 samples on, with 50 steps for the few of a notebook."""
-    return sampled(n, "ddpm") if n >= FULL else sampled(n, "ddpm", steps=50, clip=True, chunk=n)
+    return sampled(n, "ddpm", clip="x0") if n >= FULL else sampled(n, "ddpm", steps=50, clip="x0", chunk=n)
 
 
 def _few(n: int, name: str, **options: object) -> Tensor:
@@ -144,7 +144,7 @@ def vlb_gaussian(n: int) -> Outcome:
 )
 def variance_few_steps(n: int) -> Outcome:
     chunk = min(n, FULL)
-    made = [sampled(n, "ddpm", steps=STEPS, variance=kind, clip=True, chunk=chunk) for kind in ("large", "small")]
+    made = [sampled(n, "ddpm", steps=STEPS, variance=kind, clip="x0", chunk=chunk) for kind in ("large", "small")]
     return _ratio(n, *made, "both are too far from the world for the variance to matter")
 
 
@@ -187,7 +187,7 @@ def cosine_schedule(n: int) -> Outcome:
 def learned_variance(n: int) -> Outcome:
     model, x0 = load("pixel-small-learned"), real(n)
     kinds = ("learned", "small", "large")
-    total = {kind: bits_per_dim(model, x0, variance=kind).total for kind in kinds}
+    total = {kind: bits_per_dim(model, x0, variance=kind, clip="x0").total for kind in kinds}
     fixed = min(("small", "large"), key=lambda kind: float(total[kind].mean()))
     saved = (total[fixed] - total["learned"]).double()
     found = bootstrap(torch.mean, saved) if n > 1 else None

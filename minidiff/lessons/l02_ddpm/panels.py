@@ -9,7 +9,7 @@ from torch import Tensor
 from minidiff.diffusion import ddpm, last, linear, min_snr_weight
 from minidiff.errors import check_choice, require
 from minidiff.measure import Reader, read
-from minidiff.rng import generator, normal
+from minidiff.rng import normal
 from minidiff.show import curve, tile
 from minidiff.show.sheet import Picture
 from minidiff.world import KINDS
@@ -22,7 +22,7 @@ class Chain:
 
     def __init__(self, model, reader: Reader, *, count: int = 4, steps: int = 60, seed: int = 0) -> None:
         x = normal((count, 3, 32, 32), "chain", seed)
-        run = list(ddpm(model, x, steps=steps, generator=generator("chain-noise", seed)))
+        run = list(ddpm(model, x, steps=steps, clip="x0", seed=seed))
         self.ts = [run[0].t, *(s.t_prev for s in run)]
         self.x: list[Tensor] = [x, *(s.x for s in run)]
         self.guess: list[Tensor] = [run[0].x0, *(s.x0 for s in run)]
@@ -57,7 +57,7 @@ class Sampler:
         mark = (seed, steps, variance)
         if mark not in self._kept:
             x = normal((self.count, 3, 32, 32), "sampler", seed)
-            self._kept[mark] = last(ddpm(self.model, x, steps=steps, variance=variance, generator=generator("sampler", seed))).x
+            self._kept[mark] = last(ddpm(self.model, x, steps=steps, variance=variance, clip="x0", seed=seed)).x
         return tile(
             self._kept[mark].clamp(-1, 1), columns=self.count, scale=3, gap=6
         ), f"seed {seed}, {steps} steps, {variance} variance: {steps * self.count} network calls"

@@ -52,7 +52,7 @@ def _against_ddpm(n: int, made: Tensor, target: str, bad: Callable[[], dict[str,
     """
     truth = reader_features(real(n))
     small = n < FULL
-    reference = _of(n, "real") if small else _of(n, "ddpm")
+    reference = _of(n, "real") if small else _of(n, "ddpm", clip="x0")
 
     def ratio(features: Tensor, resamples: int) -> Estimate:
         return frechet_ratio(features, reference, truth, n=resamples, paired=not small)
@@ -73,7 +73,7 @@ def _against_ddpm(n: int, made: Tensor, target: str, bad: Callable[[], dict[str,
 def _noisy(n: int, steps: int) -> Callable[[], dict[str, Tensor]]:
     return lambda: {
         f"eta = 1, {steps} steps": _of(n, "ddim", steps=steps, eta=1.0, clip=CLIP),
-        f"DDPM, large variance, {steps} steps": _of(n, "ddpm", steps=steps, variance="large"),
+        f"DDPM, large variance, {steps} steps": _of(n, "ddpm", steps=steps, variance="large", clip="x0"),
     }
 
 
@@ -109,7 +109,7 @@ def ddim_20(n: int) -> Outcome:
 def dpm2m_10(n: int) -> Outcome:
     return _against_ddpm(
         n,
-        _of(n, "dpm2m", steps=10, clip=True),
+        _of(n, "dpm2m", steps=10, clip="x0"),
         "<= 1.5",
         lambda: {"DDIM, 10 steps": _of(n, "ddim", steps=10, clip=CLIP)} | _noisy(n, 10)(),
     )
@@ -202,7 +202,7 @@ def convergence(loop: Callable, finest: int, *, std: float = 0.5, **options: obj
     exact = model.flow(x, finest, 0)
     out = {}
     for stride in (8, 4, 2, 1):
-        end = last(loop(model, x, steps=list(range(finest, -1, -stride)), final="first", **options)).x
+        end = last(loop(model, x, steps=list(range(finest, -1, -stride)), final_alpha="first", **options)).x
         out[finest // stride] = float((end - exact).abs().max() / exact.abs().max())
     return out
 

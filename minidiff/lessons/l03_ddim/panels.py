@@ -13,7 +13,6 @@ from torch import Tensor
 
 from minidiff.diffusion import Step, ddim, dpm2m, heun, last
 from minidiff.errors import check_choice, require
-from minidiff.rng import generator
 from minidiff.show.theme import rgb
 from minidiff.show.tiles import lay_out, pixels, spread
 
@@ -42,7 +41,7 @@ class Explorer:
 
     def __init__(self, model: Callable, noise: Tensor, *, budget: int = 200, reference: int = 30) -> None:
         self.model, self.noise, self.budget = model, noise, budget
-        self.reference = last(dpm2m(model, noise, steps=reference, clip=True)).x
+        self.reference = last(dpm2m(model, noise, steps=reference, clip="x0")).x
         self.label = f"where it leads (2M, {reference} calls)"
         self._kept: dict[tuple[int, float, str], Tensor] = {}
 
@@ -54,10 +53,9 @@ class Explorer:
         if mark not in self._kept:
             x = self.noise[:max(1, min(len(self.noise), self.budget // calls))]
             if solver == "DDIM":
-                loop = ddim(self.model, x, steps=calls, eta=eta, spacing="linspace" if calls > 1 else "trailing", clip="both",
-                            generator=generator("explorer", 0))
+                loop = ddim(self.model, x, steps=calls, eta=eta, spacing="linspace" if calls > 1 else "trailing", clip="both")
             elif solver == "2M":
-                loop = dpm2m(self.model, x, steps=calls, clip=True)
+                loop = dpm2m(self.model, x, steps=calls, clip="x0")
             else:
                 loop = heun(self.model, x, steps=(calls + 1) // 2)
             self._kept[mark] = last(loop).x

@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minidiff.diffusion import ddim_step, q_sample, timesteps
-from minidiff.diffusion.sample import abar_after
+from minidiff.diffusion import ddim_step, q_sample, visits
 from minidiff.errors import check_choice, check_images, require
 from minidiff.latent.autoencoder import decode, encode
 from minidiff.latent.sample import Guided, denoise, denoiser, encode_prompt, initial_noise, scheduler_options
@@ -150,17 +149,14 @@ def blended(pipe: Any, images: Tensor, mask: Tensor, prompts: list[str], *, step
     check_images("images", images, channels=3)
     require(mask.shape == images[:, :1].shape, "mask", f"shape {tuple(mask.shape)}", f"shape {tuple(images[:, :1].shape)}")
     require(len(prompts) == len(images), "prompts", f"{len(prompts)} prompts", f"one for each of the {len(images)} pictures")
-    model, conventions = Guided(denoiser(pipe), guidance), scheduler_options(pipe)
+    model = Guided(denoiser(pipe), guidance)
     context = encode_prompt(pipe, prompts)
     cond = (context, encode_prompt(pipe, "").expand(len(context), -1, -1))
     known = encode(pipe.vae, images)
     hole = F.adaptive_max_pool2d(mask, known.shape[-2:])             # a cell with any pixel to paint is made anew
     z = torch.cat([initial_noise(pipe, 1, seed=seed + i, size=tuple(images.shape[-2:])) for i in range(len(images))])
-    final = conventions.pop("final")
-    route = timesteps(model.schedule.T, steps, **conventions)
     with torch.no_grad():
-        for t, t_prev in zip(route, [*route[1:], -1], strict=True):
-            abar, abar_prev = float(model.schedule.at(t)), abar_after(model.schedule, t_prev, final)
+        for _, _, t, t_prev, abar, abar_prev in visits(model.schedule, steps, **scheduler_options(pipe)):
             for turn in range(repeats):
                 x0, eps = model(z, torch.full((len(z),), t), cond)
                 noise = normal((2, *z.shape), "blended", seed, t, turn)

@@ -72,7 +72,7 @@ def test_one_move_of_the_explorer_costs_at_most_its_budget(noise, solver, calls)
 def test_explorer_samples_are_those_of_the_solvers(explorer, noise):
     model = explorer.model
     want = {("DDIM", 0.0): last(ddim(model, noise, steps=6, spacing="linspace", clip="both")).x,
-            ("2M", 0.0): last(dpm2m(model, noise, steps=6, clip=True)).x, ("Heun", 0.3): last(heun(model, noise, steps=3)).x}
+            ("2M", 0.0): last(dpm2m(model, noise, steps=6, clip="x0")).x, ("Heun", 0.3): last(heun(model, noise, steps=3)).x}
     for (solver, eta), x in want.items():
         calls = 5 if solver == "Heun" else 6
         assert torch.equal(explorer.samples(calls=calls, eta=eta, solver=solver), x)
@@ -93,7 +93,7 @@ def test_explorer_refuses(explorer, wrong):
 
 def test_trajectories_over_the_whole_range(noise):
     model = Counted()
-    slow, fast = list(ddpm(model, noise[:2], steps=120)), list(ddim(model, noise[:2], steps=20, clip="both"))
+    slow, fast = list(ddpm(model, noise[:2], steps=120, clip="x0")), list(ddim(model, noise[:2], steps=20, clip="both"))
     ways = Trajectories({"slow": slow, "fast": fast})
     p = panel(ways.render, play("part", 0, 100, 2, 60), alt="way")
     seen = set()
@@ -178,6 +178,6 @@ def test_small_and_full_rows_use_the_reference_they_say(monkeypatch):
     assert all(loop != "ddpm" for _, loop, _ in asked) and small.floor == {"real against real": 1.0}
     asked.clear()
     full = board.ddim_50(64)
-    assert (64, "ddpm", {}) in asked and (64, "ddim", {"steps": 50, "clip": "both"}) in asked
+    assert (64, "ddpm", {"clip": "x0"}) in asked and (64, "ddim", {"steps": 50, "clip": "both"}) in asked
     assert set(full.baseline) == {"eta = 1, 50 steps", "DDPM, large variance, 50 steps"}
     assert 0 < full.floor["real against real"] < min(full.baseline.values())
