@@ -13,7 +13,7 @@ from transformers import CLIPTokenizer
 
 import minidiff
 from minidiff import BadInput, CheckpointError
-from minidiff.diffusion import last
+from minidiff.diffusion import last, row_noise
 from minidiff.latent import (
     Guided,
     assemble,
@@ -37,7 +37,7 @@ from minidiff.latent import (
 )
 from minidiff.latent.sample import latent_shape
 from minidiff.latent.text import LENGTH, PIECES
-from minidiff.rng import generator, normal
+from minidiff.rng import normal
 from minidiff.silence import silence_libraries
 from minidiff.steer import Recorder, Tap, rows_of
 from minidiff.world import VOCABULARY, captions, sample_scenes
