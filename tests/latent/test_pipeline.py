@@ -191,7 +191,8 @@ def test_eta_adds_the_schedulers_noise(pipe, eta, monkeypatch):
     z = initial_noise(pipe, 2)
     mine = list(denoise(pipe, PROMPTS, steps=4, guidance=2.0, latents=z, eta=eta, seed=3))
     ts = iter(step.t for step in mine)
-    monkeypatch.setattr("diffusers.schedulers.scheduling_ddim.randn_tensor", lambda shape, **_: row_noise(shape, seed=3, t=next(ts)))
+    monkeypatch.setattr("diffusers.schedulers.scheduling_ddim.randn_tensor",
+                        lambda shape, **_: row_noise(shape, seed=3, t=next(ts)))
     assert close(mine[-1].x, theirs(pipe, PROMPTS, z, steps=4, guidance=2.0, eta=eta))
     mine = mine[-1].x
     assert not close(mine, theirs(pipe, PROMPTS, z, steps=4, guidance=2.0), 1e-2)
