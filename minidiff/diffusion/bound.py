@@ -13,8 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from minidiff.diffusion.call import check_clip
 from minidiff.diffusion.noise import check_rows, row_noise
-from minidiff.diffusion.predict import batch_t, check_clip, check_state, q_sample
+from minidiff.diffusion.predict import batch_t, check_state, q_sample
 from minidiff.diffusion.schedule import Schedule
 from minidiff.errors import BadInput, check_choice, checks_first, require
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from minidiff.diffusion.predict import batch_t, check_clip, check_model, check_state, predict_at
+from minidiff.diffusion.call import check_clip, check_model, predict_at
+from minidiff.diffusion.predict import batch_t, check_state
 from minidiff.diffusion.sample import Step
 from minidiff.diffusion.schedule import Schedule
 from minidiff.errors import checks_first, require

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from minidiff.diffusion.call import check_clip, check_model, predict_at
 from minidiff.diffusion.noise import check_rows, row_noise
-from minidiff.diffusion.predict import check_clip, check_model, check_state, predict_at, q_sample
+from minidiff.diffusion.predict import check_state, q_sample
 from minidiff.diffusion.sample import Step, ddim, ddim_step, last, visits
 from minidiff.diffusion.spacing import timesteps
 from minidiff.errors import BadInput, check_choice, checks_first, require

@@ -31,8 +31,9 @@ import torch
 from torch import Tensor
 
 from minidiff.diffusion.bound import Variance, check_variance
+from minidiff.diffusion.call import check_clip, check_model, clipped, predict_at
 from minidiff.diffusion.noise import check_rows, row_noise
-from minidiff.diffusion.predict import check_clip, check_model, check_state, clipped, predict_at
+from minidiff.diffusion.predict import check_state
 from minidiff.diffusion.schedule import Schedule, posterior
 from minidiff.diffusion.spacing import step_pairs
 from minidiff.errors import check_choice, checks_first, require

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from minidiff.diffusion.call import check_clip, check_model, clipped, predict_at
 from minidiff.diffusion.edm import karras_sigmas
-from minidiff.diffusion.predict import check_clip, check_model, check_state, clipped, predict_at
+from minidiff.diffusion.predict import check_state
 from minidiff.diffusion.sample import FINAL_ALPHAS, Step, visits
 from minidiff.diffusion.schedule import Schedule
 from minidiff.diffusion.spacing import timesteps
