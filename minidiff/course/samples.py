@@ -41,8 +41,8 @@ def sampled(n: int, loop: str, *, name: str = "pixel-ddpm", seed: int = 0, chunk
     picture. Chunks are kept on disk by the hash of the weights, so a run that was stopped goes on where it was.
     """
     words = sorted((k, str(v)) for k, v in options.items())
-    mark = key(card(name)["sha256"]["model.safetensors"], loop, repr(words), seed, chunk)
-    folder = _cache() / f"{name.replace('/', '-')}-{loop}-{mark & 0xFFFFFFFF:08x}"
+    cache_key = key(card(name)["sha256"]["model.safetensors"], loop, repr(words), seed, chunk)
+    folder = _cache() / f"{name.replace('/', '-')}-{loop}-{cache_key & 0xFFFFFFFF:08x}"
     model, out = None, []
     for i in range(-(-n // chunk)):
         file = folder / f"{i:05d}.safetensors"

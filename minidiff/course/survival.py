@@ -62,32 +62,32 @@ def decoded(name: str, n: int) -> Tensor:
 
 
 class Right(NamedTuple):
-    """For each true thing (B, 3): was it asked for, and was it found with the right word? attribute -> bool."""
+    """For each true thing (B, 3): does it count, and was it found with the right word? attribute -> bool."""
 
-    asked: dict[str, Tensor]
+    scored: dict[str, Tensor]
     right: dict[str, Tensor]
 
 
 def right_words(images: Tensor, truth: Scenes, masks: Tensor, reader: Reader, *, least: float = 0.25) -> Right:
     """Read ``images`` and compare word by word with the truth; a thing that is not found has no word right.
 
-    Things of which less than ``least`` is visible are not asked for, nor is the mood of what has no face.
+    Things of which less than ``least`` is visible do not count, nor does the mood of what has no face.
     """
     got = read(images, reader).scenes
     far = (truth.x[:, :, None] - got.x[:, None]) ** 2 + (truth.y[:, :, None] - got.y[:, None]) ** 2
     distance, partner = (far + 9.0 * ~got.present[:, None]).min(-1)
     seen = truth.present & (masks.sum((2, 3)) > least * 1.6 * (truth.size * images.shape[-1]) ** 2)
     face = seen & (truth.kind < len(ANIMALS))
-    asked = {name: face if name == "mood" else seen for name in ATTRIBUTES}
+    scored = {name: face if name == "mood" else seen for name in ATTRIBUTES}
     same = {name: getattr(got, name).gather(1, partner) == getattr(truth, name) for name in ATTRIBUTES}
-    return Right(asked, {name: asked[name] & (distance < 0.01) & same[name] for name in ATTRIBUTES})
+    return Right(scored, {name: scored[name] & (distance < 0.01) & same[name] for name in ATTRIBUTES})
 
 
 @functools.lru_cache(maxsize=16)
 def survival(name: str, n: int) -> dict[str, Tensor]:
-    """attribute -> (n, 3) counts a picture: asked for, right on the picture, right after the round trip through ``name``."""
+    """attribute -> (n, 3) counts a picture: scored, right before and after the round trip through ``name``."""
     images, scenes, masks = held_out(n)
     reader = load("readers/final")
     before, after = (right_words(x, scenes, masks, reader) for x in (images, decoded(name, n)))
-    return {a: torch.stack([before.asked[a].sum(1), before.right[a].sum(1), after.right[a].sum(1)], 1).double()
+    return {a: torch.stack([before.scored[a].sum(1), before.right[a].sum(1), after.right[a].sum(1)], 1).double()
             for a in ATTRIBUTES}

@@ -44,15 +44,15 @@ def noun_maps(pipe: object, scenes: Scenes, *, times: Sequence[int] = (100, 150,
         painted = render(part)
         prompts = [prompt_of(scene) for scene in part]
         z, context = encode(pipe.vae, painted.images), encode_prompt(pipe, prompts)
-        asked = part.present & (painted.masks.sum((2, 3)) > 0.4 * (part.size * painted.masks.shape[-1]) ** 2)
-        masks += [painted.masks[i, j] > 0.5 for i, j in asked.nonzero().tolist()]
+        visible = part.present & (painted.masks.sum((2, 3)) > 0.4 * (part.size * painted.masks.shape[-1]) ** 2)
+        masks += [painted.masks[i, j] > 0.5 for i, j in visible.nonzero().tolist()]
         for t in times:
             z_t = q_sample(z, t, normal(tuple(z.shape), "noun maps", start, t), schedule)
             with Tap(pipe.unet, seen := Recorder()):
                 pipe.unet(z_t, t, encoder_hidden_states=context)
             for name in seen.seen:
                 rows = []
-                for i, j in asked.nonzero().tolist():
+                for i, j in visible.nonzero().tolist():
                     tokens = token_indices(pipe.tokenizer, prompts[i], KINDS[int(part.kind[i, j])])[0]
                     rows.append(seen.map(tokens, step=-1, site=name, row=i, grid=tuple(z.shape[-2:])))
                 pieces.setdefault((name, t), []).append(torch.stack(rows))
@@ -79,7 +79,7 @@ def overlap(maps: Tensor, masks: Tensor, threshold: float) -> Tensor:
 
 
 def best_site(nouns: Nouns, *, place: str = "up", cells: int | None = None) -> tuple[str, float]:
-    """(site, threshold) of ``place`` (and of ``cells`` along the height) with the most room above both targets.
+    """(site, threshold) of ``place`` (and of ``cells`` along the height) with the widest margin above both targets.
 
     The targets are PEAKS_INSIDE and OVERLAP; the lesser of the two margins counts, and where it is equal the overlap.
     """
@@ -87,8 +87,8 @@ def best_site(nouns: Nouns, *, place: str = "up", cells: int | None = None) -> t
     levels = [k / 20 for k in range(2, 19)]
     peaks = {n: float(peak_inside(nouns.maps[n], nouns.masks).double().mean()) for n in names}
 
-    def room(choice: tuple[str, float]) -> tuple[float, float]:
+    def margin(choice: tuple[str, float]) -> tuple[float, float]:
         covered = float(overlap(nouns.maps[choice[0]], nouns.masks, choice[1]).mean())
         return min(peaks[choice[0]] - PEAKS_INSIDE, covered - OVERLAP), covered
 
-    return max(((n, v) for n in names for v in levels), key=room)
+    return max(((n, v) for n in names for v in levels), key=margin)

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from minidiff.errors import BadInput, check_choice, require
 from minidiff.world import BACKDROPS, Scene, Scenes, Thing, agrees, parse, sample_scenes
-from minidiff.world.grammar import PLACES, RELATIONS
+from minidiff.world.grammar import BACKDROP_WORDS, RELATIONS
 from minidiff.world.parsing import CaptionFacts, ObjectFacts
 
 __all__ = ["PARTS", "make_prompts", "make_scenes", "prompt_of", "relation", "prompt_accuracy", "two_things"]
 
-PARTS = ("count", "kinds", "attributes", "places", "backdrop")
+PARTS = ("count", "kinds", "attributes", "positions", "backdrop")
 _WORDS = ("colour", "pattern", "mood", "wears")
 
 
@@ -38,10 +38,10 @@ def prompt_of(scene: Scene, *, mood: bool = False, backdrop: bool = True) -> str
     """
     require(isinstance(scene, Scene), "scene", type(scene).__name__, "a Scene", "prompt_of(scenes[0])")
     require(len(scene.things) <= 2, "scene", f"{len(scene.things)} things", "one or two things")
-    said = [_thing(t, mood) for t in scene.things]
-    if len(said) == 2:
-        said.insert(1, RELATIONS[relation(*scene.things)][0])
-    return " ".join([*said, *([PLACES[scene.backdrop][0]] if backdrop else [])])
+    phrases = [_thing(t, mood) for t in scene.things]
+    if len(phrases) == 2:
+        phrases.insert(1, RELATIONS[relation(*scene.things)][0])
+    return " ".join([*phrases, *([BACKDROP_WORDS[scene.backdrop][0]] if backdrop else [])])
 
 
 def two_things(start: int, n: int, *, split: str = "test", seed: int = 0) -> Scenes:
@@ -71,21 +71,21 @@ def make_prompts(n: int, kind: str = "one", *, split: str = "test", seed: int = 
     return [prompt_of(scene) for scene in make_scenes(n, kind, split=split, seed=seed)]
 
 
-def _partner(said: ObjectFacts, scene: Scene) -> Thing | None:
+def _partner(facts: ObjectFacts, scene: Scene) -> Thing | None:
     """The thing that a phrase means: the one of its kind."""
-    return next((t for t in scene.things if t.kind == said.kind), None)
+    return next((t for t in scene.things if t.kind == facts.kind), None)
 
 
-def _parts(said: CaptionFacts, scene: Scene) -> Iterator[bool]:
+def _parts(facts: CaptionFacts, scene: Scene) -> Iterator[bool]:
     """What :data:`PARTS` lists, for one picture."""
-    partners = [_partner(s, scene) for s in said.things]
-    yield len(scene.things) == len(said.things)
+    partners = [_partner(s, scene) for s in facts.things]
+    yield len(scene.things) == len(facts.things)
     yield all(p is not None for p in partners)
     yield all(p is not None and all(getattr(s, n) in (None, getattr(p, n)) for n in _WORDS)
-              for s, p in zip(said.things, partners, strict=True))
+              for s, p in zip(facts.things, partners, strict=True))
     yield all(partners[i] is not None and partners[j] is not None and _stands(partners[i], word, partners[j])
-              for i, word, j in said.relations)
-    yield said.backdrop in (None, scene.backdrop)
+              for i, word, j in facts.relations)
+    yield facts.backdrop in (None, scene.backdrop)
 
 
 def _stands(a: Thing, word: str, b: Thing) -> bool:
@@ -97,19 +97,19 @@ def prompt_accuracy(prompts: Sequence[str], scenes: Scenes) -> dict[str, Tensor]
 
     "all": everything that is said holds, of a picture with as many things as are said (``world.agrees``). Then the parts,
     for seeing what goes wrong: "count", "kinds" (each kind that is said is there), "attributes" (each on its own thing),
-    "places" (each relation holds), "backdrop". A scene in which nothing was found has no part right but the backdrop.
+    "positions" (each relation holds), "backdrop". A scene in which nothing was found has no part right but the backdrop.
     """
     require(len(prompts) == len(scenes), "prompts", f"{len(prompts)} prompts", f"one for each of the {len(scenes)} scenes")
     out = {name: torch.zeros(len(prompts), dtype=torch.bool) for name in ("all", *PARTS)}
     found = scenes.present.any(1).tolist()
     for i, prompt in enumerate(prompts):
-        said = parse(prompt)
-        if not said.things:
+        facts = parse(prompt)
+        if not facts.things:
             raise BadInput("prompts", repr(prompt), "prompts that name at least one thing", "'a red cat on the grass'")
         if not found[i]:
-            out["backdrop"][i] = said.backdrop in (None, BACKDROPS[int(scenes.backdrop[i])])
+            out["backdrop"][i] = facts.backdrop in (None, BACKDROPS[int(scenes.backdrop[i])])
             continue
-        out["all"][i] = agrees(said, scenes[i])
-        for name, holds in zip(PARTS, _parts(said, scenes[i]), strict=True):
+        out["all"][i] = agrees(facts, scenes[i])
+        for name, holds in zip(PARTS, _parts(facts, scenes[i]), strict=True):
             out[name][i] = holds
     return out

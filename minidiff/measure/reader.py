@@ -1,6 +1,6 @@
-"""The reader: a small network that looks at a picture and says which scene it shows.
+"""The reader: a small network that predicts the scene of a picture.
 
-Each cell of a 16 x 16 grid says whether a thing's centre lies in it and, if so, what the thing is; every pixel says
+Each cell of a 16 x 16 grid predicts whether a thing's centre lies in it and, if so, its attributes; every pixel predicts
 whether it belongs to a thing and where that thing's centre is; the whole picture gives backdrop and style.
 Nothing has to be matched or ordered, so the same network reads one thing or three.
 """
@@ -25,7 +25,7 @@ HEADS = {"kind": len(KINDS), "colour": len(COLOURS), "pattern": len(PATTERNS), "
 
 
 class RawReading(NamedTuple):
-    """What the network says before it is decoded; B pictures."""
+    """The network's raw prediction for B pictures, before it is decoded."""
 
     centre: Tensor               # (B, 16, 16) logit: a thing's centre lies in this cell
     place: Tensor                # (B, 3, 16, 16) x and y inside the cell in [0, 1], size as a fraction of the picture
@@ -88,7 +88,7 @@ class Reader(nn.Module):
 def reader_loss(raw: RawReading, scenes: Scenes, truth: Rendered) -> Tensor:
     """Per-picture training loss (B,): focal loss for centres, cross-entropy for words, L1 for places and owners.
 
-    Things of which less than a quarter is visible are not asked for (their attributes cannot be read).
+    Things of which less than a quarter is visible do not count (their attributes cannot be read).
     """
     batch = len(scenes)
     masks = F.interpolate(truth.masks, size=(32, 32), mode="area") if truth.masks.shape[-1] != 32 else truth.masks

@@ -1,4 +1,4 @@
-"""From the network's raw answer to a scene: peaks of the centre map, the words found there, and masks."""
+"""From the network's raw prediction to a scene: peaks of the centre map, the words found there, and masks."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ __all__ = ["Reading", "read", "decode"]
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What a reader saw in B pictures. Things are listed from top to bottom, which is also the drawing order."""
+    """What a reader predicts for B pictures. Things are listed from top to bottom, which is also the drawing order."""
 
     scenes: Scenes
     masks: Tensor            # (B, 3, S, S) in {0, 1}
-    sure: Tensor             # (B, 3) how sure the reader is that a thing is there, in [0, 1]
-    chance: dict[str, Tensor]    # attribute -> (B, 3, values) probabilities; "backdrop" and "style" -> (B, values)
+    confidence: Tensor            # (B, 3) the network's confidence that an object is there, in [0, 1]
+    probs: dict[str, Tensor]    # attribute -> (B, 3, values) probabilities; "backdrop" and "style" -> (B, values)
 
 
 @torch.no_grad()
 def read(images: Tensor, reader: Reader, *, threshold: float = 0.35, chunk: int = 256) -> Reading:
-    """Read pictures (B, 3, S, S) in [-1, 1]. ``threshold`` is the least certainty for a thing to count."""
+    """Read pictures (B, 3, S, S) in [-1, 1]. ``threshold`` is the least confidence with which a thing counts."""
     check_images("images", images, channels=3)
     parts = [decode(reader(part), size=images.shape[-1], threshold=threshold) for part in images.split(chunk)]
     return Reading(Scenes.cat([p.scenes for p in parts]), torch.cat([p.masks for p in parts]),
-                   torch.cat([p.sure for p in parts]),
-                   {k: torch.cat([p.chance[k] for p in parts]) for k in parts[0].chance})
+                   torch.cat([p.confidence for p in parts]),
+                   {k: torch.cat([p.probs[k] for p in parts]) for k in parts[0].probs})
 
 
 def decode(raw: RawReading, *, size: int, threshold: float = 0.35) -> Reading:
@@ -40,10 +40,10 @@ def decode(raw: RawReading, *, size: int, threshold: float = 0.35) -> Reading:
     batch = len(raw.centre)
     heat = raw.centre.sigmoid()
     peak = heat * (F.max_pool2d(heat[:, None], 3, 1, 1)[:, 0] == heat)
-    sure, cell = peak.flatten(1).topk(MAX_THINGS, 1)
-    present = sure > threshold
+    confidence, cell = peak.flatten(1).topk(MAX_THINGS, 1)
+    present = confidence > threshold
     order = torch.where(present, cell // GRID, GRID + torch.arange(MAX_THINGS, device=cell.device)).argsort(dim=1)
-    sure, cell, present = (t.gather(1, order) for t in (sure, cell, present))
+    confidence, cell, present = (t.gather(1, order) for t in (confidence, cell, present))
 
     def pick(field: Tensor) -> Tensor:            # (B, C, 16, 16) -> (B, 3, C)
         return field.flatten(2).gather(2, cell[:, None].expand(-1, field.shape[1], -1)).transpose(1, 2)
@@ -63,16 +63,16 @@ def decode(raw: RawReading, *, size: int, threshold: float = 0.35) -> Reading:
     words = {name: value.argmax(-1) for name, value in logits.items()}
     scenes = Scenes(backdrop=raw.backdrop.argmax(-1), style=raw.style.argmax(-1), present=present, **words,
                     x=x, y=y, size=thing_size)
-    chance = {name: value.softmax(-1) for name, value in logits.items()}
-    chance |= {"backdrop": raw.backdrop.softmax(-1), "style": raw.style.softmax(-1)}
-    return Reading(scenes, _masks(raw.owner, x, y, present, size, batch), sure, chance)
+    probs = {name: value.softmax(-1) for name, value in logits.items()}
+    probs |= {"backdrop": raw.backdrop.softmax(-1), "style": raw.style.softmax(-1)}
+    return Reading(scenes, _masks(raw.owner, x, y, present, size, batch), confidence, probs)
 
 
 def _masks(owner: Tensor, x: Tensor, y: Tensor, present: Tensor, size: int, batch: int) -> Tensor:
     owner = F.interpolate(owner, size=(size, size), mode="bilinear", align_corners=False)
     line = (torch.arange(size, device=owner.device) + 0.5) / size
     grid = torch.stack(torch.meshgrid(line, line, indexing="xy"))
-    points = grid + 0.5 * owner[:, 1:]                                            # where each pixel thinks its centre is
+    points = grid + 0.5 * owner[:, 1:]                                            # the centre that each pixel predicts
     centre = torch.stack([x, y], -1)[..., None, None]                             # (B, 3, 2, 1, 1)
     far = ((points[:, None] - centre) ** 2).sum(2) + 9.0 * ~present[..., None, None]
     mine = F.one_hot(far.argmin(1), MAX_THINGS).movedim(-1, 1)

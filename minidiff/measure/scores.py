@@ -33,16 +33,16 @@ class ReaderScore(NamedTuple):
 def score_reader(reader: Reader, images: Tensor, truth: Scenes, masks: Tensor, *, least: float = 0.25) -> ReaderScore:
     """Compare readings of ``images`` (B, 3, S, S) with ``truth`` and its visible ``masks`` (B, 3, S, S).
 
-    least: things of which a smaller share than this is visible are not asked for. Each true thing is paired with the
+    least: things of which a smaller share than this is visible are left out. Each true thing is paired with the
     nearest reading; a reading further than 0.1 of the picture away counts as not found.
     """
     got = read(images, reader)
     size = images.shape[-1]
-    asked = truth.present & (masks.sum((2, 3)) > least * 1.6 * (truth.size * size) ** 2)
+    visible = truth.present & (masks.sum((2, 3)) > least * 1.6 * (truth.size * size) ** 2)
     far = (truth.x[:, :, None] - got.scenes.x[:, None]) ** 2 + (truth.y[:, :, None] - got.scenes.y[:, None]) ** 2
     far = far + 9.0 * ~got.scenes.present[:, None]
     distance, partner = far.min(-1)
-    found = asked & (distance < 0.01)
+    found = visible & (distance < 0.01)
     row, slot = torch.nonzero(found, as_tuple=True)
     other = partner[row, slot]
 
@@ -52,6 +52,6 @@ def score_reader(reader: Reader, images: Tensor, truth: Scenes, masks: Tensor, *
     mine, true = got.masks[row, other] > 0.5, masks[row, slot] > 0.5
     iou = (mine & true).sum((1, 2)) / (mine | true).sum((1, 2)).clamp(min=1)
     return ReaderScore(
-        float(found.sum() / asked.sum()), right("kind"), right("colour"), right("pattern"), right("mood"), right("wears"),
+        float(found.sum() / visible.sum()), right("kind"), right("colour"), right("pattern"), right("mood"), right("wears"),
         float((got.scenes.backdrop == truth.backdrop).double().mean()), float((got.scenes.style == truth.style).double().mean()),
-        float(iou.double().mean()), len(images), int(asked.sum()))
+        float(iou.double().mean()), len(images), int(visible.sum()))

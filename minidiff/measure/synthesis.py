@@ -1,6 +1,6 @@
 """Analysis by synthesis: is there a scene whose rendering looks like this picture?
 
-The reader's answer is rendered, its places and sizes are refined by gradient through the renderer, and what is left
+The reader's prediction is rendered, its places and sizes are refined by gradient through the renderer, and what is left
 over is the residual. A cross-fade of two things, a chimera or a smear has no scene that explains it.
 """
 
@@ -50,8 +50,8 @@ def explain(images: Tensor, reader: Reader, *, steps: int = 24, lr: float = 0.01
     require(steps >= 0, "steps", steps, "a whole number >= 0")
     parts = [_explain(part, reader, steps, lr) for part in images.split(chunk)]
     scenes = Scenes.cat([p.scenes for p in parts])
-    reading = Reading(scenes, torch.cat([p.reading.masks for p in parts]), torch.cat([p.reading.sure for p in parts]),
-                      {k: torch.cat([p.reading.chance[k] for p in parts]) for k in parts[0].reading.chance})
+    reading = Reading(scenes, torch.cat([p.reading.masks for p in parts]), torch.cat([p.reading.confidence for p in parts]),
+                      {k: torch.cat([p.reading.probs[k] for p in parts]) for k in parts[0].reading.probs})
     left = torch.cat([p.residual for p in parts])
     return Explanation(scenes, left, torch.cat([p.valid for p in parts]), reading)
 

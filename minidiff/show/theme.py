@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["PAPER", "INK", "SOFT", "HAIR", "PALETTE", "CYCLE", "DASHES", "MARKERS", "COLUMN", "PIXELS", "DENSITY",
-           "colour", "rgb", "font_file", "theme", "figure", "png"]
+           "colour", "rgb", "font_file", "set_theme", "figure", "png"]
 
 PAPER, INK, SOFT, HAIR = "#fcfbf7", "#23272f", "#666b76", "#dedad0"
 
@@ -81,8 +81,8 @@ def _settings() -> dict[str, object]:
     }
 
 
-def theme() -> None:
-    """Set the course's look for every matplotlib figure made from now on. Calling it again changes nothing."""
+def set_theme() -> None:
+    """Set the course's theme for every matplotlib figure made from now on. Calling it again changes nothing."""
     import matplotlib
 
     matplotlib.rcParams.update(_settings())
@@ -90,7 +90,7 @@ def theme() -> None:
 
 def figure(x: str | Sequence[str], y: str | Sequence[str], *, title: str | Sequence[str] = "", columns: int | None = None,
            width: float = COLUMN, height: float = 3.0, share_y: bool = False) -> tuple[Figure, Axes]:
-    """A figure in the course's look, with named axes; end the cell with ``show.picture(fig, alt=...)``.
+    """A figure in the course's theme, with named axes; end the cell with ``show.picture(fig, alt=...)``.
 
     x, y:       the axis names with their units, e.g. "noising step t" and "signal-to-noise ratio (dB)";
                 lists of names give that many plots side by side, and then an array of axes comes back
@@ -109,7 +109,7 @@ def figure(x: str | Sequence[str], y: str | Sequence[str], *, title: str | Seque
     for argument in ("x", "y"):
         require(all(isinstance(name, str) and name.strip() for name in names[argument]), argument, repr(names[argument]),
                 "the name of the axis with its unit", f'{argument}="noising step t"')
-    theme()
+    set_theme()
     fig = Figure(figsize=(width, height))
     FigureCanvasAgg(fig)
     axes = fig.subplots(1, count, sharey=share_y, squeeze=False)[0]

@@ -17,7 +17,7 @@ from minidiff.show.theme import DENSITY, INK, SOFT
 __all__ = ["pixels", "tile", "grid", "strip", "spread", "lay_out", "save_grid"]
 
 Images = torch.Tensor | Sequence[torch.Tensor]
-GAP, LABEL, ROOM = 4, 11.5, 130                       # display pixels: gap, label size, widest column of row labels
+GAP, LABEL, SIDE = 4, 11.5, 130                       # display pixels: gap, label size, widest column of row labels
 
 
 def pixels(images: torch.Tensor) -> np.ndarray:
@@ -44,15 +44,15 @@ def _rows(images: Images) -> list[np.ndarray]:
     return rows
 
 
-def _arrange(rows: list[np.ndarray], columns: int | None, scale: int | None, room: int) -> tuple[list[np.ndarray], int, int]:
-    """Choose columns and scale (display pixels a picture pixel) so that the grid fits ``room`` and can be seen."""
+def _arrange(rows: list[np.ndarray], columns: int | None, scale: int | None, available: int) -> tuple[list[np.ndarray], int, int]:
+    """Choose columns and scale (display pixels a picture pixel) so that the grid fits ``available`` and can be seen."""
     count, width = max(map(len, rows)), rows[0].shape[2]
     for argument, value in {"columns": columns, "scale": scale}.items():
         require(value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1), argument, repr(value),
                 "a whole number, 1 or more", f"{argument}=2")
     if columns is None:
         def fits(size: int) -> int:
-            return max(1, (room + GAP) // (width * size + GAP))
+            return max(1, (available + GAP) // (width * size + GAP))
         columns = count
         if len(rows) == 1 and scale is not None:
             columns = fits(scale)
@@ -63,7 +63,7 @@ def _arrange(rows: list[np.ndarray], columns: int | None, scale: int | None, roo
         rows = [rows[0][first:first + columns] for first in range(0, count, columns)]
     columns = max(map(len, rows))
     if scale is None:
-        scale = max(1, min((room - (columns - 1) * GAP) // (columns * width), max(1, 256 // width)))
+        scale = max(1, min((available - (columns - 1) * GAP) // (columns * width), max(1, 256 // width)))
     return rows, columns, scale
 
 
@@ -99,7 +99,7 @@ def lay_out(rows: list[np.ndarray], scale: int, *, labels: Sequence[str] = (), r
     size, gap = scale * DENSITY, GAP * DENSITY
     high, wide = rows[0].shape[1] * size, rows[0].shape[2] * size
     columns = max(map(len, rows))
-    side = [wrap(text, ROOM * DENSITY, LABEL, 4) for text in row_labels]
+    side = [wrap(text, SIDE * DENSITY, LABEL, 4) for text in row_labels]
     left = 0
     if side:
         left = 2 * round(max(font(LABEL).getlength(line) for lines in side for line in lines) / 2) + 8 * DENSITY
@@ -144,8 +144,8 @@ def grid(images: Images, *, columns: int | None = None, labels: Sequence[object]
     given = _rows(images)
     count = sum(map(len, given))
     below = _texts("labels", labels, count, "picture")
-    room = FULL - (ROOM if row_labels is not None else 0)
-    rows, wide, scale = _arrange(given, columns, scale, room)
+    available = FULL - (SIDE if row_labels is not None else 0)
+    rows, wide, scale = _arrange(given, columns, scale, available)
     side = _texts("row_labels", row_labels, len(rows), "row")
     head = _texts("column_labels", column_labels, wide, "column")
     array = lay_out(rows, scale, labels=below, row_labels=side, column_labels=head)

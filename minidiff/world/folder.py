@@ -61,8 +61,8 @@ class ImageFolder:
         return len(self.files)
 
     def __repr__(self) -> str:
-        said = "without captions" if self.captions is None else f"{sum(map(bool, self.captions))} with captions"
-        return f"ImageFolder({str(self.path)!r}: {len(self)} images, {said}, {self.channels} x {self.size} x {self.size})"
+        captioned = "without captions" if self.captions is None else f"{sum(map(bool, self.captions))} with captions"
+        return f"ImageFolder({str(self.path)!r}: {len(self)} images, {captioned}, {self.channels} x {self.size} x {self.size})"
 
     def batch(self, i: int, n: int, device: torch.device | str = "cpu") -> tuple[Tensor, list[str] | None]:
         """Batch i of n samples: images (n, channels, size, size) float32 in [-1, 1], and their captions or None.
@@ -89,7 +89,7 @@ class ImageFolder:
         keep = len(self) * self.channels * self.size**2 <= _KEEP_BYTES
         bad: list[BadInput] = []
 
-        def look(row: int) -> Tensor | None:
+        def load(row: int) -> Tensor | None:
             try:
                 picture = self._picture(row)
                 return picture if keep else None
@@ -98,7 +98,7 @@ class ImageFolder:
                 return None
 
         with ThreadPoolExecutor(min(8, torch.get_num_threads())) as pool:
-            pictures = list(pool.map(look, range(len(self))))
+            pictures = list(pool.map(load, range(len(self))))
         if bad:
             first = min(bad, key=lambda error: str(error.got))
             more = f" (and {len(bad) - 1} more such files)" if len(bad) > 1 else ""
@@ -107,7 +107,7 @@ class ImageFolder:
 
     def _captions(self, tables: list[str]) -> list[str]:
         """One caption for each file, from every metadata.jsonl; file names count from the folder of their table."""
-        places = {name: k for k, name in enumerate(self.files)}
+        positions = {name: k for k, name in enumerate(self.files)}
         captions = [""] * len(self.files)
         seen: set[str] = set()
         for table in tables:
@@ -119,11 +119,11 @@ class ImageFolder:
                 text = "" if text is None else text
                 require(isinstance(text, str), "metadata.jsonl", f"a text of type {type(text).__name__} in {where}", "a string")
                 full = (Path(table).parent / name).as_posix()
-                require(full in places, "metadata.jsonl", f"{name!r} in {where}, which is not among the images",
+                require(full in positions, "metadata.jsonl", f"{name!r} in {where}, which is not among the images",
                         f"one of the {len(self.files)} images under {self.path}", "the right name, or take the line out")
                 require(full not in seen, "metadata.jsonl", f"{name!r} a second time in {where}", "one line for each image")
                 seen.add(full)
-                captions[places[full]] = text
+                captions[positions[full]] = text
         return captions
 
 

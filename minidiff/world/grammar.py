@@ -5,13 +5,13 @@ from __future__ import annotations
 from minidiff.world.scene import COLOUR_NAMES
 from minidiff.world.vocab import KINDS, PATTERNS, STYLES
 
-__all__ = ["DRESS", "MARKS", "MAX_WORDS", "MOOD_WORDS", "OPENINGS", "PHRASES", "PLACES", "PLAIN_OPENINGS", "RELATIONS",
+__all__ = ["BACKDROP_WORDS", "DRESS", "MARKS", "MAX_WORDS", "MOOD_WORDS", "OPENINGS", "PHRASES", "PLAIN_OPENINGS", "RELATIONS",
            "SIZE_WORDS", "SPOTS", "VOCABULARY"]
 
 MAX_WORDS = 30          # the longest caption: 32 tokens with a begin and an end
 
 # the first phrase of each row is the usual one
-PLACES = {"grass": ("on the grass", "in the grass", "in the meadow", "in a field"),
+BACKDROP_WORDS = {"grass": ("on the grass", "in the grass", "in the meadow", "in a field"),
           "beach": ("on the beach", "at the beach", "by the sea", "on the sand"),
           "night": ("at night", "in the night", "in the dark"),
           "snow": ("in the snow", "on the snow", "in winter"),
@@ -35,19 +35,19 @@ RELATIONS = {"left": ("left of", "to the left of", "on the left of"), "right": (
 
 def _phrases() -> dict[tuple[str, ...], tuple[str, str]]:
     """Words of a phrase -> (what it is about, what it says)."""
-    said = {"a": ("article", ""), "an": ("article", ""), "the": ("article", ""), "and": ("join", ""),
+    meanings = {"a": ("article", ""), "an": ("article", ""), "the": ("article", ""), "and": ("join", ""),
             "that is": ("describe", ""), "wearing nothing": ("wears", "nothing")}
-    said |= {opening: ("opening", "") for opening in PLAIN_OPENINGS}
+    meanings |= {opening: ("opening", "") for opening in PLAIN_OPENINGS}
     for role, words in {"kind": KINDS, "colour": COLOUR_NAMES, "pattern": PATTERNS}.items():
-        said |= {word: (role, word) for word in words}
-    for role, table in {"mood": MOOD_WORDS, "size": SIZE_WORDS, "backdrop": PLACES, "style": OPENINGS,
+        meanings |= {word: (role, word) for word in words}
+    for role, table in {"mood": MOOD_WORDS, "size": SIZE_WORDS, "backdrop": BACKDROP_WORDS, "style": OPENINGS,
                         "relation": RELATIONS}.items():
-        said |= {phrase: (role, word) for word, phrases in table.items() for phrase in phrases}
-    said |= {f"in {style} style": ("style", style) for style in STYLES}
-    said |= {phrase: ("where", spot) for spot, phrase in SPOTS.items()}
-    said |= {f"{link} {mark}": ("mark", pattern) for pattern, mark in MARKS.items() for link in ("with", "and")}
-    said |= {f"{link} {dress}": ("wears", worn) for worn, dress in DRESS.items() for link in ("with", "wearing", "in", "and")}
-    return {tuple(phrase.split()): meaning for phrase, meaning in said.items()}
+        meanings |= {phrase: (role, word) for word, phrases in table.items() for phrase in phrases}
+    meanings |= {f"in {style} style": ("style", style) for style in STYLES}
+    meanings |= {phrase: ("where", spot) for spot, phrase in SPOTS.items()}
+    meanings |= {f"{link} {mark}": ("mark", pattern) for pattern, mark in MARKS.items() for link in ("with", "and")}
+    meanings |= {f"{link} {dress}": ("wears", worn) for worn, dress in DRESS.items() for link in ("with", "wearing", "in", "and")}
+    return {tuple(phrase.split()): meaning for phrase, meaning in meanings.items()}
 
 
 PHRASES = _phrases()

@@ -77,16 +77,16 @@ class CaptionFacts:
         pool = [thing for scene in drawn for thing in scene.things]
         things = []
         for i, place in enumerate(base.things):
-            said = self.things[i] if self.things else ObjectFacts(place.kind)
-            donors = [t for t in pool if t.kind == said.kind] or [place.replace(kind=said.kind)]
+            facts = self.things[i] if self.things else ObjectFacts(place.kind)
+            donors = [t for t in pool if t.kind == facts.kind] or [place.replace(kind=facts.kind)]
             thing = dataclasses.replace(donors[i % len(donors)], x=place.x, y=place.y, size=place.size)
             if level == "simple":
                 thing = thing.replace(pattern="plain", wears="nothing", mood="happy" if thing.animal else "none")
             low, high = SIZES[len(base.things) - 1]
-            if said.size is not None:
-                share = (place.size - low) / (high - low) / 3 + (2 / 3 if said.size == "big" else 0)
+            if facts.size is not None:
+                share = (place.size - low) / (high - low) / 3 + (2 / 3 if facts.size == "big" else 0)
                 thing = thing.replace(size=low + share * (high - low))
-            things.append(thing.replace(**{n: v for n in _WORDS if (v := getattr(said, n)) is not None}))
+            things.append(thing.replace(**{n: v for n in _WORDS if (v := getattr(facts, n)) is not None}))
         style = self.style or (base.style if level == "full" else "flat")
         return Scene(tuple(things), self.backdrop or base.backdrop, style)
 
@@ -97,38 +97,38 @@ def _inside(t: Thing) -> Thing:
     return dataclasses.replace(t, x=min(max(t.x, across), 1 - across), y=min(max(t.y, down), 1 - down))
 
 
-def agrees(said: CaptionFacts | str, scene: Scene) -> bool:
+def agrees(facts: CaptionFacts | str, scene: Scene) -> bool:
     """True when nothing that the caption says is false of the scene.
 
     A named thing must be one of the scene's, each a different one, and the scene has no others. "Big" and "small" compare
     with the middle size for that number of things; "left" compares centres, with each other or with the picture's.
     """
-    return _agrees(parse(said) if isinstance(said, str) else said, scene, 0.0)
+    return _agrees(parse(facts) if isinstance(facts, str) else facts, scene, 0.0)
 
 
-def _agrees(said: CaptionFacts, scene: Scene, margin: float) -> bool:
+def _agrees(facts: CaptionFacts, scene: Scene, margin: float) -> bool:
     """:func:`agrees`, with places true by more than ``margin``."""
-    if said.backdrop not in (None, scene.backdrop) or said.style not in (None, scene.style):
+    if facts.backdrop not in (None, scene.backdrop) or facts.style not in (None, scene.style):
         return False
-    if not said.things:
+    if not facts.things:
         return True
-    if len(said.things) != len(scene.things):
+    if len(facts.things) != len(scene.things):
         return False
     middle = sum(SIZES[len(scene.things) - 1]) / 2
-    return any(all(_fits(s, t, middle, margin) for s, t in zip(said.things, order, strict=True))
-               and all(_stands(order[i], word, order[j], margin) for i, word, j in said.relations)
+    return any(all(_fits(s, t, middle, margin) for s, t in zip(facts.things, order, strict=True))
+               and all(_stands(order[i], word, order[j], margin) for i, word, j in facts.relations)
                for order in itertools.permutations(scene.things))
 
 
-def _fits(said: ObjectFacts, thing: Thing, middle: float, margin: float) -> bool:
-    if any(getattr(said, n) not in (None, getattr(thing, n)) for n in _WORDS):
+def _fits(facts: ObjectFacts, thing: Thing, middle: float, margin: float) -> bool:
+    if any(getattr(facts, n) not in (None, getattr(thing, n)) for n in _WORDS):
         return False
-    if said.size is not None and (thing.size > middle) != (said.size == "big"):
+    if facts.size is not None and (thing.size > middle) != (facts.size == "big"):
         return False
     x, y = thing.x - 0.5, thing.y - 0.5
     truth = {"left": x < -margin, "right": x > margin, "top": y < -margin, "bottom": y > margin,
              "middle": max(abs(x), abs(y)) < 0.1 - margin}
-    return all(truth[spot] for spot in said.where)
+    return all(truth[spot] for spot in facts.where)
 
 
 def _stands(a: Thing, word: str, b: Thing, margin: float) -> bool:

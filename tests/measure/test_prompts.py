@@ -53,10 +53,10 @@ def test_the_two_things_come_in_order():
 CASES = {
     "right": ((RED_CAT, BLUE_DOG), {}),
     "colours swapped": ((("cat", "blue", 0.25, 0.5), ("dog", "red", 0.75, 0.55)), {"attributes"}),
-    "sides swapped": ((("cat", "red", 0.75, 0.5), ("dog", "blue", 0.25, 0.55)), {"places"}),
-    "one missing": ((RED_CAT,), {"count", "kinds", "attributes", "places"}),
+    "sides swapped": ((("cat", "red", 0.75, 0.5), ("dog", "blue", 0.25, 0.55)), {"positions"}),
+    "one missing": ((RED_CAT,), {"count", "kinds", "attributes", "positions"}),
     "one too many": ((RED_CAT, BLUE_DOG, ("star", "pink", 0.5, 0.1)), {"count"}),
-    "another kind": ((RED_CAT, ("bear", "blue", 0.75, 0.55)), {"kinds", "attributes", "places"}),
+    "another kind": ((RED_CAT, ("bear", "blue", 0.75, 0.55)), {"kinds", "attributes", "positions"}),
     "another colour": ((RED_CAT, ("dog", "green", 0.75, 0.55)), {"attributes"}),
 }
 

@@ -243,12 +243,12 @@ def test_every_axis_needs_a_name():
         show.picture(fig, alt="empty axes")
 
 
-def test_the_look_can_be_set_twice():
+def test_the_theme_can_be_set_twice():
     import matplotlib
 
-    show.theme()
+    show.set_theme()
     first = dict(matplotlib.rcParams)
-    show.theme()
+    show.set_theme()
     assert dict(matplotlib.rcParams) == first and matplotlib.rcParams["axes.facecolor"] == show.PAPER
 
 

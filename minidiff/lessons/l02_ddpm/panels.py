@@ -28,7 +28,7 @@ class Chain:
         self.guess: list[Tensor] = [run[0].x0, *(s.x0 for s in run)]
         everything = read(torch.cat(self.guess), reader)
         self.kind = everything.scenes.kind[:, 0].view(len(self.x), count)
-        self.sure = (everything.chance["kind"][:, 0].amax(-1) * everything.sure[:, 0]).view(len(self.x), count)
+        self.confidence = (everything.probs["kind"][:, 0].amax(-1) * everything.confidence[:, 0]).view(len(self.x), count)
         self.backdrop = everything.scenes.backdrop.view(len(self.x), count)
 
     def settled(self, values: Tensor) -> list[float]:
@@ -38,7 +38,8 @@ class Chain:
     def render(self, *, step: int) -> tuple[np.ndarray, str]:
         """Upper row: x_t. Lower row: the network's guess of x_0."""
         array = tile([self.x[step].clamp(-1, 1), self.guess[step].clamp(-1, 1)], scale=4, gap=6)
-        read_as = ", ".join(f"{KINDS[int(k)]} ({float(s):.0%})" for k, s in zip(self.kind[step], self.sure[step], strict=True))
+        kinds = zip(self.kind[step], self.confidence[step], strict=True)
+        read_as = ", ".join(f"{KINDS[int(k)]} ({float(p):.0%})" for k, p in kinds)
         return array, f"after {step} steps, t = {max(self.ts[step], 0)}; the guesses read as {read_as}"
 
 
@@ -54,12 +55,13 @@ class Sampler:
         require(
             steps * self.count <= self.budget, "steps", steps, f"at most {self.budget // self.count} for {self.count} pictures"
         )
-        mark = (seed, steps, variance)
-        if mark not in self._kept:
+        cache_key = (seed, steps, variance)
+        if cache_key not in self._kept:
             x = normal((self.count, 3, 32, 32), "sampler", seed)
-            self._kept[mark] = last(ddpm(self.model, x, steps=steps, variance=variance, clip="x0", seed=seed)).x
+            run = ddpm(self.model, x, steps=steps, variance=variance, clip="x0", seed=seed)
+            self._kept[cache_key] = last(run).x
         return tile(
-            self._kept[mark].clamp(-1, 1), columns=self.count, scale=3, gap=6
+            self._kept[cache_key].clamp(-1, 1), columns=self.count, scale=3, gap=6
         ), f"seed {seed}, {steps} steps, {variance} variance: {steps * self.count} network calls"
 
 

@@ -49,8 +49,8 @@ class Explorer:
         """(b, C, H, W) with b <= B: what the solver makes of the first noises with at most ``calls`` network calls each."""
         check_choice("solver", solver, SOLVERS)
         require(isinstance(calls, int) and calls >= 1, "calls", calls, "a whole number, at least 1")
-        mark = (calls, float(eta) if solver == "DDIM" else 0.0, solver)
-        if mark not in self._kept:
+        cache_key = (calls, float(eta) if solver == "DDIM" else 0.0, solver)
+        if cache_key not in self._kept:
             x = self.noise[:max(1, min(len(self.noise), self.budget // calls))]
             if solver == "DDIM":
                 loop = ddim(self.model, x, steps=calls, eta=eta, spacing="linspace" if calls > 1 else "trailing", clip="both")
@@ -58,8 +58,8 @@ class Explorer:
                 loop = dpm2m(self.model, x, steps=calls, clip="x0")
             else:
                 loop = heun(self.model, x, steps=(calls + 1) // 2)
-            self._kept[mark] = last(loop).x
-        return self._kept[mark]
+            self._kept[cache_key] = last(loop).x
+        return self._kept[cache_key]
 
     def distance(self, *, calls: int, eta: float, solver: str) -> float:
         """Root mean square difference to the reference pictures of the same noises."""

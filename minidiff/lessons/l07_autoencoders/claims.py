@@ -25,8 +25,8 @@ STUDY = {"f = 2": "vae-f2", "f = 4": "vae-f4", "f = 8": "vae-f8", "VQ, f = 4": "
 
 
 def _points(counts: Tensor) -> Tensor:
-    asked, before, after = counts.sum(0)
-    return 100 * (after - before) / asked.clamp(min=1)
+    scored, before, after = counts.sum(0)
+    return 100 * (after - before) / scored.clamp(min=1)
 
 
 def _survival_claims() -> None:
@@ -114,8 +114,8 @@ def study_linear(n: int) -> Outcome:
 )
 def study_survival(n: int) -> Outcome:
     def lost(counts: Tensor) -> Tensor:                                          # (n, attributes, 3) -> points
-        asked, before, after = counts.sum(0).unbind(1)
-        return (100 * (before - after) / asked.clamp(min=1)).mean()
+        scored, before, after = counts.sum(0).unbind(1)
+        return (100 * (before - after) / scored.clamp(min=1)).mean()
 
     both = torch.stack([torch.stack(list(survival(STUDY[f], n).values()), 1) for f in ("f = 8", "f = 4")], 1)
     found = bootstrap(lambda c: lost(c[:, 0]) - lost(c[:, 1]), both)

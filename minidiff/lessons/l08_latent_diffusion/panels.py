@@ -82,8 +82,8 @@ class Painter:
 
     def render(self, *, prompt: str, seed: int, guidance: float) -> tuple[np.ndarray, str]:
         """First row: the guess of the picture from early to finished. Below: each word's map over the finished picture."""
-        mark = (prompt, seed, guidance)
-        if mark not in self._kept:
+        cache_key = (prompt, seed, guidance)
+        if cache_key not in self._kept:
             said = self.check(prompt)
             images, maps, words = self.run(prompt=prompt, seed=seed, guidance=guidance)
             tiles = over(maps, images[-1])
@@ -92,8 +92,8 @@ class Painter:
             peaks = maps.amax((1, 2)).tolist()
             after = [f"after {1 + i}" for i in spread(self.steps, self.moments)[:-1]]
             labels = [*after, "finished", *(f"{word} {peak:.2f}" for word, peak in zip(words, peaks, strict=True))]
-            self._kept[mark] = (lay_out(rows, 2, labels=labels), f"seed {seed}, guidance {guidance:g}, {said}")
-        return self._kept[mark]
+            self._kept[cache_key] = (lay_out(rows, 2, labels=labels), f"seed {seed}, guidance {guidance:g}, {said}")
+        return self._kept[cache_key]
 
 
 class Film:
@@ -176,12 +176,12 @@ class Holes:
 
     def images(self, mask: Tensor) -> Tensor:
         """mask (H, W) of 0 and 1 -> (seeds, 3, H, W)."""
-        mark = mask.to(torch.uint8).numpy().tobytes()
-        if mark not in self._kept:
+        cache_key = mask.to(torch.uint8).numpy().tobytes()
+        if cache_key not in self._kept:
             n = self.seeds
-            self._kept[mark] = blended(self.pipe, self.image.expand(n, -1, -1, -1), mask.expand(n, 1, -1, -1), [self.prompt] * n,
-                                       steps=self.steps, guidance=self.guidance)
-        return self._kept[mark]
+            images, masks = self.image.expand(n, -1, -1, -1), mask.expand(n, 1, -1, -1)
+            self._kept[cache_key] = blended(self.pipe, images, masks, [self.prompt] * n, steps=self.steps, guidance=self.guidance)
+        return self._kept[cache_key]
 
     def render(self, mask: Tensor) -> tuple[np.ndarray, str]:
         """The picture, the picture with its hole, and what was painted."""

@@ -60,11 +60,11 @@ class PromptBox:
 
     def images(self, *, prompt: str, steps: int, guidance: float) -> Tensor:
         """(B, 3, H, W) in [-1, 1]. Raises BadInput for a prompt with unknown words or too many of them."""
-        mark = (prompt.strip(), steps, float(guidance))
-        if mark not in self._kept:
-            self._kept[mark] = text_to_image(self.pipe, [mark[0]] * len(self.noise), steps=steps, guidance=guidance,
+        cache_key = (prompt.strip(), steps, float(guidance))
+        if cache_key not in self._kept:
+            self._kept[cache_key] = text_to_image(self.pipe, [cache_key[0]] * len(self.noise), steps=steps, guidance=guidance,
                                              latents=self.noise, negative=self.negative).cpu()
-        return self._kept[mark]
+        return self._kept[cache_key]
 
     def render(self, *, prompt: str, steps: int, guidance: float) -> tuple[np.ndarray, str]:
         """One row of pixels, blank if the prompt cannot be read, and one line of text."""

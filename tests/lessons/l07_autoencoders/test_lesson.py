@@ -115,12 +115,12 @@ def test_right_words_agree_with_the_readers_own_score():
     x, scenes = WorldData(64, "test", "full").batch(1, 24)
     masks, reader = render(scenes, 64).masks, load("readers/develop")
     got, want = tools.right_words(x, scenes, masks, reader), score_reader(reader, x, scenes, masks)
-    assert int(got.asked["kind"].sum()) == want.things
+    assert int(got.scored["kind"].sum()) == want.things
     found = round(want.found * want.things)
     for name in ("kind", "colour", "pattern", "wears"):
         assert int(got.right[name].sum()) == round(getattr(want, name) * found), name
     faces = scenes.present & (scenes.kind < 4)
-    assert bool((got.asked["mood"] <= faces).all()) and not bool((got.right["mood"] & ~got.asked["mood"]).any())
+    assert bool((got.scored["mood"] <= faces).all()) and not bool((got.right["mood"] & ~got.scored["mood"]).any())
     blank = tools.right_words(torch.zeros_like(x), scenes, masks, reader)
     assert sum(int(r.sum()) for r in blank.right.values()) < sum(int(r.sum()) for r in got.right.values()) / 4
 
