@@ -388,8 +388,8 @@ def layout_overlap(images: Tensor, scenes: Scenes, masks: Tensor) -> Tensor:
     for k in range(masks.shape[1]):
         same = (seen.scenes.kind == scenes.kind[:, k:k + 1]) & seen.scenes.present
         found = (seen.masks * same[:, :, None, None]).amax(1) > 0.5
-        asked = masks[:, k] > 0.5
-        ious.append((found & asked).sum((1, 2)) / (found | asked).sum((1, 2)).clamp(min=1))
+        requested = masks[:, k] > 0.5
+        ious.append((found & requested).sum((1, 2)) / (found | requested).sum((1, 2)).clamp(min=1))
     there = scenes.present.float()
     return (torch.stack(ious, 1) * there).sum(1) / there.sum(1)
 
