@@ -52,8 +52,9 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("bench", help="measure this machine: images a second, rendering, sampling", add_help=False)
 
     books = commands.add_parser("notebooks", help="bring notebooks into the form that is committed")
-    books.add_argument("action", choices=("normalise", "check", "run"),
-                       help="normalise: tidy the file; check: say what is wrong; run: execute from the top, then tidy")
+    books.add_argument("action", choices=("normalise", "check", "run", "exercises"),
+                       help="normalise: tidy the file; check: say what is wrong; run: execute from the top, then tidy; "
+                            "exercises: write stubs and folded solutions anew from their source")
     books.add_argument("files", metavar="FILE", nargs="*", help="notebooks or folders; the course's own when left out")
     books.add_argument("--timeout", type=float, default=120.0, help="seconds a cell may take when run (120)")
     return top
@@ -173,11 +174,13 @@ def _bench(rest: list[str]) -> int:
 
 
 def _notebooks(given: argparse.Namespace) -> int:
+    from minidiff.course.cells import refresh
     from minidiff.notebooks import check, find, run, tidy
     wrong = 0
     for path in find(given.files):
-        if given.action == "normalise":
-            print(f"{path}: {'tidied' if tidy(path) else 'as it should be'}")
+        if given.action in ("normalise", "exercises"):
+            changed = tidy(path) if given.action == "normalise" else tidy(path, change=refresh)
+            print(f"{path}: {'tidied' if changed else 'as it should be'}")
         elif given.action == "run":
             start = time.monotonic()
             run(path, timeout=given.timeout)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -207,9 +207,9 @@ def check(path: Path) -> list[str]:
                        for problem in _cell_problems(cell)]
 
 
-def tidy(path: Path) -> bool:
-    """Bring the notebook at ``path`` into the committed form; says whether anything changed."""
-    text = _dump(normalise(_read(path)))
+def tidy(path: Path, *, change: Callable[[dict[str, Any]], dict[str, Any]] = lambda notebook: notebook) -> bool:
+    """Bring the notebook at ``path`` into the committed form, after ``change``; says whether anything was different."""
+    text = _dump(normalise(change(_read(path))))
     changed = path.read_text(encoding="utf-8") != text
     if changed:
         replace(path, text)

@@ -1,10 +1,11 @@
 """The kit that lessons are made with: exercises that check themselves, points for a notebook, claims with measured rows."""
 
+from minidiff.course.answers import Mistake, call, expect, expect_number
 from minidiff.course.checking import Result, check, hint, solution, solution_markdown
 from minidiff.course.claims import CLAIMS, Claim, Outcome, Row, claim, claims, compute, meets, score, stored, table
 from minidiff.course.grading import Grade, grade
 from minidiff.course.rooms import rooms
-from minidiff.course.tasks import EXERCISES, Exercise, Mistake, call, exercise, exercises, expect, expect_number, find, solve
+from minidiff.course.tasks import EXERCISES, Exercise, checks, exercise, exercises, find, solve
 
 __all__ = [
     "Result",
@@ -30,6 +31,7 @@ __all__ = [
     "Exercise",
     "Mistake",
     "call",
+    "checks",
     "exercise",
     "exercises",
     "expect",

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from types import FunctionType
 from typing import Any
 
-from minidiff.course.tasks import Exercise, Mistake, find
+from minidiff.course.answers import Mistake
+from minidiff.course.tasks import Exercise, find
 
 __all__ = ["Result", "check", "hint", "solution", "solution_markdown", "RECORD"]
 

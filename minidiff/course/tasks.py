@@ -1,62 +1,155 @@
-"""Exercises: a stub, a solution, hints, and a test that recognises likely mistakes."""
+"""Exercises: one real function each, from which the learner's stub, the folded solution and the instructor's version are cut.
+
+    @exercise("02.v_target", "The target v", hints=("x_t is a rotation.",))
+    def v_target(x0, eps, abar):
+        \"\"\"What a v-network is trained to predict: (B, C, H, W). abar: (B, 1, 1, 1).\"\"\"
+        ### BEGIN SOLUTION
+        return abar ** 0.5 * eps - (1 - abar) ** 0.5 * x0
+        ### END SOLUTION
+
+    @checks(v_target)
+    def _v_target(fn):
+        expect(call(fn, x0, eps, abar), ...)
+
+A function without arguments is a question, whose answer is a plain value: the stub is its docstring as a comment and
+``name = ...``, the solution ``name = `` what it returns.
+"""
 
 from __future__ import annotations
 
+import ast
+import dis
+import inspect
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import sys
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from types import CodeType
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from minidiff.course.rooms import enter
-from minidiff.errors import check_choice, require
+from minidiff.errors import BadInput, check_choice, require
 
-__all__ = ["Exercise", "Mistake", "EXERCISES", "exercise", "exercises", "find", "call", "expect", "expect_number", "fits",
-           "number", "solve"]
+__all__ = ["BEGIN", "END", "EXERCISES", "Exercise", "checks", "exercise", "exercises", "find", "solve"]
 
-
-class Mistake(Exception):
-    """What a check smells in an answer, in one sentence addressed to the learner."""
+BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"      # nbgrader's own
 
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise. ``test(answer)`` returns when the answer is right and raises Mistake otherwise.
-
-    stub and solution are source text: both define ``name``, a function or a plain value.
-    """
+    """One exercise. ``answer`` is the solution; ``test(another answer)`` returns when that is right, else raises Mistake."""
 
     id: str
     title: str
-    name: str
     points: int
-    stub: str
-    solution: str
     hints: tuple[str, ...]
-    test: Callable[[Any], None]
+    answer: Callable
+    test: Callable[[Any], None] | None = None
+
+    @property
+    def name(self) -> str:
+        """What the learner's function or value is called."""
+        return self.answer.__name__
+
+    @property
+    def is_value(self) -> bool:
+        """A question whose answer is a plain value, not a function."""
+        return not inspect.signature(self.answer).parameters
+
+    @property
+    def source(self) -> str:
+        """The instructor's version: the function without its decorator, markers included."""
+        return _source(self.answer)
+
+    @property
+    def stub(self) -> str:
+        """The learner's cell: what stands between the markers is ``...``, and so is a plain value."""
+        if self.is_value:
+            said = (inspect.getdoc(self.answer) or "").strip()
+            return "".join(f"# {line}\n" for line in said.splitlines()) + f"{self.name} = ..."
+        head, _, tail = _cut(self.source)
+        return f"{head}    ...{tail}"
+
+    @property
+    def solution(self) -> str:
+        """One right answer, as source that runs by itself: the imports it needs, then the function or the value."""
+        head, body, tail = _cut(self.source)
+        needed = _imports(self.answer)
+        if self.is_value:
+            body = re.sub(r"^return (?!.*^return )", f"{self.name} = ", textwrap.dedent(body), flags=re.M | re.S)
+            return needed + "\n" * bool(needed) + body
+        return needed + "\n\n" * bool(needed) + head + body + tail
 
 
 EXERCISES: dict[str, Exercise] = {}
 
 
-def exercise(id: str, title: str, *, name: str, stub: str, solution: str, hints: tuple[str, ...], points: int = 1) -> Callable:
-    """Register the decorated test as the exercise ``id``, such as "02.posterior_mean"."""
+def exercise(id: str, title: str, *, hints: tuple[str, ...], points: int = 1) -> Callable[[Callable], Callable]:
+    """Register the decorated function, which is the solution, as the exercise ``id``, such as "02.posterior_mean"."""
     require(re.fullmatch(r"\d\d\.[a-z0-9_]+", id) is not None, "id", repr(id), "a lesson and a name", "'02.posterior_mean'")
-    for text, what in ((stub, "stub"), (solution, "solution")):
-        require(
-            re.search(rf"(def {name}\(|^{name}\s*=)", text, re.M) is not None,
-            what,
-            repr(text[:40]),
-            f"source that defines {name}",
-        )
+
+    def register(answer: Callable) -> Callable:
+        EXERCISES[id] = Exercise(id, title, points, tuple(hints), answer)
+        return answer
+
+    return register
+
+
+def checks(answer: Callable) -> Callable[[Callable], Callable]:
+    """Register the decorated function as the test of the exercise whose solution is ``answer``."""
+    id = next((id for id, e in EXERCISES.items() if e.answer is answer), None)
+    require(id is not None, "answer", getattr(answer, "__name__", answer), "a function decorated with @exercise above")
 
     def register(test: Callable[[Any], None]) -> Callable[[Any], None]:
-        EXERCISES[id] = Exercise(id, title, name, points, stub.strip("\n"), solution.strip("\n"), tuple(hints), test)
+        EXERCISES[id] = replace(EXERCISES[id], test=test)
         return test
 
     return register
+
+
+@cache
+def _source(function: Callable) -> str:
+    text = textwrap.dedent(inspect.getsource(function))
+    node = ast.parse(text).body[0]
+    return "\n".join(text.splitlines()[node.lineno - 1:])
+
+
+def _cut(source: str) -> tuple[str, str, str]:
+    """(what stands before the solution, the solution, what stands after it); the lines of the markers are in none of them."""
+    parts = re.fullmatch(rf"(.*?\n) *{BEGIN}\n(.*?)\n *{END}(.*)", source, re.S)
+    if parts is None:
+        raise BadInput("exercise", source.splitlines()[0], f"lines with {BEGIN!r} and {END!r} around its solution")
+    return parts.group(1), parts.group(2), parts.group(3)
+
+
+@cache
+def _statements(module: str) -> dict[str, tuple[int, str]]:
+    """name -> (0 standard library, 1 other libraries, 2 minidiff; the statement that imports it alone), for one module."""
+    found = {}
+    for node in ast.parse(inspect.getsource(sys.modules[module])).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            home = f"from {node.module} import " if isinstance(node, ast.ImportFrom) else "import "
+            for alias in node.names:
+                top = (getattr(node, "module", None) or alias.name).split(".")[0]
+                group = 0 if top in sys.stdlib_module_names else 2 if top == "minidiff" else 1
+                found[alias.asname or alias.name] = (group, ast.unparse(ast.Import([alias])).replace("import ", home, 1))
+    return found
+
+
+def _globals(code: CodeType) -> set[str]:
+    """The global names that a function reads, those of its inner functions included."""
+    own = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+    return own.union(*(_globals(inner) for inner in code.co_consts if isinstance(inner, CodeType)))
+
+
+def _imports(function: Callable) -> str:
+    """The import statements that a function's body needs, in three groups; empty when it needs none."""
+    known = _statements(function.__module__)
+    lines = sorted(known[name] for name in _globals(function.__code__) & known.keys())
+    groups = ["".join(f"{line}\n" for g, line in lines if g == group) for group in range(3)]
+    return "\n".join(group for group in groups if group)
 
 
 def exercises(lesson: str | None = None) -> dict[str, Exercise]:
@@ -79,81 +172,3 @@ def solve(source: str, name: str) -> Any:
     space: dict[str, Any] = {}
     exec(compile(source, f"<{name}>", "exec"), space)
     return space[name]
-
-
-def call(fn: Callable, *args: Any, shape: tuple[int, ...] | None = None, **kwargs: Any) -> Tensor:
-    """Call a learner's function on copies and look at what comes back: a finite tensor of the right shape, inputs untouched.
-
-    Python numbers become 0-d tensors. Returns float64 where the answer is floating point.
-    """
-
-    def copy(x: Any) -> Any:
-        return x.clone() if isinstance(x, Tensor) else x
-
-    given, named = [copy(a) for a in args], {k: copy(v) for k, v in kwargs.items()}
-    out = fn(*given, **named)
-    for number, (before, after) in enumerate(zip((*args, *kwargs.values()), (*given, *named.values()), strict=True)):
-        if isinstance(before, Tensor) and not torch.equal(before, after):
-            raise Mistake(f"It changes its input number {number + 1} in place; work on a copy.")
-    if out is None or out is Ellipsis:
-        raise Mistake("It returns nothing; is a return missing?")
-    if not isinstance(out, Tensor):
-        try:
-            out = torch.as_tensor(out)
-        except (TypeError, ValueError, RuntimeError):
-            raise Mistake(f"It returns {type(out).__name__}, but a tensor is expected.") from None
-    if shape is not None and tuple(out.shape) != tuple(shape):
-        raise Mistake(f"The shape is {tuple(out.shape)}, but {tuple(shape)} is expected.")
-    if out.is_floating_point():
-        if not torch.isfinite(out).all():
-            raise Mistake("The result has values that are NaN or infinite.")
-        out = out.double()
-    return out
-
-
-def expect(
-    got: Tensor, want: Tensor, *, wrong: Mapping[str, Tensor] | None = None, otherwise: str = "", tol: float = 2e-4
-) -> None:
-    """Raise Mistake unless ``got`` equals ``want`` within tol (relative to the largest value of want).
-
-    wrong: message -> what a known mistake gives; the first that matches is named. otherwise: the message when none does.
-    """
-
-    def close(a: Tensor, b: Tensor) -> bool:
-        scale = max(float(b.double().abs().max()), 1e-12)
-        return a.shape == b.shape and float((a.double() - b.double()).abs().max()) <= tol * scale
-
-    if tuple(got.shape) != tuple(want.shape):
-        raise Mistake(f"The shape is {tuple(got.shape)}, but {tuple(want.shape)} is expected.")
-    if close(got, want):
-        return
-    for message, value in (wrong or {}).items():
-        if close(got, value):
-            raise Mistake(message)
-    worst = float((got.double() - want.double()).abs().max())
-    raise Mistake(otherwise or f"The numbers are off by up to {worst:.2g}.")
-
-
-def expect_number(got: Any, want: float, *, tol: float, wrong: Mapping[str, float] | None = None, otherwise: str = "") -> None:
-    """The same for an answer that is one number; tol is absolute."""
-    try:
-        value = float(got)
-    except (TypeError, ValueError):
-        raise Mistake(f"The answer is one number, not {type(got).__name__}.") from None
-    if abs(value - want) <= tol:
-        return
-    for message, other in (wrong or {}).items():
-        if abs(value - other) <= tol:
-            raise Mistake(message)
-    raise Mistake(otherwise or f"{value:g} is not it.")
-
-
-def fits(wrong: dict[str, Tensor], want: Tensor) -> dict[str, Tensor]:
-    """Those of the known mistakes that give finite numbers of the right shape, and not by chance the right ones."""
-    return {k: v for k, v in wrong.items()
-            if v.shape == want.shape and bool(torch.isfinite(v).all()) and not torch.allclose(v.double(), want.double())}
-
-
-def number(value: float) -> Tensor:
-    """A 0-d float64 tensor: works with ** 0.5, .sqrt() and math.sqrt alike."""
-    return torch.tensor(value, dtype=torch.float64)

@@ -1,8 +1,11 @@
 """The machinery of the exercises, and that the notebooks hold what the exercises say."""
 
+import ast
+import copy
 import csv
 import io
 import json
+import math
 from pathlib import Path
 
 import nbformat
@@ -22,6 +25,8 @@ from minidiff.course import (
     solution_markdown,
     solve,
 )
+from minidiff.course.cells import refresh
+from minidiff.course.tasks import BEGIN, END, EXERCISES, checks, exercise
 from minidiff.errors import BadInput
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +40,72 @@ def sources(lesson: str, kind: str) -> list[str]:
 def test_the_first_four_lessons_are_there_with_twenty_exercises():
     assert [*BOOKS][:4] == ["00", "01", "02", "03"]
     assert len(exercises()) >= 20 and {id[:2] for id in exercises()} >= {"00", "01", "02", "03"}
+
+
+@pytest.mark.parametrize("id", exercises())
+def test_stub_and_solution_are_cut_from_one_function(id):
+    """By its syntax tree: the stub is the function with ``...`` for a body, the solution the function itself."""
+    task = exercises()[id]
+    whole, cut = ast.parse(task.source).body[0], ast.parse(task.stub).body[0]
+    assert task.test is not None and task.source.count(BEGIN) == task.source.count(END) == 1
+    assert "SOLUTION" not in task.stub + task.solution and not any(line != line.rstrip() for line in task.stub.splitlines())
+    if task.is_value:
+        assert ast.unparse(cut) == f"{task.name} = ..." and solve(task.solution, task.name) == task.answer()
+        said = " ".join(line.removeprefix("# ") for line in task.stub.splitlines()[:-1])
+        assert said == " ".join(ast.get_docstring(whole).split())
+    else:
+        assert ast.unparse(cut.args) == ast.unparse(whole.args) and ast.get_docstring(cut) == ast.get_docstring(whole)
+        assert ast.unparse(cut.body[1:]) == "..."
+        solved = next(node for node in ast.parse(task.solution).body if isinstance(node, ast.FunctionDef))
+        assert ast.dump(solved) == ast.dump(whole)
+
+
+def test_what_cutting_keeps_and_refuses():
+    @exercise("98.planted", "A plant", hints=("none",))
+    def planted(a, b=2):
+        """Two.
+
+        Lines.
+        """
+        c = a
+        ### BEGIN SOLUTION
+        return [math.sqrt(x) for x in (b, c)]      # a comment stays
+        ### END SOLUTION
+
+    @exercise("98.bare", "No marks", hints=("none",))
+    def bare(a):
+        return a
+
+    try:
+        task = EXERCISES["98.planted"]
+        assert task.stub == 'def planted(a, b=2):\n    """Two.\n\n    Lines.\n    """\n    c = a\n    ...'
+        assert task.solution.startswith("import math\n\n\ndef planted(a, b=2):") and "# a comment stays" in task.solution
+        assert solve(task.solution, "planted")(4) == [math.sqrt(2), 2.0]
+        with pytest.raises(BadInput, match="BEGIN SOLUTION"):
+            print(EXERCISES["98.bare"].stub)
+        with pytest.raises(BadInput, match="decorated"):
+            checks(lambda a: a)
+    finally:
+        del EXERCISES["98.planted"], EXERCISES["98.bare"]
+
+
+def test_the_cells_of_a_notebook_are_written_anew():
+    task, value = exercises()["00.iou"], exercises()["00.forty_of_forty"]
+    book = nbformat.v4.new_notebook()
+    text, code = nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell
+    old = "<details>\n<summary>Solution: old</summary>\n\nold\n\n</details>"
+    book.cells = [code("x = 1"), text("before"), code("def old(a):\n    ..."), code('check("00.iou", old)'),
+                  text(f"why\n\n{old}\n\nafter"), code("# ?\nold = ..."), code('check("00.forty_of_forty", old)'), text(old)]
+    before = copy.deepcopy(book)
+    new = ["".join(cell["source"]) for cell in refresh(book)["cells"]]
+    assert book == before
+    assert new == ["x = 1", "before", task.stub, 'check("00.iou", iou)', f"why\n\n{solution_markdown(task.id)}\n\nafter",
+                   value.stub, 'check("00.forty_of_forty", forty_of_forty)', solution_markdown(value.id)]
+    for missing, words in ((2, "stub"), (7, "solution")):
+        broken = copy.deepcopy(before)
+        del broken.cells[missing]
+        with pytest.raises(BadInput, match=words):
+            refresh(broken)
 
 
 @pytest.mark.parametrize("id", exercises())

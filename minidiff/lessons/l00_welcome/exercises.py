@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import torch
 
-from minidiff.course.tasks import Mistake, call, exercise, expect, expect_number
+from minidiff.course.answers import Mistake, call, expect, expect_number
+from minidiff.course.tasks import checks, exercise
+from minidiff.measure import wilson
 from minidiff.rng import normal, uniform
 from minidiff.world import Scene, Thing
 
 __all__: list[str] = []
 
 
-@exercise(
-    "00.make_it_snow",
-    "A counterfactual",
-    name="make_it_snow",
-    points=1,
-    stub='''
+@exercise("00.make_it_snow", "A counterfactual", hints=(
+    "scene.replace(...) changes what belongs to the whole picture.",
+    "scene.replace_thing(0, ...) changes one thing.",
+    "Both return a new scene, so they can be chained.",
+))
 def make_it_snow(scene):
     """The same scene before a snowy backdrop, its first thing wearing a hat; everything else as it was."""
-    ...
-''',
-    solution="""
-def make_it_snow(scene):
+    ### BEGIN SOLUTION
     return scene.replace(backdrop="snow").replace_thing(0, wears="hat")
-""",
-    hints=(
-        "scene.replace(...) changes what belongs to the whole picture.",
-        "scene.replace_thing(0, ...) changes one thing.",
-        "Both return a new scene, so they can be chained.",
-    ),
-)
+    ### END SOLUTION
+
+
+@checks(make_it_snow)
 def _make_it_snow(fn) -> None:
     for scene in (
         Scene((Thing("cat", "red", x=0.3), Thing("house", "blue", x=0.7)), "grass", "flat"),
@@ -57,30 +52,20 @@ def _make_it_snow(fn) -> None:
         raise Mistake("Something else of the first thing changed too (its place, colour, size or mood).")
 
 
-@exercise(
-    "00.to_pixels",
-    "From [-1, 1] to bytes",
-    name="to_pixels",
-    points=1,
-    stub='''
+@exercise("00.to_pixels", "From [-1, 1] to bytes", hints=(
+    "-1 becomes 0, 0 becomes 127.5 and 1 becomes 255 before rounding.",
+    "uint8 wraps around: clamp first.",
+    "Pictures on screen have the channels last: permute.",
+))
 def to_pixels(images):
     """images: (B, 3, H, W) float in [-1, 1], sometimes a little outside. Returns (B, H, W, 3) uint8, rounded."""
-    ...
-''',
-    solution="""
-import torch
-
-
-def to_pixels(images):
+    ### BEGIN SOLUTION
     bytes_ = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return bytes_.permute(0, 2, 3, 1)
-""",
-    hints=(
-        "-1 becomes 0, 0 becomes 127.5 and 1 becomes 255 before rounding.",
-        "uint8 wraps around: clamp first.",
-        "Pictures on screen have the channels last: permute.",
-    ),
-)
+    ### END SOLUTION
+
+
+@checks(to_pixels)
 def _to_pixels(fn) -> None:
     x = normal((2, 3, 5, 7), "to_pixels", dtype=torch.float64) * 0.7
     x[0, 0, 0] = torch.tensor([-1.3, 1.4, -1.0, 1.0, 0.0, 0.99999, -0.5])
@@ -111,28 +96,21 @@ def _to_pixels(fn) -> None:
     )
 
 
-@exercise(
-    "00.iou",
-    "Overlap of two masks",
-    name="iou",
-    points=1,
-    stub='''
+@exercise("00.iou", "Overlap of two masks", hints=(
+    "The intersection is where both masks are 1, the union where at least one is.",
+    "Sum over rows and columns, not over the batch.",
+    "clamp(min=1) keeps an empty union from dividing by zero.",
+))
 def iou(a, b):
     """a, b: (B, H, W) masks in {0, 1}. Intersection over union of each pair, (B,); 0 where both are empty."""
-    ...
-''',
-    solution="""
-def iou(a, b):
+    ### BEGIN SOLUTION
     a, b = a > 0.5, b > 0.5
     both, either = (a & b).sum((1, 2)), (a | b).sum((1, 2))
     return both / either.clamp(min=1)
-""",
-    hints=(
-        "The intersection is where both masks are 1, the union where at least one is.",
-        "Sum over rows and columns, not over the batch.",
-        "clamp(min=1) keeps an empty union from dividing by zero.",
-    ),
-)
+    ### END SOLUTION
+
+
+@checks(iou)
 def _iou(fn) -> None:
     u = uniform(7, torch.arange(5), 2 * 36).reshape(5, 2, 6, 6)
     a, b = (u[:, 0] < 0.5).double(), (u[:, 1] < 0.35).double()
@@ -159,30 +137,20 @@ def _iou(fn) -> None:
     )
 
 
-@exercise(
-    "00.psnr",
-    "Peak signal-to-noise ratio",
-    name="psnr",
-    points=1,
-    stub='''
+@exercise("00.psnr", "Peak signal-to-noise ratio", hints=(
+    "The peak is the distance from the darkest to the brightest value: here it is 2.",
+    "The mean runs over channels, rows and columns of one picture.",
+    "Decibels: ten times the logarithm to base ten.",
+))
 def psnr(x, y):
     """x, y: (B, 3, H, W) in [-1, 1]. 10 log10(peak^2 / mean squared error) of each pair in decibels, (B,)."""
-    ...
-''',
-    solution="""
-import torch
-
-
-def psnr(x, y):
+    ### BEGIN SOLUTION
     error = ((x - y) ** 2).mean((1, 2, 3))
     return 10 * torch.log10(2.0 ** 2 / error)
-""",
-    hints=(
-        "The peak is the distance from the darkest to the brightest value: here it is 2.",
-        "The mean runs over channels, rows and columns of one picture.",
-        "Decibels: ten times the logarithm to base ten.",
-    ),
-)
+    ### END SOLUTION
+
+
+@checks(psnr)
 def _psnr(fn) -> None:
     x, y = normal((4, 3, 6, 6), "psnr", 0, dtype=torch.float64) * 0.4, normal((4, 3, 6, 6), "psnr", 1, dtype=torch.float64) * 0.4
     y = x + y * torch.tensor([0.01, 0.1, 0.5, 1.0]).view(4, 1, 1, 1).double()
@@ -205,26 +173,19 @@ def _psnr(fn) -> None:
     )
 
 
-@exercise(
-    "00.frechet_1d",
-    "Frechet distance of two Gaussians on the line",
-    name="frechet_1d",
-    points=2,
-    stub='''
+@exercise("00.frechet_1d", "Frechet distance of two Gaussians on the line", points=2, hints=(
+    "In one dimension the trace term S_a + S_b - 2 sqrt(S_a S_b) is a square.",
+    "It is (sigma_a - sigma_b)^2.",
+    "Add the squared distance of the means.",
+))
 def frechet_1d(a, b):
     """a: (N,), b: (M,) numbers. Fit a Gaussian to each (unbiased variance); return the squared Frechet distance, a 0-d tensor."""
-    ...
-''',
-    solution="""
-def frechet_1d(a, b):
+    ### BEGIN SOLUTION
     return (a.mean() - b.mean()) ** 2 + (a.std() - b.std()) ** 2
-""",
-    hints=(
-        "In one dimension the trace term S_a + S_b - 2 sqrt(S_a S_b) is a square.",
-        "It is (sigma_a - sigma_b)^2.",
-        "Add the squared distance of the means.",
-    ),
-)
+    ### END SOLUTION
+
+
+@checks(frechet_1d)
 def _frechet_1d(fn) -> None:
     a = normal((9,), "frechet", 0, dtype=torch.float64) * 2 + 1
     b = normal((7,), "frechet", 1, dtype=torch.float64) * 0.7 - 0.5
@@ -246,23 +207,19 @@ def _frechet_1d(fn) -> None:
     )
 
 
-@exercise(
-    "00.total_variation",
-    "Total variation of two histograms",
-    name="total_variation",
-    points=1,
-    stub='''
+@exercise("00.total_variation", "Total variation of two histograms", hints=(
+    "Turn counts into shares first: the two sets may differ in size.",
+    "Then half the sum of absolute differences.",
+))
 def total_variation(counts_a, counts_b):
     """counts_a, counts_b: (K,) how often each of K values came. Half the sum of |p - q| over the shares, a 0-d tensor."""
-    ...
-''',
-    solution="""
-def total_variation(counts_a, counts_b):
+    ### BEGIN SOLUTION
     p, q = counts_a / counts_a.sum(), counts_b / counts_b.sum()
     return (p - q).abs().sum() / 2
-""",
-    hints=("Turn counts into shares first: the two sets may differ in size.", "Then half the sum of absolute differences."),
-)
+    ### END SOLUTION
+
+
+@checks(total_variation)
 def _total_variation(fn) -> None:
     a, b = torch.tensor([5.0, 0.0, 3.0, 12.0]).double(), torch.tensor([1.0, 4.0, 9.0, 2.0]).double()
     p, q = a / a.sum(), b / b.sum()
@@ -280,26 +237,19 @@ def _total_variation(fn) -> None:
     )
 
 
-@exercise(
-    "00.forty_of_forty",
-    "What forty of forty proves",
-    name="answer",
-    points=1,
-    stub="""
-# All of 40 samples were valid. Predict: how low may the true share of valid samples still be (95 %, Wilson)?
-answer = ...
-""",
-    solution="""
-from minidiff.measure import wilson
+@exercise("00.forty_of_forty", "What forty of forty proves", hints=(
+    "It is not 1: forty samples cannot tell 100 % from 99 %.",
+    "The rule of three says about 1 - 3 / 40; Wilson is a bit lower.",
+    "from minidiff.measure import wilson",
+))
+def forty_of_forty():
+    """All of 40 samples were valid. Predict: how low may the true share of valid samples still be (95 %, Wilson)?"""
+    ### BEGIN SOLUTION
+    return wilson(40, 40).low
+    ### END SOLUTION
 
-answer = wilson(40, 40).low
-""",
-    hints=(
-        "It is not 1: forty samples cannot tell 100 % from 99 %.",
-        "The rule of three says about 1 - 3 / 40; Wilson is a bit lower.",
-        "from minidiff.measure import wilson",
-    ),
-)
+
+@checks(forty_of_forty)
 def _forty(value) -> None:
     expect_number(
         value,

@@ -8,24 +8,28 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from minidiff.course.tasks import Mistake, call, exercise, expect, expect_number
+from minidiff.course.answers import Mistake, call, expect, expect_number
+from minidiff.course.tasks import checks, exercise
 from minidiff.diffusion import linear, scaled_linear, sigmoid, sigmoid_beta
 from minidiff.rng import generator, normal
 
 __all__: list[str] = []
 
 
-@exercise("01.q_sample", "Noise a batch, each picture to its own step", name="noise_batch", points=2, stub='''
+@exercise("01.q_sample", "Noise a batch, each picture to its own step", points=2, hints=(
+    "Look up alpha-bar for each picture: abar[t] has the shape (B,).",
+    "To multiply pictures, (B,) must become (B, 1, 1, 1); otherwise it is lined up with the last axis, the width.",
+    "The picture is multiplied by the square root of alpha-bar, the noise by the square root of 1 - alpha-bar.",
+))
 def noise_batch(x0, t, noise, abar):
     """x_t for a batch. x0, noise: (B, C, H, W). t: (B,) integers. abar: (T,), index 0 = one noising step."""
-    ...
-''', solution='''
-def noise_batch(x0, t, noise, abar):
+    ### BEGIN SOLUTION
     a = abar[t].view(-1, 1, 1, 1)
     return a.sqrt() * x0 + (1 - a).sqrt() * noise
-''', hints=("Look up alpha-bar for each picture: abar[t] has the shape (B,).",
-            "To multiply pictures, (B,) must become (B, 1, 1, 1); otherwise it is lined up with the last axis, the width.",
-            "The picture is multiplied by the square root of alpha-bar, the noise by the square root of 1 - alpha-bar."))
+    ### END SOLUTION
+
+
+@checks(noise_batch)
 def _q_sample(fn: Callable) -> None:
     abar = linear(40).abar
     x0, noise, t = normal((4, 3, 4, 4), "01 x0", dtype=torch.float64), normal((4, 3, 4, 4), "01 n", dtype=torch.float64), \
@@ -57,15 +61,19 @@ def _q_sample(fn: Callable) -> None:
     }, otherwise="The picture should keep sqrt(abar[t]) of itself and gain sqrt(1 - abar[t]) of the noise.")
 
 
-@exercise("01.snr_one", "Predict: where signal and noise are equal", name="half_way", stub='''
-half_way = ...      # the first index t of linear(1000) at which SNR < 1
-''', solution='''
-from minidiff.diffusion import linear
+@exercise("01.snr_one", "Predict: where signal and noise are equal", hints=(
+    "SNR = abar / (1 - abar), so it is 1 where abar = 0.5.",
+    "Roughly: abar is about exp(-sum of beta), and for betas on a straight line that sum grows like t squared.",
+    "(linear(1000).snr < 1).nonzero()[0] finds it exactly.",
+))
+def half_way():
+    """The first index t of linear(1000) at which SNR < 1."""
+    ### BEGIN SOLUTION
+    return int((linear(1000).snr < 1).nonzero()[0])
+    ### END SOLUTION
 
-half_way = int((linear(1000).snr < 1).nonzero()[0])
-''', hints=("SNR = abar / (1 - abar), so it is 1 where abar = 0.5.",
-            "Roughly: abar is about exp(-sum of beta), and for betas on a straight line that sum grows like t squared.",
-            "(linear(1000).snr < 1).nonzero()[0] finds it exactly."))
+
+@checks(half_way)
 def _snr_one(value: object) -> None:
     plan = linear(1000)
     want = int((plan.snr < 1).nonzero()[0])
@@ -81,23 +89,21 @@ def _snr_one(value: object) -> None:
     }, otherwise="Look for the first index at which alpha-bar is below one half.")
 
 
-@exercise("01.cosine_betas", "The cosine schedule from its definition", name="cosine_betas", points=2, stub='''
+@exercise("01.cosine_betas", "The cosine schedule from its definition", points=2, hints=(
+    "T steps lie between T + 1 moments u = 0, 1/T, ..., 1.",
+    "One step keeps abar(t) / abar(t - 1) of the variance of the picture; beta is what it does not keep.",
+    "At u = 1 the cosine is 0, so the last beta would be 1: clip it.",
+))
 def cosine_betas(T, s=0.008):
     """(T,) float64 betas of the cosine schedule: abar(u) = cos^2((u + s) / (1 + s) * pi / 2), u = t/T; beta at most 0.999."""
-    ...
-''', solution='''
-import math
-
-import torch
-
-
-def cosine_betas(T, s=0.008):
+    ### BEGIN SOLUTION
     u = torch.linspace(0, 1, T + 1, dtype=torch.float64)
     abar = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
     return (1 - abar[1:] / abar[:-1]).clamp(max=0.999)
-''', hints=("T steps lie between T + 1 moments u = 0, 1/T, ..., 1.",
-            "One step keeps abar(t) / abar(t - 1) of the variance of the picture; beta is what it does not keep.",
-            "At u = 1 the cosine is 0, so the last beta would be 1: clip it."))
+    ### END SOLUTION
+
+
+@checks(cosine_betas)
 def _cosine_betas(fn: Callable) -> None:
     def betas(T: int, s: float, *, power: int = 2, top: float = 0.999, angle: float = math.pi / 2) -> Tensor:
         u = torch.arange(T + 1, dtype=torch.float64) / T
@@ -128,19 +134,19 @@ def _cosine_betas(fn: Callable) -> None:
         }, otherwise="beta = 1 - abar(t / T) / abar((t - 1) / T), at most 0.999.")
 
 
-@exercise("01.same_noise", "Break it, then mend it: two schedules called sigmoid", name="same_noise", points=2, stub='''
+@exercise("01.same_noise", "Break it, then mend it: two schedules called sigmoid", points=2, hints=(
+    "log SNR = log(abar / (1 - abar)), which torch calls logit.",
+    "Compare every wanted value with every value that there is, (B, 1) with (1, T), and take the nearest.",
+))
 def same_noise(t, abar_from, abar_to):
     """The indices of abar_to whose log-SNR is nearest to that of abar_from at t. t: (B,) integers; returns (B,) integers."""
-    ...
-''', solution='''
-import torch
-
-
-def same_noise(t, abar_from, abar_to):
+    ### BEGIN SOLUTION
     want, have = torch.logit(abar_from[t]), torch.logit(abar_to)      # logit(abar) = log(abar / (1 - abar)) = log SNR
     return (have[None, :] - want[:, None]).abs().argmin(1)
-''', hints=("log SNR = log(abar / (1 - abar)), which torch calls logit.",
-            "Compare every wanted value with every value that there is, (B, 1) with (1, T), and take the nearest."))
+    ### END SOLUTION
+
+
+@checks(same_noise)
 def _same_noise(fn: Callable) -> None:
     here, there = sigmoid(1000).abar, sigmoid_beta(40, start=0.0025, end=0.5).abar
     t = torch.arange(1000)        # all of them: in another measure than log-SNR the nearest differs only now and then
@@ -167,17 +173,20 @@ def _same_noise(fn: Callable) -> None:
     }, otherwise="Find, for each t, the index whose log-SNR differs least.")
 
 
-@exercise("01.zero_terminal", "End in pure noise", name="end_in_noise", stub='''
+@exercise("01.zero_terminal", "End in pure noise", hints=(
+    "Work on the square root of abar, the factor in front of the picture, and square at the end.",
+    "A straight line a * root + b has two unknowns; two conditions: 0 at the last index, root[0] at the first.",
+))
 def end_in_noise(abar):
     """abar (T,) -> abar (T,) that ends at exactly 0 and begins where it did: shift and scale sqrt(abar) (Lin et al. 2023)."""
-    ...
-''', solution='''
-def end_in_noise(abar):
+    ### BEGIN SOLUTION
     root = abar.sqrt()
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     return root**2
-''', hints=("Work on the square root of abar, the factor in front of the picture, and square at the end.",
-            "A straight line a * root + b has two unknowns; two conditions: 0 at the last index, root[0] at the first."))
+    ### END SOLUTION
+
+
+@checks(end_in_noise)
 def _zero_terminal(fn: Callable) -> None:
     for abar in (scaled_linear(1000).abar, torch.tensor([0.9, 0.7, 0.5, 0.3], dtype=torch.float64)):
         root = abar.sqrt()
@@ -199,20 +208,20 @@ def _zero_terminal(fn: Callable) -> None:
             raise Mistake("The last value must be exactly 0, not merely small.")
 
 
-@exercise("01.fuse", "Two witnesses: the product of two Gaussians", name="fuse", points=2, stub='''
+@exercise("01.fuse", "Two witnesses: the product of two Gaussians", points=2, hints=(
+    "Multiply the densities and collect the terms in x squared: 1 / var = 1 / v1 + 1 / v2. Precisions add.",
+    "The mean is the average of m1 and m2, each weighted by its precision: the surer witness counts more.",
+    "Multiply through by v1 * v2, and a variance of 0 does no harm.",
+))
 def fuse(m1, v1, m2, v2):
     """N(x; m1, v1) * N(x; m2, v2) is, up to a factor, N(x; mean, var). All (B,); v1 may hold 0. Returns stack([mean, var])."""
-    ...
-''', solution='''
-import torch
-
-
-def fuse(m1, v1, m2, v2):
+    ### BEGIN SOLUTION
     mean = (m1 * v2 + m2 * v1) / (v1 + v2)
     return torch.stack([mean, v1 * v2 / (v1 + v2)])
-''', hints=("Multiply the densities and collect the terms in x squared: 1 / var = 1 / v1 + 1 / v2. Precisions add.",
-            "The mean is the average of m1 and m2, each weighted by its precision: the surer witness counts more.",
-            "Multiply through by v1 * v2, and a variance of 0 does no harm."))
+    ### END SOLUTION
+
+
+@checks(fuse)
 def _fuse(fn: Callable) -> None:
     rng = generator("01 fuse")
     m1, m2 = (torch.randn(6, generator=rng, dtype=torch.float64) for _ in range(2))
@@ -245,21 +254,21 @@ def _fuse(fn: Callable) -> None:
     expect(got, both(m1, zero), otherwise="With v1 = 0 the answer must be m1 exactly, with variance 0.")
 
 
-@exercise("01.ideal_denoiser", "The denoiser that knows all the data", name="ideal_denoiser", points=3, stub='''
+@exercise("01.ideal_denoiser", "The denoiser that knows all the data", points=3, hints=(
+    "Given that it began at point n, x_t is N(sqrt(abar) * point_n, 1 - abar).",
+    "Bayes: the weight of point n is that density at x, divided by the sum over all points. That is a softmax over n.",
+    "The result is the average of the points themselves, not of the scaled ones, with these weights.",
+))
 def ideal_denoiser(x, points, abar):
     """E[x_0 | x_t = x] when the data are exactly these points, each as likely. x: (B, D), points: (N, D), abar: a float."""
-    ...
-''', solution='''
-import torch
-
-
-def ideal_denoiser(x, points, abar):
+    ### BEGIN SOLUTION
     far = ((x[:, None] - abar**0.5 * points[None]) ** 2).sum(-1)       # (B, N)
     weight = torch.softmax(-far / (2 * (1 - abar)), dim=1)
     return weight @ points
-''', hints=("Given that it began at point n, x_t is N(sqrt(abar) * point_n, 1 - abar).",
-            "Bayes: the weight of point n is that density at x, divided by the sum over all points. That is a softmax over n.",
-            "The result is the average of the points themselves, not of the scaled ones, with these weights."))
+    ### END SOLUTION
+
+
+@checks(ideal_denoiser)
 def _ideal_denoiser(fn: Callable) -> None:
     points = normal((7, 2), "01 points", dtype=torch.float64)
     for abar in (0.3, 0.8):

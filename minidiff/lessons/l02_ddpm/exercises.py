@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minidiff.course.tasks import Mistake, call, exercise, expect
+from minidiff.course.answers import Mistake, call, expect
+from minidiff.course.tasks import checks, exercise
 from minidiff.rng import normal
 
 __all__: list[str] = []
@@ -18,30 +19,23 @@ def _noise(name: str, *shape: int) -> Tensor:
     return normal(shape or (3, 2, 4, 4), "lesson02", name, dtype=torch.float64)
 
 
-@exercise(
-    "02.posterior_mean",
-    "The mean of the posterior",
-    name="posterior_mean",
-    points=2,
-    stub='''
+@exercise("02.posterior_mean", "The mean of the posterior", points=2, hints=(
+    "alpha_t is abar_t / abar_prev, and beta_t is 1 - alpha_t.",
+    "c1 = beta_t sqrt(abar_prev) / (1 - abar_t) goes with x0.",
+    "c2 = (1 - abar_prev) sqrt(alpha_t) / (1 - abar_t) goes with x_t.",
+))
 def posterior_mean(x0, x_t, abar_t, abar_prev):
     """Mean of q(x_{t-1} | x_t, x_0). x0, x_t: (B, C, H, W); abar_t, abar_prev: (B, 1, 1, 1), alpha-bar at t and at t - 1."""
-    ...
-''',
-    solution="""
-def posterior_mean(x0, x_t, abar_t, abar_prev):
+    ### BEGIN SOLUTION
     alpha = abar_t / abar_prev
     beta = 1 - alpha
     c1 = beta * abar_prev ** 0.5 / (1 - abar_t)
     c2 = (1 - abar_prev) * alpha ** 0.5 / (1 - abar_t)
     return c1 * x0 + c2 * x_t
-""",
-    hints=(
-        "alpha_t is abar_t / abar_prev, and beta_t is 1 - alpha_t.",
-        "c1 = beta_t sqrt(abar_prev) / (1 - abar_t) goes with x0.",
-        "c2 = (1 - abar_prev) sqrt(alpha_t) / (1 - abar_t) goes with x_t.",
-    ),
-)
+    ### END SOLUTION
+
+
+@checks(posterior_mean)
 def _posterior_mean(fn) -> None:
     x0, x_t, a, p = _noise("x0"), _noise("x_t"), _ABAR, _PREV
     alpha, beta = a / p, 1 - a / p
@@ -63,25 +57,18 @@ def _posterior_mean(fn) -> None:
     )
 
 
-@exercise(
-    "02.v_target",
-    "The target v",
-    name="v_target",
-    points=1,
-    stub='''
+@exercise("02.v_target", "The target v", hints=(
+    "x_t is sqrt(abar) x0 + sqrt(1 - abar) eps: a rotation by an angle.",
+    "v is the same rotation, a quarter turn further.",
+))
 def v_target(x0, eps, abar):
-    """What a v-network is trained to say: (B, C, H, W). abar: (B, 1, 1, 1)."""
-    ...
-''',
-    solution="""
-def v_target(x0, eps, abar):
+    """What a v-network is trained to predict: (B, C, H, W). abar: (B, 1, 1, 1)."""
+    ### BEGIN SOLUTION
     return abar ** 0.5 * eps - (1 - abar) ** 0.5 * x0
-""",
-    hints=(
-        "x_t is sqrt(abar) x0 + sqrt(1 - abar) eps: a rotation by an angle.",
-        "v is the same rotation, a quarter turn further.",
-    ),
-)
+    ### END SOLUTION
+
+
+@checks(v_target)
 def _v_target(fn) -> None:
     x0, eps, a = _noise("x0"), _noise("eps"), _ABAR
     c, s = a.sqrt(), (1 - a).sqrt()
@@ -100,27 +87,20 @@ def _v_target(fn) -> None:
     )
 
 
-@exercise(
-    "02.reverse_step",
-    "One ancestral step",
-    name="reverse_step",
-    points=1,
-    stub='''
+@exercise("02.reverse_step", "One ancestral step", hints=(
+    "A draw is the mean plus the standard deviation times noise.",
+    "Rows with t = 0 get no noise: multiply by (t > 0).",
+    "Shape (B,) must become (B, 1, 1, 1) to multiply a batch of pictures.",
+))
 def reverse_step(mean, variance, noise, t):
     """A draw from N(mean, variance), but the mean itself where t = 0. (B, C, H, W); variance (B, 1, 1, 1), t (B,)."""
-    ...
-''',
-    solution="""
-def reverse_step(mean, variance, noise, t):
+    ### BEGIN SOLUTION
     moving = (t > 0).view(-1, 1, 1, 1)
     return mean + moving * variance ** 0.5 * noise
-""",
-    hints=(
-        "A draw is the mean plus the standard deviation times noise.",
-        "Rows with t = 0 get no noise: multiply by (t > 0).",
-        "Shape (B,) must become (B, 1, 1, 1) to multiply a batch of pictures.",
-    ),
-)
+    ### END SOLUTION
+
+
+@checks(reverse_step)
 def _reverse_step(fn) -> None:
     mean, noise, t = _noise("mean"), _noise("noise"), torch.tensor([3, 0, 1])
     var = torch.tensor([0.2, 0.05, 0.01]).double().view(3, 1, 1, 1)
@@ -141,27 +121,20 @@ def _reverse_step(fn) -> None:
     )
 
 
-@exercise(
-    "02.min_snr",
-    "Min-SNR weights for eps",
-    name="min_snr",
-    points=1,
-    stub='''
+@exercise("02.min_snr", "Min-SNR weights for eps", hints=(
+    "SNR = abar / (1 - abar).",
+    "min(SNR, gamma) / SNR = min(1, gamma / SNR).",
+    "gamma / 0 is infinite, and min(1, infinity) is 1: no 0 / 0.",
+))
 def min_snr(abar, gamma):
     """Weight of the squared eps error: min(SNR, gamma) / SNR. abar: (T,). Returns (T,), finite also where abar is 0."""
-    ...
-''',
-    solution="""
-def min_snr(abar, gamma):
+    ### BEGIN SOLUTION
     snr = abar / (1 - abar)
     return (gamma / snr).clamp(max=1)
-""",
-    hints=(
-        "SNR = abar / (1 - abar).",
-        "min(SNR, gamma) / SNR = min(1, gamma / SNR).",
-        "gamma / 0 is infinite, and min(1, infinity) is 1: no 0 / 0.",
-    ),
-)
+    ### END SOLUTION
+
+
+@checks(min_snr)
 def _min_snr(fn) -> None:
     a = torch.tensor([0.999, 0.95, 0.9, 0.6, 0.3, 0.01, 0.0], dtype=torch.float64)
     snr = a / (1 - a)
@@ -190,29 +163,19 @@ def _min_snr(fn) -> None:
     )
 
 
-@exercise(
-    "02.gaussian_kl",
-    "One term of the bound",
-    name="gaussian_kl",
-    points=2,
-    stub='''
+@exercise("02.gaussian_kl", "One term of the bound", points=2, hints=(
+    "0.5 (log(var2 / var1) - 1 + (var1 + difference^2) / var2).",
+    "It must be 0 when the two are equal, and never negative.",
+    "It is not symmetric: var2 divides.",
+))
 def gaussian_kl(mean1, var1, mean2, var2):
     """KL(N(mean1, var1) || N(mean2, var2)) in nats, element by element; all of one shape."""
-    ...
-''',
-    solution="""
-import torch
-
-
-def gaussian_kl(mean1, var1, mean2, var2):
+    ### BEGIN SOLUTION
     return 0.5 * (torch.log(var2 / var1) - 1 + (var1 + (mean1 - mean2) ** 2) / var2)
-""",
-    hints=(
-        "0.5 (log(var2 / var1) - 1 + (var1 + difference^2) / var2).",
-        "It must be 0 when the two are equal, and never negative.",
-        "It is not symmetric: var2 divides.",
-    ),
-)
+    ### END SOLUTION
+
+
+@checks(gaussian_kl)
 def _gaussian_kl(fn) -> None:
     m1, m2 = _noise("m1", 5), _noise("m2", 5)
     v1, v2 = _noise("v1", 5).exp(), _noise("v2", 5).exp()
@@ -233,26 +196,19 @@ def _gaussian_kl(fn) -> None:
     )
 
 
-@exercise(
-    "02.learned_range",
-    "A variance between two",
-    name="learned_range",
-    points=1,
-    stub='''
+@exercise("02.learned_range", "A variance between two", hints=(
+    "First turn v in [-1, 1] into a share in [0, 1].",
+    "Interpolate the logarithms, then take the exponential.",
+))
 def learned_range(v, beta, beta_tilde):
     """The variance that the network's v in [-1, 1] means (iDDPM): -1 gives beta_tilde, 1 gives beta; in between log-linear."""
-    ...
-''',
-    solution="""
-import torch
-
-
-def learned_range(v, beta, beta_tilde):
+    ### BEGIN SOLUTION
     share = (v + 1) / 2
     return torch.exp(share * torch.log(beta) + (1 - share) * torch.log(beta_tilde))
-""",
-    hints=("First turn v in [-1, 1] into a share in [0, 1].", "Interpolate the logarithms, then take the exponential."),
-)
+    ### END SOLUTION
+
+
+@checks(learned_range)
 def _learned_range(fn) -> None:
     v = torch.tensor([-1.0, -0.4, 0.0, 0.5, 1.0]).double()
     b, s = torch.full((5,), 0.02).double(), torch.full((5,), 0.004).double()
@@ -275,33 +231,23 @@ def _learned_range(fn) -> None:
     )
 
 
-@exercise(
-    "02.immiscible",
-    "Spot the bug: noise that was reassigned",
-    name="noised_pair",
-    points=2,
-    stub='''
+@exercise("02.immiscible", "Spot the bug: noise that was reassigned", points=2, hints=(
+    "The target of an eps-network is the noise that is in the picture.",
+    "Reorder first, then use the reordered noise twice.",
+))
 def noised_pair(x0, noise, order, abar):
     """Immiscible training gives picture b the noise number order[b], then noises it.
 
     A published implementation reorders the noise inside q_sample but trains against the noise as it was. Write it
     right: return torch.stack([x_t, target]) for an eps-network. x0, noise: (B, C, H, W); order: (B,); abar: (B, 1, 1, 1).
     """
-    ...
-''',
-    solution="""
-import torch
-
-
-def noised_pair(x0, noise, order, abar):
+    ### BEGIN SOLUTION
     noise = noise[order]
     return torch.stack([abar ** 0.5 * x0 + (1 - abar) ** 0.5 * noise, noise])
-""",
-    hints=(
-        "The target of an eps-network is the noise that is in the picture.",
-        "Reorder first, then use the reordered noise twice.",
-    ),
-)
+    ### END SOLUTION
+
+
+@checks(noised_pair)
 def _immiscible(fn) -> None:
     x0, noise, order, a = _noise("x0"), _noise("noise"), torch.tensor([2, 0, 1]), _ABAR
     mine = noise[order]

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from minidiff.course.tasks import Mistake, call, exercise, expect, expect_number, number
+from minidiff.course.answers import Mistake, call, expect, expect_number, number
+from minidiff.course.tasks import checks, exercise
 from minidiff.diffusion import ddim_sigma, ddim_step, slerp, timesteps
 from minidiff.rng import normal
 
@@ -20,20 +21,19 @@ def _each(formula: Callable[[float, float, float], float]) -> Tensor:
     return torch.tensor([formula(a, b, eta) for a, b in LEVELS for eta in (1.0, 0.3)], dtype=torch.float64)
 
 
-@exercise("03.sigma", "How much new noise?", name="sigma_of_eta",
-          stub='''
+@exercise("03.sigma", "How much new noise?", hints=(
+    "Two square roots, and eta in front of both.",
+    "Under the first root stands the ratio of the noise variances, after the step over before it; under the second, 1 minus the "
+    "ratio of the two abar, which is smaller than 1.",
+))
 def sigma_of_eta(abar, abar_prev, eta):
     """Standard deviation of the new noise for a step from level abar to level abar_prev. All three are numbers."""
-    ...
-''',
-          solution='''
-def sigma_of_eta(abar, abar_prev, eta):
-    """Standard deviation of the new noise for a step from level abar to level abar_prev. All three are numbers."""
+    ### BEGIN SOLUTION
     return eta * ((1 - abar_prev) / (1 - abar)) ** 0.5 * (1 - abar / abar_prev) ** 0.5
-''',
-          hints=("Two square roots, and eta in front of both.",
-                 "Under the first root stands the ratio of the noise variances, after the step over before it; under the second, "
-                 "1 minus the ratio of the two abar, which is smaller than 1."))
+    ### END SOLUTION
+
+
+@checks(sigma_of_eta)
 def _sigma(fn: Callable) -> None:
     got = torch.stack([call(fn, number(a), number(b), number(eta), shape=()) for a, b in LEVELS for eta in (1.0, 0.3)])
     s = ddim_sigma
@@ -52,21 +52,20 @@ def _sigma(fn: Callable) -> None:
     }, otherwise="Not the sigma of the formula; try eta = 1, where its square must be the posterior's variance of notebook 02.")
 
 
-@exercise("03.ddim_step", "The step", name="ddim_update", points=2,
-          stub='''
+@exercise("03.ddim_step", "The step", points=2, hints=(
+    "First x0: solve x = sqrt(abar) x0 + sqrt(1 - abar) eps for x0.",
+    "Three terms: the picture at its new strength, the old noise, the new noise. The variances of the two noises must add up "
+    "to 1 - abar_prev.",
+))
 def ddim_update(x, eps, abar, abar_prev, sigma, noise):
     """x, eps, noise: (B, C, H, W); abar, abar_prev, sigma: numbers. Returns x at level abar_prev, nothing clipped."""
-    ...
-''',
-          solution='''
-def ddim_update(x, eps, abar, abar_prev, sigma, noise):
-    """x, eps, noise: (B, C, H, W); abar, abar_prev, sigma: numbers. Returns x at level abar_prev, nothing clipped."""
+    ### BEGIN SOLUTION
     x0 = (x - (1 - abar) ** 0.5 * eps) / abar ** 0.5
     return abar_prev ** 0.5 * x0 + (1 - abar_prev - sigma ** 2) ** 0.5 * eps + sigma * noise
-''',
-          hints=("First x0: solve x = sqrt(abar) x0 + sqrt(1 - abar) eps for x0.",
-                 "Three terms: the picture at its new strength, the old noise, the new noise. The variances of the two noises "
-                 "must add up to 1 - abar_prev."))
+    ### END SOLUTION
+
+
+@checks(ddim_update)
 def _ddim_step(fn: Callable) -> None:
     x, eps, z = normal((3, 2, 1, 4, 4), "lesson 03 step", 0, dtype=torch.float64)
     for a, b in ((0.2, 0.5), (0.6, 0.8)):
@@ -101,21 +100,20 @@ def _list(steps: Iterable[int]) -> Tensor:
     return torch.tensor(list(steps), dtype=torch.float64)
 
 
-@exercise("03.timesteps", "Two lists", name="visited_steps", points=2,
-          stub='''
+@exercise("03.timesteps", "Two lists", points=2, hints=(
+    "For T = 1000, S = 4: leading is 750 500 250 0, trailing is 999 749 499 249.",
+    "leading: the stride is T // S, a whole number. trailing: it is T / S; round only at the end, then subtract 1.",
+))
 def visited_steps(T, S, spacing):
     """A list of S falling integers in [0, T-1]; spacing is "leading" or "trailing"."""
-    ...
-''',
-          solution='''
-def visited_steps(T, S, spacing):
-    """A list of S falling integers in [0, T-1]; spacing is "leading" or "trailing"."""
+    ### BEGIN SOLUTION
     if spacing == "leading":
         return [i * (T // S) for i in reversed(range(S))]
     return [round(T - i * T / S) - 1 for i in range(S)]
-''',
-          hints=("For T = 1000, S = 4: leading is 750 500 250 0, trailing is 999 749 499 249.",
-                 "leading: the stride is T // S, a whole number. trailing: it is T / S; round only at the end, then subtract 1."))
+    ### END SOLUTION
+
+
+@checks(visited_steps)
 def _timesteps(fn: Callable) -> None:
     for T, S in ((1000, 10), (1000, 7), (1000, 16), (77, 21), (20, 20)):
         for spacing in ("leading", "trailing"):
@@ -147,21 +145,20 @@ def _timesteps(fn: Callable) -> None:
                    otherwise=f"{say}expected {[int(v) for v in want[:4]]} ..., not {[int(v) for v in got[:4]]} ...")
 
 
-@exercise("03.clip_step", "Repair a step", name="clipped_step", points=2,
-          stub='''
+@exercise("03.clip_step", "Repair a step", points=2, hints=(
+    "After clipping, x is no longer sqrt(abar) x0 + sqrt(1 - abar) eps. Which of the three may still change?",
+    "x is given and x0 has just been decided, so eps must be worked out again, at the level abar.",
+))
 def clipped_step(x, eps, abar, abar_prev):
     """A DDIM step (eta = 0) with x0 clipped to [-1, 1] and everything after it consistent. abar, abar_prev: numbers."""
-    ...
-''',
-          solution='''
-def clipped_step(x, eps, abar, abar_prev):
-    """A DDIM step (eta = 0) with x0 clipped to [-1, 1] and everything after it consistent. abar, abar_prev: numbers."""
+    ### BEGIN SOLUTION
     x0 = ((x - (1 - abar) ** 0.5 * eps) / abar ** 0.5).clamp(-1, 1)
     eps = (x - abar ** 0.5 * x0) / (1 - abar) ** 0.5
     return abar_prev ** 0.5 * x0 + (1 - abar_prev) ** 0.5 * eps
-''',
-          hints=("After clipping, x is no longer sqrt(abar) x0 + sqrt(1 - abar) eps. Which of the three may still change?",
-                 "x is given and x0 has just been decided, so eps must be worked out again, at the level abar."))
+    ### END SOLUTION
+
+
+@checks(clipped_step)
 def _clip_step(fn: Callable) -> None:
     x, eps = normal((2, 2, 1, 6, 6), "lesson 03 clip", 0, dtype=torch.float64)
     for a, b in ((0.2, 0.5), (0.05, 0.3)):
@@ -185,15 +182,18 @@ def _clip_step(fn: Callable) -> None:
         }, otherwise="Not the step of OpenAI's code. In which line do x, x0 and eps stop fitting together?")
 
 
-@exercise("03.which_variance", "Predict: which DDPM is eta = 1?", name="which_variance",
-          stub='''
-which_variance = ...        # "small" or "large"
-''',
-          solution='''
-which_variance = "small"    # sigma(eta = 1)^2 is the posterior's variance; the check cell above compares all three numbers
-''',
-          hints=("Put abar_prev = abar_{t-1} and eta = 1 into sigma squared and use abar_t / abar_{t-1} = 1 - beta_t.",
-                 "(1 - abar_{t-1}) / (1 - abar_t) times beta_t: which of the two variances of notebook 02 is that?"))
+@exercise("03.which_variance", "Predict: which DDPM is eta = 1?", hints=(
+    "Put abar_prev = abar_{t-1} and eta = 1 into sigma squared and use abar_t / abar_{t-1} = 1 - beta_t.",
+    "(1 - abar_{t-1}) / (1 - abar_t) times beta_t: which of the two variances of notebook 02 is that?",
+))
+def which_variance():
+    """One word: "small" or "large"."""
+    ### BEGIN SOLUTION
+    return "small"    # sigma(eta = 1)^2 is the posterior's variance; the check cell above compares all three numbers
+    ### END SOLUTION
+
+
+@checks(which_variance)
 def _which_variance(answer: object) -> None:
     if not isinstance(answer, str):
         raise Mistake('The answer is a word: "small" or "large".')
@@ -213,24 +213,23 @@ def _slope(x: Tensor, sigma: Tensor) -> Tensor:
     return torch.sin(1.3 * x) + 0.4 * x / (1 + sigma) + 0.2 * sigma
 
 
-@exercise("03.heun_step", "Heun's step", name="heun_step", points=2,
-          stub='''
+@exercise("03.heun_step", "Heun's step", points=2, hints=(
+    "Take Euler's step first. At the place where it lands ask for the slope again.",
+    "Then go back to where you started, and take the whole step with the mean of the two slopes.",
+))
 def heun_step(slope, x_bar, sigma, sigma_next):
     """One step of Heun's method for d x_bar / d sigma = slope(x_bar, sigma), to sigma_next, which may be 0 (then Euler's)."""
-    ...
-''',
-          solution='''
-def heun_step(slope, x_bar, sigma, sigma_next):
-    """One step of Heun's method for d x_bar / d sigma = slope(x_bar, sigma), to sigma_next, which may be 0 (then Euler's)."""
+    ### BEGIN SOLUTION
     here = slope(x_bar, sigma)
     end = x_bar + (sigma_next - sigma) * here
     if sigma_next == 0:
         return end
     there = slope(end, sigma_next)
     return x_bar + (sigma_next - sigma) * (here + there) / 2
-''',
-          hints=("Take Euler's step first. At the place where it lands ask for the slope again.",
-                 "Then go back to where you started, and take the whole step with the mean of the two slopes."))
+    ### END SOLUTION
+
+
+@checks(heun_step)
 def _heun_step(fn: Callable) -> None:
     x = normal((2, 1, 4, 4), "lesson 03 heun", 0, dtype=torch.float64)
     for s, n in ((3.0, 1.5), (1.0, 0.4), (0.5, 0.0)):
@@ -262,14 +261,18 @@ def _heun_step(fn: Callable) -> None:
             raise Mistake(f"Right, but it asks {len(calls)} times; two are enough, and each is a network call.")
 
 
-@exercise("03.heun_calls", "Predict: what does Heun cost?", name="heun_calls",
-          stub='''
-heun_calls = ...            # network calls for one picture in 10 steps
-''',
-          solution='''
-heun_calls = 19             # two a step, but the last one, to sigma = 0, is Euler's: 2 * 10 - 1
-''',
-          hints=("Two calls for an ordinary step. Which step is not ordinary?", "2 * 10 - 1."))
+@exercise("03.heun_calls", "Predict: what does Heun cost?", hints=(
+    "Two calls for an ordinary step. Which step is not ordinary?",
+    "2 * 10 - 1.",
+))
+def heun_calls():
+    """Network calls for one picture in 10 steps."""
+    ### BEGIN SOLUTION
+    return 19             # two a step, but the last one, to sigma = 0, is Euler's: 2 * 10 - 1
+    ### END SOLUTION
+
+
+@checks(heun_calls)
 def _heun_calls(answer: object) -> None:
     expect_number(answer, 19, tol=1e-6, wrong={
         "The last step, to sigma = 0, cannot ask at its end: it is Euler's.": 20,
@@ -284,24 +287,23 @@ def _up(eps: Tensor, x: Tensor, a_prev: float, a: float) -> Tensor:
     return a**0.5 * (x - (1 - a_prev) ** 0.5 * eps) / a_prev**0.5 + (1 - a) ** 0.5 * eps
 
 
-@exercise("03.invert_step", "Close the loop", name="invert_step", points=3,
-          stub='''
+@exercise("03.invert_step", "Close the loop", points=3, hints=(
+    "First write it for repeats = 0: one call predict(x_prev), then the DDIM step with the two levels swapped.",
+    "In every repeat only the place where predict is asked changes; x_prev stays what it was.",
+))
 def invert_step(predict, x_prev, abar_prev, abar, repeats):
     """x at level abar such that DDIM would lead from it to x_prev at level abar_prev; predict(x) is eps at the level abar."""
-    ...
-''',
-          solution='''
-def invert_step(predict, x_prev, abar_prev, abar, repeats):
-    """x at level abar such that DDIM would lead from it to x_prev at level abar_prev; predict(x) is eps at the level abar."""
+    ### BEGIN SOLUTION
     guess = x_prev
     for _ in range(1 + repeats):
         eps = predict(guess)
         x0 = (x_prev - (1 - abar_prev) ** 0.5 * eps) / abar_prev ** 0.5
         guess = abar ** 0.5 * x0 + (1 - abar) ** 0.5 * eps
     return guess
-''',
-          hints=("First write it for repeats = 0: one call predict(x_prev), then the DDIM step with the two levels swapped.",
-                 "In every repeat only the place where predict is asked changes; x_prev stays what it was."))
+    ### END SOLUTION
+
+
+@checks(invert_step)
 def _invert_step(fn: Callable) -> None:
     x = normal((2, 1, 4, 4), "lesson 03 invert", 0, dtype=torch.float64)
     for repeats in (0, 1, 3):
@@ -341,25 +343,21 @@ def _invert_step(fn: Callable) -> None:
                    otherwise="DDIM does not lead from here back to x_prev. Check it for repeats = 0 first.")
 
 
-@exercise("03.slerp", "slerp", name="my_slerp", points=2,
-          stub='''
+@exercise("03.slerp", "slerp", points=2, hints=(
+    "The angle: cos = <a, b> / (|a| |b|), over all values of one row of the batch.",
+    "The angle has shape (B,); view(-1, 1, 1, 1) lets it multiply pictures.",
+))
 def my_slerp(a, b, weight):
     """a, b: (B, C, H, W). The great circle from a (weight 0) to b (weight 1), one angle for each row of the batch."""
-    ...
-''',
-          solution='''
-import torch
-
-
-def my_slerp(a, b, weight):
-    """a, b: (B, C, H, W). The great circle from a (weight 0) to b (weight 1), one angle for each row of the batch."""
+    ### BEGIN SOLUTION
     u, v = a.flatten(1), b.flatten(1)
     cos = (u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1))
     angle = torch.arccos(cos).view(-1, 1, 1, 1)
     return torch.sin((1 - weight) * angle) / torch.sin(angle) * a + torch.sin(weight * angle) / torch.sin(angle) * b
-''',
-          hints=("The angle: cos = <a, b> / (|a| |b|), over all values of one row of the batch.",
-                 "The angle has shape (B,); view(-1, 1, 1, 1) lets it multiply pictures."))
+    ### END SOLUTION
+
+
+@checks(my_slerp)
 def _slerp(fn: Callable) -> None:
     a, b = normal((2, 3, 2, 3, 3), "lesson 03 slerp", 0, dtype=torch.float64)
     a = a * torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64).view(3, 1, 1, 1)          # rows of different length

@@ -9,28 +9,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minidiff.course.tasks import Mistake, call, exercise, expect, expect_number, fits
+from minidiff.course.answers import Mistake, call, expect, expect_number, fits
+from minidiff.course.tasks import checks, exercise
 from minidiff.latent.bottleneck import kl_standard_normal, reparametrise
 from minidiff.rng import normal
 
 __all__: list[str] = []
 
 
-@exercise("07.reparametrise", "Draw from the posterior", name="draw",
-          stub='''
+@exercise("07.reparametrise", "Draw from the posterior", hints=(
+    "moments.chunk(2, dim=1) gives the two halves.",
+    "The second half is log sigma^2. What must it be multiplied by before exp, to give sigma?",
+))
 def draw(moments, noise):
     """z (B, C, h, w) from moments (B, 2C, h, w): means, then log variances, clamped to [-30, 20]. noise: (B, C, h, w)."""
-    ...
-''',
-          solution='''
-def draw(moments, noise):
-    """z (B, C, h, w) from moments (B, 2C, h, w): means, then log variances, clamped to [-30, 20]. noise: (B, C, h, w)."""
+    ### BEGIN SOLUTION
     mu, logvar = moments.chunk(2, dim=1)
     sigma = (0.5 * logvar.clamp(-30, 20)).exp()
     return mu + sigma * noise
-''',
-          hints=("moments.chunk(2, dim=1) gives the two halves.",
-                 "The second half is log sigma^2. What must it be multiplied by before exp, to give sigma?"))
+    ### END SOLUTION
+
+
+@checks(draw)
 def _reparametrise(fn: Callable) -> None:
     moments = normal((2, 6, 4, 4), "lesson 07 moments", 0, dtype=torch.float64)
     noise = normal((2, 3, 4, 4), "lesson 07 noise", 0, dtype=torch.float64)
@@ -59,20 +59,19 @@ def _reparametrise(fn: Callable) -> None:
     }, otherwise="Right for small log variances, wrong for large ones: is it clamped to [-30, 20] before the exp?")
 
 
-@exercise("07.kl", "The KL of a Gaussian from the standard one", name="kl_per_picture", points=2,
-          stub='''
+@exercise("07.kl", "The KL of a Gaussian from the standard one", points=2, hints=(
+    "For one number: half of mu^2 + sigma^2 - 1 - log sigma^2. It is 0 at mu = 0, sigma = 1.",
+    "flatten(1) keeps the pictures apart; then sum over dimension 1.",
+))
 def kl_per_picture(mu, logvar):
     """KL(N(mu, sigma^2) || N(0, 1)) of each picture in nats, summed over its latent: (B, C, h, w) twice -> (B,)."""
-    ...
-''',
-          solution='''
-def kl_per_picture(mu, logvar):
-    """KL(N(mu, sigma^2) || N(0, 1)) of each picture in nats, summed over its latent: (B, C, h, w) twice -> (B,)."""
+    ### BEGIN SOLUTION
     each = 0.5 * (mu ** 2 + logvar.exp() - 1 - logvar)
     return each.flatten(1).sum(1)
-''',
-          hints=("For one number: half of mu^2 + sigma^2 - 1 - log sigma^2. It is 0 at mu = 0, sigma = 1.",
-                 "flatten(1) keeps the pictures apart; then sum over dimension 1."))
+    ### END SOLUTION
+
+
+@checks(kl_per_picture)
 def _kl(fn: Callable) -> None:
     mu, logvar = normal((2, 3, 2, 4, 4), "lesson 07 kl", 0, dtype=torch.float64)
     want = kl_standard_normal(mu, logvar)
@@ -98,15 +97,18 @@ def _kl(fn: Callable) -> None:
     }, want), otherwise="Not the KL. Check it at mu = 0, logvar = 0 (0 nats) and mu = 1, logvar = 0 (half a nat a number).")
 
 
-@exercise("07.kl_weight", "Sums and means", name="kl_weight",
-          stub='''
-kl_weight = ...             # on means over 3 x 64 x 64 pixel values and over 4 x 16 x 16 latent values
-''',
-          solution='''
-kl_weight = 1e-6 * (4 * 16 * 16) / (3 * 64 * 64)        # 1e-6 / 12 = 8.3e-8
-''',
-          hints=("Write both sums as (how many) times (mean), and divide the whole loss by the number of pixel values.",
-                 "1e-6 * 1024 * mean KL against 12288 * mean error: what stands before the mean KL after dividing by 12288?"))
+@exercise("07.kl_weight", "Sums and means", hints=(
+    "Write both sums as (how many) times (mean), and divide the whole loss by the number of pixel values.",
+    "1e-6 * 1024 * mean KL against 12288 * mean error: what stands before the mean KL after dividing by 12288?",
+))
+def kl_weight():
+    """The weight on means over 3 x 64 x 64 pixel values and over 4 x 16 x 16 latent values."""
+    ### BEGIN SOLUTION
+    return 1e-6 * (4 * 16 * 16) / (3 * 64 * 64)        # 1e-6 / 12 = 8.3e-8
+    ### END SOLUTION
+
+
+@checks(kl_weight)
 def _kl_weight(answer: object) -> None:
     expect_number(answer, 1e-6 / 12, tol=2e-10, wrong={
         "With the sums' own weight the KL counts twelve times too much: the two means divide by different numbers.": 1e-6,
@@ -118,22 +120,18 @@ def _kl_weight(answer: object) -> None:
     }, otherwise="Not the same training. (Number of latent values) / (number of pixel values) times 1e-6.")
 
 
-@exercise("07.halve", "Half the size", name="halve",
-          stub='''
+@exercise("07.halve", "Half the size", hints=(
+    "F.pad(x, (left, right, top, bottom)), then F.conv2d without any padding of its own.",
+    "F.pad(x, (0, 1, 0, 1))",
+))
 def halve(x, weight, bias):
     """Zeros below and at the right (one row, one column), then a 3 x 3 convolution of stride 2: (B, D, H/2, W/2)."""
-    ...
-''',
-          solution='''
-import torch.nn.functional as F
-
-
-def halve(x, weight, bias):
-    """Zeros below and at the right (one row, one column), then a 3 x 3 convolution of stride 2: (B, D, H/2, W/2)."""
+    ### BEGIN SOLUTION
     return F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, bias, stride=2)
-''',
-          hints=("F.pad(x, (left, right, top, bottom)), then F.conv2d without any padding of its own.",
-                 "F.pad(x, (0, 1, 0, 1))"))
+    ### END SOLUTION
+
+
+@checks(halve)
 def _halve(fn: Callable) -> None:
     x = normal((2, 3, 8, 6), "lesson 07 halve", 0, dtype=torch.float64)
     weight, bias = normal((5, 3, 3, 3), "lesson 07 weight", 0, dtype=torch.float64), torch.arange(5.0, dtype=torch.float64)
@@ -156,28 +154,23 @@ def _halve(fn: Callable) -> None:
     }, want), otherwise="Not the layer. Look at its last column: there the kernel's right third must meet zeros.")
 
 
-@exercise("07.perceptual", "A distance between features", name="feature_distance", points=2,
-          stub='''
+@exercise("07.perceptual", "A distance between features", points=2, hints=(
+    "Dimension 1 holds the channels: a / a.norm(dim=1, keepdim=True) has length 1 at each place.",
+    "Square the difference, sum over dimension 1, mean over the two dimensions of place; then over the depths.",
+))
 def feature_distance(layers_x, layers_y):
     """Two lists of feature maps, (B, C, h, w) at each depth, of two pictures -> (B,). Unit vectors at each place, squared
     difference summed over channels, mean over places, mean over depths."""
-    ...
-''',
-          solution='''
-import torch.nn.functional as F
-
-
-def feature_distance(layers_x, layers_y):
-    """Two lists of feature maps, (B, C, h, w) at each depth, of two pictures -> (B,). Unit vectors at each place, squared
-    difference summed over channels, mean over places, mean over depths."""
+    ### BEGIN SOLUTION
     total = 0
     for a, b in zip(layers_x, layers_y):
         a, b = F.normalize(a, dim=1), F.normalize(b, dim=1)
         total = total + ((a - b) ** 2).sum(1).mean((1, 2))
     return total / len(layers_x)
-''',
-          hints=("Dimension 1 holds the channels: a / a.norm(dim=1, keepdim=True) has length 1 at each place.",
-                 "Square the difference, sum over dimension 1, mean over the two dimensions of place; then over the depths."))
+    ### END SOLUTION
+
+
+@checks(feature_distance)
 def _perceptual(fn: Callable) -> None:
     shapes = ((2, 4, 6, 6), (2, 8, 3, 3), (2, 3, 2, 2))
     xs = [normal(s, "lesson 07 features", i, dtype=torch.float64) * (1 + i) for i, s in enumerate(shapes)]
@@ -212,24 +205,20 @@ def _perceptual(fn: Callable) -> None:
     }, want), otherwise="Not the distance. It must be 0 for x = y, and not change when a feature map is multiplied by 3.")
 
 
-@exercise("07.nearest", "The nearest code", name="nearest_code",
-          stub='''
+@exercise("07.nearest", "The nearest code", hints=(
+    "Bring the channels to the end with permute before anything is flattened.",
+    "torch.cdist(vectors, codes) has one row a place and one column a code; argmin over the columns.",
+))
 def nearest_code(h, codes):
     """h: (B, C, height, width); codes: (K, C). For each place the number of its nearest code: (B, height, width)."""
-    ...
-''',
-          solution='''
-import torch
-
-
-def nearest_code(h, codes):
-    """h: (B, C, height, width); codes: (K, C). For each place the number of its nearest code: (B, height, width)."""
+    ### BEGIN SOLUTION
     vectors = h.permute(0, 2, 3, 1)                        # channels last: one vector a place
     far = torch.cdist(vectors.flatten(0, 2), codes)        # (B * height * width, K)
     return far.argmin(1).view(vectors.shape[:3])
-''',
-          hints=("Bring the channels to the end with permute before anything is flattened.",
-                 "torch.cdist(vectors, codes) has one row a place and one column a code; argmin over the columns."))
+    ### END SOLUTION
+
+
+@checks(nearest_code)
 def _nearest(fn: Callable) -> None:
     h = normal((2, 3, 4, 5), "lesson 07 nearest", 0, dtype=torch.float64)
     codes = normal((16, 3), "lesson 07 codes", 0, dtype=torch.float64) * torch.linspace(0.3, 2, 16, dtype=torch.float64)[:, None]
@@ -266,19 +255,18 @@ def _graded(got: Tensor, leaves: tuple[Tensor, ...], weight: Tensor) -> list[Ten
     return [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, leaves, strict=True)]
 
 
-@exercise("07.straight_through", "Straight through", name="straight_through", points=2,
-          stub='''
+@exercise("07.straight_through", "Straight through", points=2, hints=(
+    "Start from h, whose gradient you want, and add something that brings its value to e.",
+    "What you add must not have a gradient: detach it.",
+))
 def straight_through(h, e):
     """Has the value of e; hands its gradient to h unchanged, and none to e. h, e: tensors of one shape."""
-    ...
-''',
-          solution='''
-def straight_through(h, e):
-    """Has the value of e; hands its gradient to h unchanged, and none to e. h, e: tensors of one shape."""
+    ### BEGIN SOLUTION
     return h + (e - h).detach()
-''',
-          hints=("Start from h, whose gradient you want, and add something that brings its value to e.",
-                 "What you add must not have a gradient: detach it."))
+    ### END SOLUTION
+
+
+@checks(straight_through)
 def _straight_through(fn: Callable) -> None:
     h, e, weight = normal((3, 2, 3, 4, 4), "lesson 07 straight", 0, dtype=torch.float64)
     h, e = h.requires_grad_(), e.requires_grad_()
@@ -300,21 +288,20 @@ def _straight_through(fn: Callable) -> None:
            otherwise="The gradient that reaches h is not the one that came in.")
 
 
-@exercise("07.codebook_loss", "Who moves towards whom?", name="codebook_loss", points=2,
-          stub='''
+@exercise("07.codebook_loss", "Who moves towards whom?", points=2, hints=(
+    "sg(x) is x.detach().",
+    "In the first term e moves, so h is detached; the second is the other way round, times beta.",
+))
 def codebook_loss(h, e, beta):
     """|sg(h) - e|^2 + beta |h - sg(e)|^2, mean over a picture's numbers: (B, C, h, w) twice -> (B,). sg stops gradients."""
-    ...
-''',
-          solution='''
-def codebook_loss(h, e, beta):
-    """|sg(h) - e|^2 + beta |h - sg(e)|^2, mean over a picture's numbers: (B, C, h, w) twice -> (B,). sg stops gradients."""
+    ### BEGIN SOLUTION
     codes_move = (h.detach() - e) ** 2
     encoder_moves = (h - e.detach()) ** 2
     return (codes_move + beta * encoder_moves).mean((1, 2, 3))
-''',
-          hints=("sg(x) is x.detach().",
-                 "In the first term e moves, so h is detached; the second is the other way round, times beta."))
+    ### END SOLUTION
+
+
+@checks(codebook_loss)
 def _codebook_loss(fn: Callable) -> None:
     h, e = normal((2, 2, 3, 4, 4), "lesson 07 codebook loss", 0, dtype=torch.float64)
     h, e, beta = h.requires_grad_(), e.requires_grad_(), 0.25
@@ -351,14 +338,18 @@ def _codebook_loss(fn: Callable) -> None:
     raise Mistake("The value is right, but not the gradients: e must feel the first term only, h the second.")
 
 
-@exercise("07.bits", "Predict: how small is a picture?", name="bits",
-          stub='''
-bits = ...                  # for one 64 x 64 picture: f = 4, a codebook of 256 vectors with 4 numbers each
-''',
-          solution='''
-bits = (64 // 4) * (64 // 4) * 8        # 256 places, each the number of one of 2^8 codes
-''',
-          hints=("How many places has the latent? How many bits name one of 256 codes?", "16 * 16 places, 8 bits each."))
+@exercise("07.bits", "Predict: how small is a picture?", hints=(
+    "How many places has the latent? How many bits name one of 256 codes?",
+    "16 * 16 places, 8 bits each.",
+))
+def bits():
+    """Bits for one 64 x 64 picture: f = 4, a codebook of 256 vectors with 4 numbers each."""
+    ### BEGIN SOLUTION
+    return (64 // 4) * (64 // 4) * 8        # 256 places, each the number of one of 2^8 codes
+    ### END SOLUTION
+
+
+@checks(bits)
 def _bits(answer: object) -> None:
     expect_number(answer, 2048, tol=1e-6, wrong={
         "256 is the number of places (or the answer in bytes); naming one of 256 codes takes 8 bits.": 256,
@@ -371,22 +362,18 @@ def _bits(answer: object) -> None:
     })
 
 
-@exercise("07.hinge", "The critic's hinge loss", name="critic_loss",
-          stub='''
+@exercise("07.hinge", "The critic's hinge loss", hints=(
+    "Real patches should get logits above 1, false ones below -1: beyond that the loss is 0.",
+    "First relu for each patch, then the mean over the dimensions 1, 2, 3.",
+))
 def critic_loss(real, fake):
     """Half of relu(1 - real) + relu(1 + fake), mean over patches. real, fake: logits (B, 1, h, w) -> (B,)."""
-    ...
-''',
-          solution='''
-import torch.nn.functional as F
-
-
-def critic_loss(real, fake):
-    """Half of relu(1 - real) + relu(1 + fake), mean over patches. real, fake: logits (B, 1, h, w) -> (B,)."""
+    ### BEGIN SOLUTION
     return 0.5 * (F.relu(1 - real) + F.relu(1 + fake)).mean((1, 2, 3))
-''',
-          hints=("Real patches should get logits above 1, false ones below -1: beyond that the loss is 0.",
-                 "First relu for each patch, then the mean over the dimensions 1, 2, 3."))
+    ### END SOLUTION
+
+
+@checks(critic_loss)
 def _hinge(fn: Callable) -> None:
     shift = torch.tensor([[2.5, 0.4, -1.0], [-2.5, 0.4, 0.5]], dtype=torch.float64).view(2, 3, 1, 1, 1)
     real, fake = 1.5 * normal((2, 3, 1, 5, 4), "lesson 07 hinge", 0, dtype=torch.float64) + shift
@@ -411,26 +398,21 @@ def _hinge(fn: Callable) -> None:
     }, want), otherwise="Not the hinge loss. Logits of 2 on real and -2 on false patches must cost nothing.")
 
 
-@exercise("07.adaptive", "Equal pull", name="balance", points=2,
-          stub='''
+@exercise("07.adaptive", "Equal pull", points=2, hints=(
+    "torch.autograd.grad(loss, last, retain_graph=True)[0] gives one gradient and leaves the graph standing.",
+    "norm() of a tensor of any shape is that of all its numbers.",
+))
 def balance(rec, adv, last):
     """|d rec / d last| / (|d adv / d last| + 1e-4), between 0 and 1e4, a number without a graph. rec, adv: losses whose
     graph is still needed afterwards; last: the weight of the decoder's last layer."""
-    ...
-''',
-          solution='''
-import torch
-
-
-def balance(rec, adv, last):
-    """|d rec / d last| / (|d adv / d last| + 1e-4), between 0 and 1e4, a number without a graph. rec, adv: losses whose
-    graph is still needed afterwards; last: the weight of the decoder's last layer."""
+    ### BEGIN SOLUTION
     a = torch.autograd.grad(rec, last, retain_graph=True)[0]
     b = torch.autograd.grad(adv, last, retain_graph=True)[0]
     return (a.norm() / (b.norm() + 1e-4)).clamp(0, 1e4).detach()
-''',
-          hints=("torch.autograd.grad(loss, last, retain_graph=True)[0] gives one gradient and leaves the graph standing.",
-                 "norm() of a tensor of any shape is that of all its numbers."))
+    ### END SOLUTION
+
+
+@checks(balance)
 def _adaptive(fn: Callable) -> None:
     x = normal((2, 3, 6, 6), "lesson 07 adaptive", 0, dtype=torch.float64)
     for scale in (1.0, 2e-4, 0.0):
@@ -469,18 +451,18 @@ def _adaptive(fn: Callable) -> None:
                otherwise="Not the ratio of the gradients' norms on the last layer. With adv = rec it must be about 1.")
 
 
-@exercise("07.scale", "One number for the latent", name="scale_factor",
-          stub='''
+@exercise("07.scale", "One number for the latent", hints=(
+    "One number for everything: over pictures, channels and places together.",
+    "The standard deviation goes below.",
+))
 def scale_factor(z):
     """z: (N, C, h, w), unscaled latents of many pictures. The number that brings their standard deviation to 1."""
-    ...
-''',
-          solution='''
-def scale_factor(z):
-    """z: (N, C, h, w), unscaled latents of many pictures. The number that brings their standard deviation to 1."""
+    ### BEGIN SOLUTION
     return 1 / z.std()
-''',
-          hints=("One number for everything: over pictures, channels and places together.", "The standard deviation goes below."))
+    ### END SOLUTION
+
+
+@checks(scale_factor)
 def _scale(fn: Callable) -> None:
     spread = torch.tensor([0.5, 2.0, 4.0], dtype=torch.float64).view(1, 3, 1, 1)
     z = normal((400, 3, 4, 4), "lesson 07 scale", 0, dtype=torch.float64) * spread * torch.linspace(0.5, 2, 400).view(-1, 1, 1, 1)

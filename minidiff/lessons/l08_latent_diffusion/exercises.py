@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minidiff.course.tasks import Mistake, call, exercise, expect, expect_number, number
+from minidiff.course.answers import Mistake, call, expect, expect_number, number
+from minidiff.course.tasks import checks, exercise
 from minidiff.rng import normal
 from minidiff.steer.attention import attention
 
@@ -26,15 +27,18 @@ def crossed(x: Tensor, words: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, heads:
     return out.transpose(1, 2).flatten(2)
 
 
-@exercise("08.latent_numbers", "What the U-Net has to draw", name="answer",
-          stub='''
-# Numbers in a 64 x 64 colour picture divided by numbers in its latent (4 channels, f = 4).
-answer = ...
-''',
-          solution='''
-answer = (3 * 64 * 64) / (4 * (64 // 4) ** 2)      # 12: the picture has twelve times as many numbers
-''',
-          hints=("f = 4 shortens both sides by 4.", "12288 numbers in the picture, 1024 in the latent."))
+@exercise("08.latent_numbers", "What the U-Net has to draw", hints=(
+    "f = 4 shortens both sides by 4.",
+    "12288 numbers in the picture, 1024 in the latent.",
+))
+def latent_numbers():
+    """Numbers in a 64 x 64 colour picture divided by numbers in its latent (4 channels, f = 4)."""
+    ### BEGIN SOLUTION
+    return (3 * 64 * 64) / (4 * (64 // 4) ** 2)      # 12: the picture has twelve times as many numbers
+    ### END SOLUTION
+
+
+@checks(latent_numbers)
 def _numbers(value: Any) -> None:
     expect_number(value, 12.0, tol=1e-6, wrong={
         "Both sides shrink by f, not only one.": 3.0,
@@ -46,32 +50,25 @@ def _numbers(value: Any) -> None:
     }, otherwise="Count both: channels times height times width.")
 
 
-@exercise("08.cross_attention", "Cross-attention", name="cross_attention", points=3,
-          stub='''
+@exercise("08.cross_attention", "Cross-attention", points=3, hints=(
+    "Queries from the picture, keys and values from the words: x @ wq.T, words @ wk.T, words @ wv.T.",
+    "unflatten(-1, (heads, -1)).transpose(1, 2) splits the channels: (B, heads, places, d). d is what goes under the root.",
+    "The softmax runs over the words, the last axis of q k^T. At last transpose(1, 2).flatten(2) joins the heads.",
+))
 def cross_attention(x, words, wq, wk, wv, heads):
     """x: places of the picture (B, N, C); words: (B, L, D); wq (E, C), wk and wv (E, D). Returns (B, N, E).
 
     The E channels are split into `heads` blocks of neighbours, each block attends by itself, and the blocks are joined.
     """
-    ...
-''',
-          solution='''
-import torch
-
-def cross_attention(x, words, wq, wk, wv, heads):
-    """x: places of the picture (B, N, C); words: (B, L, D); wq (E, C), wk and wv (E, D). Returns (B, N, E).
-
-    The E channels are split into `heads` blocks of neighbours, each block attends by itself, and the blocks are joined.
-    """
+    ### BEGIN SOLUTION
     q, k, v = x @ wq.T, words @ wk.T, words @ wv.T
     q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))     # (B, heads, N or L, d)
     probs = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)                    # (B, heads, N, L)
     return (probs @ v).transpose(1, 2).flatten(2)
-''',
-          hints=("Queries from the picture, keys and values from the words: x @ wq.T, words @ wk.T, words @ wv.T.",
-                 "unflatten(-1, (heads, -1)).transpose(1, 2) splits the channels: (B, heads, places, d). d is what goes under "
-                 "the root.",
-                 "The softmax runs over the words, the last axis of q k^T. At last transpose(1, 2).flatten(2) joins the heads."))
+    ### END SOLUTION
+
+
+@checks(cross_attention)
 def _cross(fn: Callable) -> None:
     heads, d, c = 3, 4, 6
     e = heads * d
@@ -118,32 +115,27 @@ def _positions(text: str, word: str, pieces: dict[str, list[str]], start: int = 
     return []
 
 
-@exercise("08.token_positions", "Where is the word?", name="token_positions", points=2,
-          stub='''
+@exercise("08.token_positions", "Where is the word?", points=2, hints=(
+    "Walk through the words and count tokens, starting at 1.",
+    "Every word before it counts with all its pieces, and so does the word itself.",
+))
 def token_positions(text, word, pieces):
     """Positions of the tokens of the first `word` in `text`, a list of whole numbers.
 
     Words are separated by spaces. pieces: word -> its tokens, for words of several tokens; every other word is one token.
     Position 0 is the begin token.
     """
-    ...
-''',
-          solution='''
-def token_positions(text, word, pieces):
-    """Positions of the tokens of the first `word` in `text`, a list of whole numbers.
-
-    Words are separated by spaces. pieces: word -> its tokens, for words of several tokens; every other word is one token.
-    Position 0 is the begin token.
-    """
+    ### BEGIN SOLUTION
     at = 1                                     # after the begin token
     for w in text.split():
         count = len(pieces.get(w, [w]))
         if w == word:
             return list(range(at, at + count))
         at += count
-''',
-          hints=("Walk through the words and count tokens, starting at 1.",
-                 "Every word before it counts with all its pieces, and so does the word itself."))
+    ### END SOLUTION
+
+
+@checks(token_positions)
 def _token_positions(fn: Callable) -> None:
     cases = [("a red cat on the grass", "cat"), ("a red mushroom on the grass", "mushroom"), ("watercolour of a red cat", "cat"),
              ("a mushroom and a blue mushroom", "blue"), ("snowflake and mushroom and cat and cat", "cat"),
@@ -175,24 +167,21 @@ def _token_positions(fn: Callable) -> None:
     raise Mistake(f"In {text!r} the tokens of {word!r} are {right}, not {got}.")
 
 
-@exercise("08.guided", "Guidance", name="guided", points=2,
-          stub='''
+@exercise("08.guided", "Guidance", points=2, hints=(
+    "A straight line through the two predictions.",
+    "Start at `empty`, go `weight` times the way to `said`.",
+))
 def guided(empty, said, weight):
     """Classifier-free guidance: empty and said (B, C, h, w) are the predictions for "" and for the prompt.
 
     weight = 0 gives the first, weight = 1 the second, larger weights go on beyond it.
     """
-    ...
-''',
-          solution='''
-def guided(empty, said, weight):
-    """Classifier-free guidance: empty and said (B, C, h, w) are the predictions for "" and for the prompt.
-
-    weight = 0 gives the first, weight = 1 the second, larger weights go on beyond it.
-    """
+    ### BEGIN SOLUTION
     return empty + weight * (said - empty)
-''',
-          hints=("A straight line through the two predictions.", "Start at `empty`, go `weight` times the way to `said`."))
+    ### END SOLUTION
+
+
+@checks(guided)
 def _guided(fn: Callable) -> None:
     u, c = normal((2, 3, 4, 5, 5), "lesson 08 guided", 0, dtype=torch.float64)
     for w in (4.0, 1.0, 0.0, 7.5):
@@ -209,27 +198,21 @@ def _guided(fn: Callable) -> None:
         }, otherwise="Check weight = 0 and weight = 1 first.")
 
 
-@exercise("08.caption_dropout", "Leaving out captions", name="drop_captions", points=2,
-          stub='''
+@exercise("08.caption_dropout", "Leaving out captions", points=2, hints=(
+    "A whole caption goes or stays: the choice has shape (B,), and broadcasts as (B, 1, 1).",
+    "What stands in its place is what the sampler will use as well: the empty prompt, embedded.",
+))
 def drop_captions(context, empty, u, p):
     """context: embedded captions (B, L, D); empty: the embedded empty prompt (L, D); u: (B,) uniform numbers in [0, 1).
 
     Returns the context for one training batch, in which row i has lost its caption where u[i] < p.
     """
-    ...
-''',
-          solution='''
-import torch
-
-def drop_captions(context, empty, u, p):
-    """context: embedded captions (B, L, D); empty: the embedded empty prompt (L, D); u: (B,) uniform numbers in [0, 1).
-
-    Returns the context for one training batch, in which row i has lost its caption where u[i] < p.
-    """
+    ### BEGIN SOLUTION
     return torch.where((u < p)[:, None, None], empty, context)
-''',
-          hints=("A whole caption goes or stays: the choice has shape (B,), and broadcasts as (B, 1, 1).",
-                 "What stands in its place is what the sampler will use as well: the empty prompt, embedded."))
+    ### END SOLUTION
+
+
+@checks(drop_captions)
 def _dropped(fn: Callable) -> None:
     context, empty = normal((6, 5, 4), "lesson 08 drop", 0, dtype=torch.float64), normal((5, 4), "empty", 0, dtype=torch.float64)
     u = torch.tensor([0.05, 0.9, 0.15, 0.5, 0.19, 0.7], dtype=torch.float64)
@@ -264,33 +247,26 @@ def _iou(maps: Tensor, mask: Tensor, threshold: float, *, low: float = 0.0, top:
     return (combine or (lambda a, b: (a & b).sum() / (a | b).sum()))(on, off).double()
 
 
-@exercise("08.map_iou", "How well does a map cover its thing?", name="map_iou", points=2,
-          stub='''
+@exercise("08.map_iou", "How well does a map cover its thing?", points=2, hints=(
+    "interpolate(attention[None, None], size=mask.shape, mode='nearest')[0, 0], or repeat_interleave twice.",
+    "Attention is shared out over 34 tokens, so a map's values are small: divide by the maximum first.",
+    "Of two truth-valued tensors, & is the intersection and | the union.",
+))
 def map_iou(attention, mask, threshold):
     """attention: a map (h, w); mask: (H, W) of 0 and 1, where H and W are multiples of h and w. Returns a number.
 
     Enlarge the map to the mask's size (each value fills its block), divide it by its maximum, call a pixel "on" where it
     is at least `threshold`, and give intersection over union with the mask.
     """
-    ...
-''',
-          solution='''
-import torch
-
-def map_iou(attention, mask, threshold):
-    """attention: a map (h, w); mask: (H, W) of 0 and 1, where H and W are multiples of h and w. Returns a number.
-
-    Enlarge the map to the mask's size (each value fills its block), divide it by its maximum, call a pixel "on" where it
-    is at least `threshold`, and give intersection over union with the mask.
-    """
+    ### BEGIN SOLUTION
     big = torch.nn.functional.interpolate(attention[None, None], size=mask.shape, mode="nearest")[0, 0]
     on = big / big.max() >= threshold
     thing = mask > 0.5
     return (on & thing).sum() / (on | thing).sum()
-''',
-          hints=("interpolate(attention[None, None], size=mask.shape, mode='nearest')[0, 0], or repeat_interleave twice.",
-                 "Attention is shared out over 34 tokens, so a map's values are small: divide by the maximum first.",
-                 "Of two truth-valued tensors, & is the intersection and | the union."))
+    ### END SOLUTION
+
+
+@checks(map_iou)
 def _map_iou(fn: Callable) -> None:
     maps, mask = _blob()
     for threshold in (0.4, 0.7):
@@ -318,15 +294,18 @@ def _map_iou(fn: Callable) -> None:
         expect(same, torch.tensor(1.0), otherwise="A map that is the mask itself must give 1.")
 
 
-@exercise("08.unet_rows", "What a batch costs", name="answer",
-          stub='''
-# Pictures that the U-Net sees (rows of its batches, added up over all steps) for 8 prompts, 25 DDIM steps, guidance w = 4.
-answer = ...
-''',
-          solution='''
-answer = 8 * 25 * 2      # two rows a prompt and step: one with the prompt, one with the empty prompt
-''',
-          hints=("How many predictions does one guided step need?", "25 steps, 8 prompts, two predictions each."))
+@exercise("08.unet_rows", "What a batch costs", hints=(
+    "How many predictions does one guided step need?",
+    "25 steps, 8 prompts, two predictions each.",
+))
+def unet_rows():
+    """Pictures that the U-Net sees (rows of its batches, added up over steps) for 8 prompts, 25 DDIM steps, guidance w = 4."""
+    ### BEGIN SOLUTION
+    return 8 * 25 * 2      # two rows a prompt and step: one with the prompt, one with the empty prompt
+    ### END SOLUTION
+
+
+@checks(unet_rows)
 def _rows(value: Any) -> None:
     expect_number(value, 400, tol=0.5, wrong={
         "Guidance needs two predictions a step: with the prompt and without.": 200,
@@ -339,27 +318,22 @@ def _rows(value: Any) -> None:
     }, otherwise="Rows a step, times steps.")
 
 
-@exercise("08.widen", "A wider first convolution", name="widen", points=2,
-          stub='''
+@exercise("08.widen", "A wider first convolution", points=2, hints=(
+    "The input channels are dimension 1.",
+    "Whatever the new channels hold: their weights are zero.",
+))
 def widen(weight, extra):
     """weight: (O, C, k, k) of a convolution. Returns (O, C + extra, k, k): `extra` more input channels after the old ones,
 
     such that the convolution says what it said before, whatever the new channels hold.
     """
-    ...
-''',
-          solution='''
-import torch
-
-def widen(weight, extra):
-    """weight: (O, C, k, k) of a convolution. Returns (O, C + extra, k, k): `extra` more input channels after the old ones,
-
-    such that the convolution says what it said before, whatever the new channels hold.
-    """
+    ### BEGIN SOLUTION
     o, c, k, _ = weight.shape
     return torch.cat((weight, weight.new_zeros(o, extra, k, k)), dim=1)
-''',
-          hints=("The input channels are dimension 1.", "Whatever the new channels hold: their weights are zero."))
+    ### END SOLUTION
+
+
+@checks(widen)
 def _widen(fn: Callable) -> None:
     weight, extra = normal((6, 4, 3, 3), "lesson 08 widen", 0, dtype=torch.float64), 5
     if tuple(getattr(out := fn(weight.clone(), extra), "shape", ())) == (6 + extra, 4, 3, 3):
@@ -381,28 +355,23 @@ def _widen(fn: Callable) -> None:
         raise Mistake(f"The weights came as {weight.dtype} and go as {out.dtype}.")
 
 
-@exercise("08.blend", "Known part, made part", name="blend", points=3,
-          stub='''
+@exercise("08.blend", "Known part, made part", points=3, hints=(
+    "Two lines: noise the known latent to the level of z_prev, then choose by the mask.",
+    "The forward process of notebook 01: sqrt(abar) x0 + sqrt(1 - abar) noise.",
+))
 def blend(z_prev, known, noise, mask, abar_prev):
     """One correction after a sampling step. z_prev: the latent that the step made, at noise level abar_prev (B, C, h, w);
     known: the clean latent of the picture; noise: like it; mask: (B, 1, h, w), 1 where the picture is to be made anew.
 
     Returns the latent that keeps z_prev inside the mask and the known picture, noised to the same level, outside.
     """
-    ...
-''',
-          solution='''
-def blend(z_prev, known, noise, mask, abar_prev):
-    """One correction after a sampling step. z_prev: the latent that the step made, at noise level abar_prev (B, C, h, w);
-    known: the clean latent of the picture; noise: like it; mask: (B, 1, h, w), 1 where the picture is to be made anew.
-
-    Returns the latent that keeps z_prev inside the mask and the known picture, noised to the same level, outside.
-    """
+    ### BEGIN SOLUTION
     noised = abar_prev ** 0.5 * known + (1 - abar_prev) ** 0.5 * noise
     return mask * z_prev + (1 - mask) * noised
-''',
-          hints=("Two lines: noise the known latent to the level of z_prev, then choose by the mask.",
-                 "The forward process of notebook 01: sqrt(abar) x0 + sqrt(1 - abar) noise."))
+    ### END SOLUTION
+
+
+@checks(blend)
 def _blend(fn: Callable) -> None:
     z, known, noise = normal((3, 2, 4, 6, 6), "lesson 08 blend", 0, dtype=torch.float64)
     mask = torch.zeros(2, 1, 6, 6, dtype=torch.float64)
@@ -428,26 +397,18 @@ def _blend(fn: Callable) -> None:
         }, otherwise="Inside the mask z_prev, outside q(z | known) at abar_prev, nothing else.")
 
 
-@exercise("08.paste", "Bit for bit", name="paste",
-          stub='''
+@exercise("08.paste", "Bit for bit", hints=("A choice, not a sum.", "torch.where(mask > 0.5, ..., ...)"))
 def paste(known, made, mask):
     """known, made: pictures (B, 3, H, W); mask: (B, 1, H, W), 1 where the picture was made anew.
 
     Returns `made` inside the mask and the pixels of `known`, bit for bit, outside.
     """
-    ...
-''',
-          solution='''
-import torch
-
-def paste(known, made, mask):
-    """known, made: pictures (B, 3, H, W); mask: (B, 1, H, W), 1 where the picture was made anew.
-
-    Returns `made` inside the mask and the pixels of `known`, bit for bit, outside.
-    """
+    ### BEGIN SOLUTION
     return torch.where(mask > 0.5, made, known)
-''',
-          hints=("A choice, not a sum.", "torch.where(mask > 0.5, ..., ...)"))
+    ### END SOLUTION
+
+
+@checks(paste)
 def _paste(fn: Callable) -> None:
     known, made = normal((2, 2, 3, 8, 8), "lesson 08 paste", 0).clamp(-1, 1)
     mask = torch.zeros(2, 1, 8, 8)

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minidiff.course.tasks import Mistake, call, exercise, expect, expect_number
+from minidiff.course.answers import Mistake, call, expect, expect_number
+from minidiff.course.tasks import checks, exercise
 from minidiff.diffusion import make_schedule, timesteps
 from minidiff.rng import normal
 
@@ -40,20 +41,19 @@ class VAE:
         return SimpleNamespace(sample=torch.stack((big[:, 0] + 0.2 * big[:, 1], 0.9 * big[:, 1], 1.3 * big[:, 0] - big[:, 1]), 1))
 
 
-@exercise("09.latent_shape", "What shape is the latent?", name="latent_shape",
-          stub='''
+@exercise("09.latent_shape", "What shape is the latent?", hints=(
+    "The encoder halves the sides between one level and the next, not after the last one.",
+    "Three levels halve twice: f = 4. Four levels, as in Stable Diffusion, halve three times: f = 8.",
+))
 def latent_shape(height, width, widths, channels):
     """(C, h, w) of the latent of a picture height x width. widths: the autoencoder's block_out_channels, one a level."""
-    ...
-''',
-          solution='''
-def latent_shape(height, width, widths, channels):
-    """(C, h, w) of the latent of a picture height x width. widths: the autoencoder's block_out_channels, one a level."""
+    ### BEGIN SOLUTION
     f = 2 ** (len(widths) - 1)
     return channels, height // f, width // f
-''',
-          hints=("The encoder halves the sides between one level and the next, not after the last one.",
-                 "Three levels halve twice: f = 4. Four levels, as in Stable Diffusion, halve three times: f = 8."))
+    ### END SOLUTION
+
+
+@checks(latent_shape)
 def _latent_shape(fn: Callable) -> None:
     cases = ((320, 480, (16, 32, 64, 64, 96), 4), (512, 768, (128, 256, 512, 512), 4), (96, 64, (32, 64), 16))
     for high, wide, widths, c in cases:
@@ -81,20 +81,19 @@ def _latent_shape(fn: Callable) -> None:
                otherwise=f"{say}expected {tuple(int(v) for v in want)}, not {tuple(float(v) for v in got)}.")
 
 
-@exercise("09.encode", "Into the latent space", name="to_latent",
-          stub='''
+@exercise("09.encode", "Into the latent space", hints=(
+    "Three things: the autoencoder wants [-1, 1]; its answer is a distribution; the U-Net wants unit variance.",
+    "The distribution's mean has no randomness in it. Then multiply by vae.config.scaling_factor.",
+))
 def to_latent(vae, pictures):
     """pictures: (B, 3, H, W) in [0, 1]. Returns the scaled latent that the U-Net works on, without any randomness."""
-    ...
-''',
-          solution='''
-def to_latent(vae, pictures):
-    """pictures: (B, 3, H, W) in [0, 1]. Returns the scaled latent that the U-Net works on, without any randomness."""
+    ### BEGIN SOLUTION
     posterior = vae.encode(2 * pictures - 1).latent_dist
     return posterior.mean * vae.config.scaling_factor
-''',
-          hints=("Three things: the autoencoder wants [-1, 1]; its answer is a distribution; the U-Net wants unit variance.",
-                 "The distribution's mean has no randomness in it. Then multiply by vae.config.scaling_factor."))
+    ### END SOLUTION
+
+
+@checks(to_latent)
 def _encode(fn: Callable) -> None:
     for scale in (0.18215, 1.4):
         vae = VAE(scale)
@@ -116,24 +115,20 @@ def _encode(fn: Callable) -> None:
         }, otherwise="Not the scaled mean. Range of the picture, mean of the posterior, scale: which of the three is off?")
 
 
-@exercise("09.decode", "Out of it again", name="to_picture", points=2,
-          stub='''
+@exercise("09.decode", "Out of it again", points=2, hints=(
+    "The decoder answers in about [-1, 1], and goes a little beyond. What does 256 become as a byte?",
+    "The order: divide by the scale, decode, to [0, 1], clip, times 255, round, to uint8, channels last.",
+))
 def to_picture(vae, z):
     """z: (B, C, h, w) scaled latents. Returns pictures (B, H, W, 3), torch.uint8: undo the scale, decode, clip, round."""
-    ...
-''',
-          solution='''
-import torch
-
-
-def to_picture(vae, z):
-    """z: (B, C, h, w) scaled latents. Returns pictures (B, H, W, 3), torch.uint8: undo the scale, decode, clip, round."""
+    ### BEGIN SOLUTION
     x = vae.decode(z / vae.config.scaling_factor).sample
     x = ((x + 1) / 2).clamp(0, 1)
     return (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-''',
-          hints=("The decoder answers in about [-1, 1], and goes a little beyond. What does 256 become as a byte?",
-                 "The order: divide by the scale, decode, to [0, 1], clip, times 255, round, to uint8, channels last."))
+    ### END SOLUTION
+
+
+@checks(to_picture)
 def _decode(fn: Callable) -> None:
     for scale in (0.18215, 1.4):
         vae = VAE(scale)
@@ -174,20 +169,19 @@ def _decode(fn: Callable) -> None:
                otherwise="Not the bytes of the picture. Follow one white pixel through: 1.0 must become 255, -1.0 must become 0.")
 
 
-@exercise("09.timesteps", "Which steps?", name="visited_steps",
-          stub='''
+@exercise("09.timesteps", "Which steps?", hints=(
+    "For T = 1000, 4 steps, offset 1: 751, 501, 251, 1.",
+    "The stride is T // steps; the offset is added to every step.",
+))
 def visited_steps(T, steps, offset):
     """Falling list of the steps that Stable Diffusion's DDIM visits: spacing "leading" and steps_offset = offset."""
-    ...
-''',
-          solution='''
-def visited_steps(T, steps, offset):
-    """Falling list of the steps that Stable Diffusion's DDIM visits: spacing "leading" and steps_offset = offset."""
+    ### BEGIN SOLUTION
     stride = T // steps
     return [i * stride + offset for i in reversed(range(steps))]
-''',
-          hints=("For T = 1000, 4 steps, offset 1: 751, 501, 251, 1.",
-                 "The stride is T // steps; the offset is added to every step."))
+    ### END SOLUTION
+
+
+@checks(visited_steps)
 def _timesteps(fn: Callable) -> None:
     for T, S, offset in ((1000, 20, 1), (1000, 50, 0), (1000, 30, 1), (500, 7, 2)):
         got = call(fn, T, S, offset).reshape(-1).double()
@@ -221,20 +215,19 @@ def _unet(z: Tensor, t: Any, context: Tensor) -> Tensor:
     return torch.sin(z + t) + word * torch.cos(2 * z) + 0.3 * word
 
 
-@exercise("09.guidance", "Guidance by two passes", name="guided_eps",
-          stub='''
+@exercise("09.guidance", "Guidance by two passes", hints=(
+    "Start from the answer to the empty prompt and go towards the other one, weight times as far.",
+    "weight = 0 must give the empty prompt's eps, weight = 1 the prompt's, weight = 4 lies beyond it.",
+))
 def guided_eps(unet, z, t, context, empty, weight):
     """unet(z, t, context) -> eps. z: (B, C, h, w); context, empty: (B, L, D). Stable Diffusion's guidance: weight 1 is none."""
-    ...
-''',
-          solution='''
-def guided_eps(unet, z, t, context, empty, weight):
-    """unet(z, t, context) -> eps. z: (B, C, h, w); context, empty: (B, L, D). Stable Diffusion's guidance: weight 1 is none."""
+    ### BEGIN SOLUTION
     without, with_prompt = unet(z, t, empty), unet(z, t, context)
     return without + weight * (with_prompt - without)
-''',
-          hints=("Start from the answer to the empty prompt and go towards the other one, weight times as far.",
-                 "weight = 0 must give the empty prompt's eps, weight = 1 the prompt's, weight = 4 lies beyond it."))
+    ### END SOLUTION
+
+
+@checks(guided_eps)
 def _guidance(fn: Callable) -> None:
     z = normal((3, 2, 4, 4), "lesson 09 guidance", 0, dtype=torch.float64)
     context, empty = normal((2, 3, 5, 6), "lesson 09 context", 0, dtype=torch.float64)
@@ -269,22 +262,21 @@ def _guidance(fn: Callable) -> None:
 _ABAR = make_schedule("scaled_linear", 1000).abar
 
 
-@exercise("09.step", "The step in diffusers' convention", name="sd_step", points=2,
-          stub='''
+@exercise("09.step", "The step in diffusers' convention", points=2, hints=(
+    "It is the step of notebook 03 with two levels from the table; only which two is new.",
+    "The last step comes from t = 1 and goes below 0. Python's abar[-49] exists, and is nearly pure noise.",
+))
 def sd_step(z, eps, t, steps, abar):
     """One DDIM step (eta 0, no clipping) from step t to t - T // steps. abar: (T,), the table. Below step 0 use abar[0]."""
-    ...
-''',
-          solution='''
-def sd_step(z, eps, t, steps, abar):
-    """One DDIM step (eta 0, no clipping) from step t to t - T // steps. abar: (T,), the table. Below step 0 use abar[0]."""
+    ### BEGIN SOLUTION
     before = t - len(abar) // steps
     a, a_prev = abar[t], abar[before] if before >= 0 else abar[0]
     z0 = (z - (1 - a) ** 0.5 * eps) / a ** 0.5
     return a_prev ** 0.5 * z0 + (1 - a_prev) ** 0.5 * eps
-''',
-          hints=("It is the step of notebook 03 with two levels from the table; only which two is new.",
-                 "The last step comes from t = 1 and goes below 0. Python's abar[-49] exists, and is nearly pure noise."))
+    ### END SOLUTION
+
+
+@checks(sd_step)
 def _step(fn: Callable) -> None:
     z, eps = normal((2, 2, 2, 4, 4), "lesson 09 step", 0, dtype=torch.float64)
     T = len(_ABAR)
@@ -318,20 +310,19 @@ def _step(fn: Callable) -> None:
                otherwise=say + "not the step. Which two entries of the table did you use?")
 
 
-@exercise("09.rows", "What does a picture cost?", name="unet_rows",
-          stub='''
+@exercise("09.rows", "What does a picture cost?", hints=(
+    "A row is one latent with one prompt. Guidance asks about each latent twice.",
+    "diffusers asks twice only when guidance_scale > 1.",
+))
 def unet_rows(pictures, steps, weight, strength=1.0):
     """How many rows the U-Net works on in all. strength < 1 is img2img: only int(steps * strength) of the steps are done."""
-    ...
-''',
-          solution='''
-def unet_rows(pictures, steps, weight, strength=1.0):
-    """How many rows the U-Net works on in all. strength < 1 is img2img: only int(steps * strength) of the steps are done."""
+    ### BEGIN SOLUTION
     rows = pictures * int(steps * strength)
     return 2 * rows if weight > 1 else rows
-''',
-          hints=("A row is one latent with one prompt. Guidance asks about each latent twice.",
-                 "diffusers asks twice only when guidance_scale > 1."))
+    ### END SOLUTION
+
+
+@checks(unet_rows)
 def _rows(fn: Callable) -> None:
     for n, S, w, share in ((1, 20, 4.0, 1.0), (3, 25, 7.5, 1.0), (2, 50, 1.0, 1.0), (3, 25, 4.0, 0.7), (1, 25, 1.0, 0.3)):
         got = call(fn, n, S, w, share, shape=())
@@ -354,20 +345,19 @@ def _rows(fn: Callable) -> None:
                       wrong={say + k: v for k, v in wrong.items() if abs(v - n * done * twice) > 1e-6})
 
 
-@exercise("09.start", "Where img2img begins", name="steps_left",
-          stub='''
+@exercise("09.start", "Where img2img begins", hints=(
+    "The picture is noised part way, so it is the first, noisiest steps that are left out.",
+    "Count from the end: the last int(len * strength) of the list. Mind strength 0: visited[-0:] is everything.",
+))
 def steps_left(visited, strength):
     """visited: the falling list of all steps; strength in [0, 1]. The list of the int(len * strength) steps that img2img does."""
-    ...
-''',
-          solution='''
-def steps_left(visited, strength):
-    """visited: the falling list of all steps; strength in [0, 1]. The list of the int(len * strength) steps that img2img does."""
+    ### BEGIN SOLUTION
     done = min(int(len(visited) * strength), len(visited))
     return visited[len(visited) - done:]
-''',
-          hints=("The picture is noised part way, so it is the first, noisiest steps that are left out.",
-                 "Count from the end: the last int(len * strength) of the list. Mind strength 0: visited[-0:] is everything."))
+    ### END SOLUTION
+
+
+@checks(steps_left)
 def _start(fn: Callable) -> None:
     for S, share in ((20, 0.5), (50, 0.8), (30, 0.9), (30, 0.96), (20, 1.0), (20, 0.0), (25, 0.7)):
         visited = [i * (1000 // S) + 1 for i in reversed(range(S))]
@@ -397,11 +387,18 @@ def _start(fn: Callable) -> None:
             raise Mistake(say + (known[0] if known else f"expected {len(want)} steps from {want[:1]} on, not {len(got)}."))
 
 
-@exercise("09.same_negative", "Predict: the negative prompt repeats the prompt", name="answer", stub='''
-answer = ...
-''', solution='''
-answer = 1
-''', hints=("Write c for both answers in u + w (c - u).", "What is left when u = c, whatever w is?"))
+@exercise("09.same_negative", "Predict: the negative prompt repeats the prompt", hints=(
+    "Write c for both answers in u + w (c - u).",
+    "What is left when u = c, whatever w is?",
+))
+def same_negative():
+    """The weight with the usual empty prompt that gives the same pictures."""
+    ### BEGIN SOLUTION
+    return 1
+    ### END SOLUTION
+
+
+@checks(same_negative)
 def _same_negative(value: object) -> None:
     expect_number(value, 1, tol=1e-9, wrong={
         "The difference c - u is 0, so 7 times it is 0 as well; what is left?": 7,
@@ -418,12 +415,18 @@ FIXED = {"prediction_type": "it says what the U-Net's output means", "beta_start
 FREE = ("solver", "num_inference_steps", "timestep_spacing", "eta", "guidance_scale")
 
 
-@exercise("09.may_swap", "What may be swapped?", name="answer", stub='''
-answer = ...
-''', solution='''
-answer = {"solver", "num_inference_steps", "timestep_spacing", "eta", "guidance_scale"}
-''', hints=("Ask of each: was the U-Net trained with it, or does it only say how the answers are used?",
-            "Five of the ten are properties of the trained network."))
+@exercise("09.may_swap", "What may be swapped?", hints=(
+    "Ask of each: was the U-Net trained with it, or does it only say how the answers are used?",
+    "Five of the ten are properties of the trained network.",
+))
+def may_swap():
+    """The set of names that may be changed without training the U-Net again."""
+    ### BEGIN SOLUTION
+    return {"solver", "num_inference_steps", "timestep_spacing", "eta", "guidance_scale"}
+    ### END SOLUTION
+
+
+@checks(may_swap)
 def _may_swap(value: object) -> None:
     if isinstance(value, str):
         value = {part for part in re.split(r"[\s,;]+", value.strip("{}[]() ")) if part}
