@@ -1,0 +1,81 @@
+"""Recipes of lessons 04 and 05: a conditional pixel model that can also do without its condition, and a noisy classifier."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minidiff.diffusion import X0, make_schedule, q_sample, simple_loss
+from minidiff.nets import UNet
+from minidiff.nets.classifier import NoisyClassifier
+from minidiff.recipes.blocks import BLOCK
+from minidiff.recipes.few import FEW_BACKDROPS, FEW_COLOURS, FEW_KINDS, FewData, condition, drop, labels
+from minidiff.rng import generator
+from minidiff.train import Budget, Recipe
+
+__all__ = ["GUIDED_NET", "CLASSIFIER_NET", "classifier_recipe", "guided_recipe"]
+
+GUIDED_NET = {"channels": 3, "dim": 48, "mults": (1, 2), "blocks": 1, "patch": 2, "attention": (8,),
+              "cond_dim": len(FEW_KINDS) + len(FEW_COLOURS)}
+CLASSIFIER_NET = {"classes": {"kind": len(FEW_KINDS), "colour": len(FEW_COLOURS), "backdrop": len(FEW_BACKDROPS)}}
+
+
+@functools.lru_cache(maxsize=2)
+def _block(seed: int, j: int, n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Pictures, kinds, colours and backdrops of BLOCK batches, rendered at once."""
+    x, scenes = FewData(32, seed=seed).batch(j, n * BLOCK, device)
+    return (x, *labels(scenes))
+
+
+def _rows(seed: int, i: int, n: int, device: torch.device) -> list[Tensor]:
+    return [part[i % BLOCK * n :][:n] for part in _block(seed, i // BLOCK, n, device)]
+
+
+def _times(n: int, where: torch.Generator, T: int) -> Tensor:
+    """Half of t even, half logit-normal: shapes are decided in the middle (Esser et al. 2024)."""
+    even = torch.randint(0, T, (n,), generator=where)
+    middle = (torch.sigmoid(torch.randn(n, generator=where)) * T).long().clamp(0, T - 1)
+    return torch.where(torch.rand(n, generator=where) < 0.5, even, middle)
+
+
+def guided_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: tuple[float, float], expect: str = "") -> Recipe:
+    """pixel-guided: a U-Net that predicts x0 from kind and colour, each dropped now and then. images, minutes: (laptop, gpu)."""
+    table = make_schedule("linear", 1000)
+
+    def draw(i: int, n: int, device: torch.device) -> dict[str, Tensor]:
+        x0, kind, colour, _ = _rows(seed, i, n, device)
+        where = generator(seed, "t", i)
+        t, u = _times(n, where, table.T).to(device), torch.rand(n, generator=where).to(device)
+        noise = torch.randn(x0.shape, generator=where).to(device)
+        return {"x0": x0, "t": t, "noise": noise, "cond": drop(condition(kind, colour), u)}
+
+    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return simple_loss(X0(model, table), batch["x0"], batch["t"], batch["noise"], cond=batch["cond"], gamma=5.0)
+
+    return Recipe(name=name, seed=seed, build=lambda: UNet(**GUIDED_NET), draw=draw, loss=loss, batch=16, lr=5e-4, warmup=1_600,
+                  ema=0.9995, budgets={"laptop": Budget(images[0], minutes[0]),
+                                       "gpu": Budget(images[1], minutes[1], batch=256, lr=1e-3)}, expect=expect)
+
+
+def classifier_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: tuple[float, float], expect: str = "") -> Recipe:
+    """noisy-classifier: kind, colour and backdrop of q_sample(x0, t), cross-entropy summed over the three."""
+    table = make_schedule("linear", 1000)
+
+    def draw(i: int, n: int, device: torch.device) -> dict[str, Tensor]:
+        x0, kind, colour, backdrop = _rows(seed, i, n, device)
+        where = generator(seed, "t", i)
+        t = torch.randint(0, table.T, (n,), generator=where).to(device)
+        noise = torch.randn(x0.shape, generator=where).to(device)
+        return {"x_t": q_sample(x0, t, noise, table), "t": t, "kind": kind, "colour": colour, "backdrop": backdrop}
+
+    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return sum(F.cross_entropy(logits, batch[name], reduction="none")
+                   for name, logits in model(batch["x_t"], batch["t"]).items())
+
+    return Recipe(name=name, seed=seed, build=lambda: NoisyClassifier(**CLASSIFIER_NET), draw=draw, loss=loss, batch=32, lr=1e-3,
+                  warmup=3_200, ema=0.998, weight_decay=0.05,
+                  budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1], batch=256)},
+                  expect=expect)
