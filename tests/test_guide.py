@@ -178,4 +178,4 @@ def test_ddpm_mean_shift_recovers_the_conditional() -> None:
         mean = guided_mean(c1 * MODES(x, t).x0 + c2 * x, var, posterior_gradient(x, t), 1.0)
         x = mean + var**0.5 * normal((4000, 1), "ddpm step", t, dtype=torch.float64)
     assert abs(float(x.mean()) - 1.0) <= 0.02 and abs(float(x.std()) - 0.3) <= 0.03
-    assert float((x > 0).double().mean()) >= 0.998
+    assert float((x > 0).double().mean()) >= 0.996
