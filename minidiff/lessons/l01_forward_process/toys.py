@@ -8,15 +8,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from minidiff.diffusion import Mixture, Schedule, Step
+from minidiff.diffusion import Mixture, Step
+from minidiff.diffusion.ddgan import GRID_SCALE, draw_x0, grid_score, twenty_five
 from minidiff.errors import require
 from minidiff.rng import generator as stream
 from minidiff.rng import key, uniform
 
 __all__ = ["GRID_SCALE", "swiss_roll", "twenty_five", "grid_score", "draw_x0", "exact_reverse", "ideal_reading", "crossing"]
-
-GRID_SCALE = math.sqrt(8 + 0.05**2)      # brings the 25 Gaussians (centres -4, -2, 0, 2, 4 on both axes, std 0.05) to variance 1
-
 
 def swiss_roll(n: int = 400, *, seed: int = 0) -> Tensor:
     """n points (n, 2) float32 on a spiral without thickness, mean 0 and variance 1 over both axes together."""
@@ -26,36 +24,6 @@ def swiss_roll(n: int = 400, *, seed: int = 0) -> Tensor:
     points = angle[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
     points = points - points.mean(0)
     return (points / points.square().mean().sqrt()).float()
-
-
-def twenty_five(schedule: Schedule) -> Mixture:
-    """The 25 Gaussians as an exact model: Mixture(schedule, 25 centres, std), scaled to variance 1 on each axis."""
-    axis = torch.linspace(-4, 4, 5)
-    return Mixture(schedule, torch.cartesian_prod(axis, axis) / GRID_SCALE, std=0.05 / GRID_SCALE)
-
-
-def grid_score(x: Tensor) -> tuple[Tensor, int]:
-    """Points (B, 2) in the scale of :func:`twenty_five`: which lie within 3 standard deviations of a centre, (B,) bool,
-    and how many of the 25 centres have at least one such point. A perfect sampler has 1 - exp(-4.5) = 98.9 % within."""
-    axis = torch.linspace(-4, 4, 5).to(x)
-    far, centre = torch.cdist(x * GRID_SCALE, torch.cartesian_prod(axis, axis)).min(1)
-    good = far < 0.15
-    return good, len(centre[good].unique())
-
-
-def draw_x0(model: Mixture, x: Tensor, t: int, *, generator: torch.Generator) -> Tensor:
-    """One draw from q(x_0 | x_t) for data that is a finite set, or equal round Gaussians. x: (B, D) or (B, C, H, W).
-
-    First which point x came from, by its probability; then, if the points have a width s, where in that Gaussian:
-    N(m + g (x - a m), s^2 (1 - abar) / (abar s^2 + 1 - abar)), a = sqrt(abar), g = a s^2 / (abar s^2 + 1 - abar).
-    """
-    abar, s = float(model.schedule.at(t)), model.std
-    centre = model.points.to(x)[torch.multinomial(model.weights(x, t), 1, generator=generator)[:, 0]]
-    if s == 0:
-        return centre
-    width = abar * s**2 + 1 - abar
-    mean = centre + abar**0.5 * s**2 / width * (x - abar**0.5 * centre)
-    return mean + (s**2 * (1 - abar) / width) ** 0.5 * torch.randn(x.shape, generator=generator, dtype=x.dtype)
 
 
 def exact_reverse(model: Mixture, x: Tensor, *, generator: torch.Generator | None = None) -> Iterator[Step]:
