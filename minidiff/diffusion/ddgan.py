@@ -9,21 +9,21 @@ E[x0 | x_t], as a Gaussian reverse step does, loses most of the data at T = 4.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from minidiff.diffusion.noise import check_rows, row_noise
 from minidiff.diffusion.oracle import Mixture
 from minidiff.diffusion.predict import batch_t, q_sample
 from minidiff.diffusion.sample import Step
 from minidiff.diffusion.schedule import Schedule
 from minidiff.errors import require
-from minidiff.rng import normal
 
 __all__ = ["GRID_SCALE", "d_loss", "ddgan", "ddgan_schedule", "draw_x0", "g_loss", "grid_score", "pair", "posterior_sample", "r1",
-           "row_noise", "twenty_five"]
+           "twenty_five"]
 
 GRID_SCALE = math.sqrt(8 + 0.05**2)      # brings the 25 Gaussians (centres -4, -2, 0, 2, 4 on both axes, std 0.05) to variance 1
 
@@ -80,27 +80,21 @@ def r1(logits: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return gradient.square().flatten(1).sum(1)
 
 
-def row_noise(shape: tuple[int, ...], *parts: int | str, rows: range | None = None) -> Tensor:
-    """Standard normal noise (B, ...) in which row r is a function of (parts, r) alone: a batch equals a loop of singles."""
-    return torch.stack([normal(shape[1:], *parts, r) for r in (rows or range(shape[0]))])
-
-
 @torch.no_grad()
 def ddgan(generator: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, schedule: Schedule, *, z_dim: int, seed: int = 0,
-          rows: range | None = None, fixed_z: bool = False) -> Iterator[Step]:
+          rows: Sequence[int] | None = None, fixed_z: bool = False) -> Iterator[Step]:
     """Sample in T steps: z, x0 = G(x_t, t, z), x_{t-1} ~ q(x_{t-1} | x_t, x0). Yields a Step after each.
 
     generator: (x_t (B, ...), t (B,), z (B, z_dim)) -> x0, shaped like x_t. x: (B, ...) standard normal. seed, rows: the noise
     of row r at step t is a function of (seed, r, t). fixed_z: z = 0 always, which shows what z was for.
     """
-    rows = range(len(x)) if rows is None else rows
-    require(len(rows) == len(x), "rows", len(rows), f"one number for each of the {len(x)} rows", f"range({len(x)})")
+    seed, rows = check_rows(seed, rows, len(x))
     for index, t in enumerate(reversed(range(schedule.T))):
-        z = torch.zeros(len(x), z_dim) if fixed_z else row_noise((len(x), z_dim), "ddgan z", seed, t, rows=rows)
+        z = torch.zeros(len(x), z_dim) if fixed_z else row_noise((len(x), z_dim), seed=seed, t=t, rows=rows, stream="z")
         x0 = generator(x, torch.full((len(x),), t, device=x.device), z.to(x))
         abar = float(schedule.at(t))
         eps = (x - abar**0.5 * x0) / (1 - abar) ** 0.5
-        x = posterior_sample(x0, x, t, schedule, row_noise(tuple(x.shape), "ddgan x", seed, t, rows=rows).to(x))
+        x = posterior_sample(x0, x, t, schedule, row_noise(x.shape, seed=seed, t=t, rows=rows).to(x))
         yield Step(index, schedule.T, t, t - 1, x, x0, eps)
 
 

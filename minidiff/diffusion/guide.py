@@ -62,7 +62,7 @@ def log_prob_gradient(log_prob: Callable[[Tensor], Tensor], x: Tensor) -> Tensor
     with torch.enable_grad():
         given = x.detach().requires_grad_(True)
         value = log_prob(given)
-        require(value.shape == x.shape[:1], "log_prob", f"a result of shape {tuple(value.shape)}", f"({len(x)},), one number a row",
+        require(value.shape == x.shape[:1], "log_prob", f"shape {tuple(value.shape)}", f"({len(x)},), one number a row",
                 "logits.log_softmax(1)[torch.arange(len(y)), y]")
         return torch.autograd.grad(value.sum(), given)[0]
 

@@ -18,7 +18,6 @@ from minidiff.diffusion.ddgan import (
     pair,
     posterior_sample,
     r1,
-    row_noise,
     twenty_five,
 )
 from minidiff.rng import generator, normal
@@ -99,7 +98,7 @@ def test_rows_do_not_depend_on_the_batch() -> None:
     def net(x: torch.Tensor, t: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         return torch.tanh(0.5 * x.sin() + z.mean(1).view(-1, 1, 1, 1) + t.view(-1, 1, 1, 1) / 7)
 
-    x = row_noise((5, 2, 3, 4), "start")
+    x = normal((5, 2, 3, 4), "start")
     whole = last(ddgan(net, x, table, z_dim=6, seed=3)).x
     rows = torch.cat([last(ddgan(net, x[i : i + 1], table, z_dim=6, seed=3, rows=range(i, i + 1))).x for i in range(5)])
     torch.testing.assert_close(whole, rows, rtol=0, atol=0)

@@ -1,0 +1,96 @@
+"""Recipes of lesson 06: a denoising diffusion GAN, the same network as a one-shot GAN (T = 1), and a VAE of the same pictures."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from minidiff.diffusion.ddgan import d_loss, ddgan_schedule, g_loss, pair, posterior_sample, r1
+from minidiff.nets.adversarial import LatentUNet, PairDiscriminator, SmallVAE
+from minidiff.recipes.blocks import BLOCK
+from minidiff.recipes.few import FewData
+from minidiff.rng import generator
+from minidiff.train import Budget, Recipe
+
+__all__ = ["GENERATOR_NET", "Adversarial", "ddgan_recipe", "small_vae_recipe"]
+
+GENERATOR_NET = {"z_dim": 64, "channels": 3, "dim": 48, "mults": (1, 2), "blocks": 1, "patch": 4, "attention": None}
+
+
+class Adversarial(nn.Module):
+    """Generator and discriminator as one network with one loss: both are updated at once, each by its own part.
+
+    The published code alternates. Here the generator's part sees the discriminator's weights as constants and the
+    discriminator's part sees a detached picture, so the gradients are those of two losses; Adam divides out their sizes.
+    """
+
+    def __init__(self, T: int, *, gamma: float = 0.05) -> None:  # noqa: N803
+        super().__init__()
+        self.schedule, self.gamma = ddgan_schedule(T), gamma
+        self.generator, self.discriminator = LatentUNet(**GENERATOR_NET), PairDiscriminator()
+
+    def forward(self, x0: Tensor, t: Tensor, z: Tensor, noise: Tensor) -> Tensor:
+        """x0: (B, 3, H, W); t: (B,); z: (B, z_dim); noise: (3, B, 3, H, W). Returns (B,) losses."""
+        before, after = pair(x0, t, self.schedule, noise[0], noise[1])
+        fake = posterior_sample(self.generator(after, t, z), after, t, self.schedule, noise[2])
+        frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
+        cheat = g_loss(functional_call(self.discriminator, frozen, (fake, t, after)))
+        tell = d_loss(self.discriminator(before, t, after), self.discriminator(fake.detach(), t, after))
+        some = len(x0) // 4 if len(x0) % 16 == 0 else len(x0)          # the penalty on a quarter of the rows, four times as heavy
+        penalty = r1(lambda x: self.discriminator(x, t[:some], after[:some]), before[:some])
+        heavy = torch.cat([penalty * (len(x0) / some), penalty.new_zeros(len(x0) - some)])
+        return cheat + tell + self.gamma / 2 * heavy
+
+
+@functools.lru_cache(maxsize=2)
+def _block(seed: int, j: int, n: int, device: torch.device) -> Tensor:
+    return FewData(32, seed=seed).batch(j, n * BLOCK, device)[0]
+
+
+def ddgan_recipe(name: str, *, T: int, seed: int, images: tuple[int, int], minutes: tuple[float, float],  # noqa: N803
+                 expect: str = "") -> Recipe:
+    """A denoising diffusion GAN of T steps on the small world; T = 1 is a GAN. images, minutes: (laptop, gpu)."""
+
+    def draw(i: int, n: int, device: torch.device) -> dict[str, Tensor]:
+        x0 = _block(seed, i // BLOCK, n, device)[i % BLOCK * n :][:n]
+        where = generator(seed, "draw", i)
+        t = torch.randint(0, T, (n,), generator=where)
+        z = torch.randn(n, GENERATOR_NET["z_dim"], generator=where)
+        noise = torch.randn(n, 3, *x0.shape[1:], generator=where)
+        return {"x0": x0, "t": t.to(device), "z": z.to(device), "noise": noise.to(device)}
+
+    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return model(batch["x0"], batch["t"], batch["z"], batch["noise"].transpose(0, 1))
+
+    return Recipe(name=name, seed=seed, build=lambda: Adversarial(T), draw=draw, loss=loss, batch=32, lr=3e-4, warmup=1_600,
+                  ema=0.998, betas=(0.5, 0.9), clip=10.0,
+                  budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1], batch=128)}, expect=expect)
+
+
+def small_vae_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: tuple[float, float], beta: float = 1.0,
+                     sigma: float = 0.1, expect: str = "") -> Recipe:
+    """A VAE on the small world: -log N(x; decode(z), sigma^2) + beta KL, summed over a picture, divided by its 3,072 values."""
+
+    def draw(i: int, n: int, device: torch.device) -> dict[str, Tensor]:
+        x0 = _block(seed, i // BLOCK, n, device)[i % BLOCK * n :][:n]
+        return {"x0": x0, "noise": torch.randn(n, 64, generator=generator(seed, "draw", i)).to(device)}
+
+    def loss(model: SmallVAE, batch: dict[str, Tensor]) -> Tensor:
+        x = batch["x0"]
+        mean, logvar = model.encode(x)
+        y = model.decode(mean + (0.5 * logvar).exp() * batch["noise"])
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(1)
+        return ((x - y).square().flatten(1).sum(1) / (2 * sigma**2) + beta * kl) / x[0].numel()
+
+    return Recipe(name=name, seed=seed, build=lambda: SmallVAE(z_dim=64), draw=draw, loss=loss, batch=32, lr=1e-3, warmup=1_600, ema=0.998,
+                  budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1], batch=256)}, expect=expect)
+
+
+def make(name, images):
+    row = {"ddgan": lambda: ddgan_recipe(name, T=4, seed=61, images=(images, 1), minutes=(1, 1)),
+           "gan-32": lambda: ddgan_recipe(name, T=1, seed=62, images=(images, 1), minutes=(1, 1)),
+           "vae-32": lambda: small_vae_recipe(name, seed=63, images=(images, 1), minutes=(1, 1))}
+    return row[name]()
