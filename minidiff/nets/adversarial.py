@@ -17,8 +17,8 @@ __all__ = ["LatentUNet", "PairDiscriminator", "SmallVAE"]
 class LatentUNet(nn.Module):
     """``net(x_t, t, z)`` -> x0 in (-1, 1): a U-Net whose norms are scaled and shifted by time *and* by a latent z.
 
-    z (B, z_dim) is brought to length sqrt(z_dim) (PixelNorm), goes through ``layers`` linear layers with SiLU, and is added to the
-    time embedding, from which every block's AdaGN takes its scale and shift (Xiao et al. 2022, section 5; Karras et al. 2019).
+    z (B, z_dim) is brought to length sqrt(z_dim) (PixelNorm), goes through ``layers`` linear layers with SiLU, and is added to
+    the time embedding, from which every block takes the scale and shift of its AdaGN (Xiao et al. 2022, section 5).
     """
 
     def __init__(self, *, z_dim: int = 64, layers: int = 3, **unet: object) -> None:

@@ -66,8 +66,8 @@ def ddgan_recipe(name: str, *, T: int, seed: int, images: tuple[int, int], minut
         return model(batch["x0"], batch["t"], batch["z"], batch["noise"].transpose(0, 1))
 
     return Recipe(name=name, seed=seed, build=lambda: Adversarial(T), draw=draw, loss=loss, batch=32, lr=3e-4, warmup=1_600,
-                  ema=0.998, betas=(0.5, 0.9), clip=10.0,
-                  budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1], batch=128)}, expect=expect)
+                  ema=0.998, betas=(0.5, 0.9), clip=10.0, expect=expect,
+                  budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1], batch=128)})
 
 
 def small_vae_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: tuple[float, float], beta: float = 1.0,
@@ -85,8 +85,9 @@ def small_vae_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: 
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(1)
         return ((x - y).square().flatten(1).sum(1) / (2 * sigma**2) + beta * kl) / x[0].numel()
 
-    return Recipe(name=name, seed=seed, build=lambda: SmallVAE(z_dim=64), draw=draw, loss=loss, batch=32, lr=1e-3, warmup=1_600, ema=0.998,
-                  budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1], batch=256)}, expect=expect)
+    return Recipe(name=name, seed=seed, build=lambda: SmallVAE(z_dim=64), draw=draw, loss=loss, batch=32, lr=1e-3, warmup=1_600,
+                  ema=0.998, expect=expect,
+                  budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1], batch=256)})
 
 
 def make(name, images):
