@@ -17,7 +17,7 @@ __all__ = ["check_clip", "check_model", "clipped", "predict_at"]
 def check_model(model: object) -> None:
     """Raise unless the model states what it predicts and on which schedule."""
     if not isinstance(getattr(model, "schedule", None), Schedule) or not callable(model):
-        raise BadInput("model", type(model).__name__, "a model that says what it predicts",
+        raise BadInput("model", type(model).__name__, "a model that states what it predicts",
                        "Eps(net, schedule), X0(net, schedule) or V(net, schedule)")
 
 

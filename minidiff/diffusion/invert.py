@@ -118,10 +118,10 @@ def interpolate(model: Callable, a: Tensor, b: Tensor, *, weights: Sequence[floa
     weights = [float(weight) for weight in weights]
     require(len(weights) > 0, "weights", weights, "at least one weight", "weights=(0.0, 0.5, 1.0)")
     T = model.schedule.T
-    grid = timesteps(T, steps, spacing=spacing, offset=offset)
-    level = grid[0] if t is None else t
+    visited = timesteps(T, steps, spacing=spacing, offset=offset)
+    level = visited[0] if t is None else t
     require(0 <= level < T, "t", t, f"a step in [0, {T - 1}]", f"t={T // 2}")
-    way = {"steps": [level, *(u for u in grid if u < level)], "final_alpha": final_alpha}
+    way = {"steps": [level, *(u for u in visited if u < level)], "final_alpha": final_alpha}
     seed, rows = check_rows(seed, rows, len(a))
     cond_b = cond if cond_b is None else cond_b
     conds = _joined([_between(cond, cond_b, weight) for weight in weights])

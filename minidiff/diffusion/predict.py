@@ -71,7 +71,7 @@ def _no_zero(schedule: Schedule, t: int | float | Tensor) -> None:
     if schedule.zero_snr and not torch.compiler.is_compiling() and bool((schedule.at(t) == 0).any()):
         raise BadInput("t", f"the last step of {schedule.name!r}, where abar = 0",
                        "abar > 0: x0 = (x - sqrt(1 - abar) eps) / sqrt(abar) divides by zero there, "
-                       "because the noise in pure noise says nothing about the picture",
+                       "because the noise in pure noise does not determine the picture",
                        "V(net, schedule) or X0(net, schedule), trained for a schedule of zero terminal SNR")
 
 

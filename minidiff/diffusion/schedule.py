@@ -78,7 +78,7 @@ class Schedule:
 
     @cached_property
     def zero_snr(self) -> bool:
-        """True where the last step is pure noise (abar = 0): then eps says nothing about x0 there."""
+        """True where the last step is pure noise (abar = 0): then eps does not determine x0 there."""
         return float(self.abar[-1]) == 0.0
 
     @cached_property

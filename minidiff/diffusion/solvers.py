@@ -32,15 +32,15 @@ def _half_log_snr(abar: float) -> float:
 
 
 def dpm2m_step(x: Tensor, x0: Tensor, abar: float, abar_next: float, *, prev_x0: Tensor | None = None,
-               h_before: float | None = None) -> Tensor:
-    """One step in lam (Lu et al. 2022, DPM-Solver++, algorithm 2). h = lam_next - lam, r = h_before / h,
+               prev_h: float | None = None) -> Tensor:
+    """One step in lam (Lu et al. 2022, DPM-Solver++, algorithm 2). h = lam_next - lam, r = prev_h / h,
 
     D = (1 + 1/(2r)) x0 - 1/(2r) prev_x0,   x_next = sigma_next / sigma x - alpha_next (exp(-h) - 1) D.
     Without prev_x0, D = x0: the first-order step, which is DDIM.
     """
     h = _half_log_snr(abar_next) - _half_log_snr(abar)
-    if prev_x0 is not None and h_before is not None:
-        part = h / (2 * h_before)
+    if prev_x0 is not None and prev_h is not None:
+        part = h / (2 * prev_h)
         x0 = (1 + part) * x0 - part * prev_x0
     return ((1 - abar_next) / (1 - abar)) ** 0.5 * x - abar_next**0.5 * math.expm1(-h) * x0
 
@@ -59,13 +59,13 @@ def dpm2m(model: Callable, x: Tensor, *, steps: int | Sequence[int] = 20, lower_
     check_clip(clip)
     way = visits(model.schedule, steps, spacing=spacing, offset=offset, final_alpha=final_alpha)
     yield  # arguments are good; the rest runs as the caller asks for steps
-    before, h_before = None, None
+    prev_x0, prev_h = None, None
     for index, count, t, t_prev, abar, abar_next in way:
         x0, eps = clipped(predict_at(model, x, t, cond), x, abar, clip)
         first_order = index == count - 1 and (abar_next == 1 or (lower_order_final and count < 15))
         if abar_next != abar:  # final_alpha="first" after a visit to t = 0: nothing is left to do
-            x = dpm2m_step(x, x0, abar, abar_next, prev_x0=None if first_order else before, h_before=h_before)
-        before, h_before = x0, _half_log_snr(abar_next) - _half_log_snr(abar)
+            x = dpm2m_step(x, x0, abar, abar_next, prev_x0=None if first_order else prev_x0, prev_h=prev_h)
+        prev_x0, prev_h = x0, _half_log_snr(abar_next) - _half_log_snr(abar)
         yield Step(index, count, t, t_prev, x, x0, eps)
 
 

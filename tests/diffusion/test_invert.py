@@ -181,7 +181,7 @@ def test_cond_is_repeated_for_every_weight() -> None:
     (lambda m, x: invert(m, x, steps=2000), "1 to 1000 steps"),
     (lambda m, x: invert(m, x, fixed_point=-1), "0 or more"),
     (lambda m, x: invert(m, x / 0), "finite"),
-    (lambda m, x: invert(lambda x, t: x, x), "says what it predicts"),
+    (lambda m, x: invert(lambda x, t: x, x), "states what it predicts"),
     (lambda m, x: invert(m, x, final_alpha="last"), "'first'"),
     (lambda m, x: invert(V(lambda x, t: x, zero_terminal(S)), x, spacing="trailing"), "no picture"),
     (lambda m, x: interpolate(m, x, x[:2]), "shape of a"),

@@ -238,7 +238,7 @@ def test_cond_reaches_the_network_and_points_work() -> None:
     (lambda x, n, t: LearnedRange(lambda x, t: x), "LearnedRange"),
     (lambda x, n, t: Eps(lambda x, t: x, 1000), "Schedule"),
     (lambda x, n, t: Eps(3, S), "network"),
-    (lambda x, n, t: Eps(lambda x, t: x, zero_terminal(S))(x, 999), "says nothing about the picture"),
+    (lambda x, n, t: Eps(lambda x, t: x, zero_terminal(S))(x, 999), "does not determine the picture"),
     (lambda x, n, t: x0_from_eps(x, n, 999, jsd(1000)), "divides by zero"),
     (lambda x, n, t: EDM(lambda x, t: x, jsd(1000)), "finite"),
     (lambda x, n, t: min_snr_weight(S, t, "epsilon"), "'eps'"),

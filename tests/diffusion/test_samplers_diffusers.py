@@ -423,8 +423,8 @@ def test_float32_gives_the_same_picture() -> None:
     (lambda m, x: ddim(m, x * float("nan")), "finite"),
     (lambda m, x: ddim(m, (x * 9).int()), "127.5"),
     (lambda m, x: ddim(m, x[:0]), "at least one picture"),
-    (lambda m, x: ddim(net, x), "says what it predicts"),
-    (lambda m, x: ddpm(net, x), "says what it predicts"),
+    (lambda m, x: ddim(net, x), "states what it predicts"),
+    (lambda m, x: ddpm(net, x), "states what it predicts"),
     (lambda m, x: ddpm(m, x, variance="fixed_small"), "'small'"),
     (lambda m, x: ddpm(m, x, variance="learned"), "LearnedRange"),
     (lambda m, x: ddpm(m, x, compat="lucid"), "diffusers"),
@@ -434,7 +434,7 @@ def test_float32_gives_the_same_picture() -> None:
     (lambda m, x: heun(V(net, zero_terminal(linear())), x), "infinite"),
     (lambda m, x: flow_euler(net, x, steps=[0.0, 1.0]), "falling"),
     (lambda m, x: flow_times(3, shift=0.0), "positive"),
-    (lambda m, x: list(ddim(Eps(net, zero_terminal(linear())), x, spacing="trailing")), "says nothing about the picture"),
+    (lambda m, x: list(ddim(Eps(net, zero_terminal(linear())), x, spacing="trailing")), "does not determine the picture"),
     (lambda m, x: last([]), "at least one step"),
 ])
 def test_bad_input_is_refused_before_work_starts(call, words: str) -> None:
