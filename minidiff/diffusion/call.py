@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,8 +36,8 @@ def _leaves(cond: object) -> Iterator[Tensor]:
             yield from _leaves(part)
 
 
-def predict_at(model: Callable, x: Tensor, t: int | float, cond: object = None, *, method: str = "__call__") -> Prediction:
-    """The model at one t for the whole batch; recorded for gradients only if x or cond requires them.
+def predict_at(model: Callable, x: Tensor, t: int | float, cond: object = None, *, method: str = "__call__") -> Any:
+    """The model (or network) at one t for the whole batch; recorded for gradients only if x or cond requires them.
 
     method: "with_variance" for the prediction and the variance's fraction of a :class:`LearnedRange`.
     """

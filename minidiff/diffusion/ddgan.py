@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from minidiff.diffusion.call import predict_at
 from minidiff.diffusion.noise import check_rows, row_noise
 from minidiff.diffusion.oracle import Mixture
-from minidiff.diffusion.predict import batch_t, q_sample
+from minidiff.diffusion.predict import batch_t, check_state, q_sample
 from minidiff.diffusion.sample import Step
 from minidiff.diffusion.schedule import Schedule
-from minidiff.errors import require
+from minidiff.errors import checks_first, require
 
 __all__ = ["GRID_SCALE", "d_loss", "ddgan", "ddgan_schedule", "draw_x0", "g_loss", "grid_score", "pair", "posterior_sample", "r1",
            "twenty_five"]
@@ -80,7 +81,7 @@ def r1(logits: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return gradient.square().flatten(1).sum(1)
 
 
-@torch.no_grad()
+@checks_first
 def ddgan(generator: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, schedule: Schedule, *, z_dim: int, seed: int = 0,
           rows: Sequence[int] | None = None, fixed_z: bool = False) -> Iterator[Step]:
     """Sample in T steps: z, x0 = G(x_t, t, z), x_{t-1} ~ q(x_{t-1} | x_t, x0). Yields a Step after each.
@@ -88,10 +89,12 @@ def ddgan(generator: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, sche
     generator: (x_t (B, ...), t (B,), z (B, z_dim)) -> x0, shaped like x_t. x: (B, ...) standard normal. seed, rows: the noise
     of row r at step t is a function of (seed, r, t). fixed_z: z = 0 always, which shows what z was for.
     """
+    check_state("x", x)
     seed, rows = check_rows(seed, rows, len(x))
+    yield  # arguments are good; the rest runs as the caller asks for steps
     for index, t in enumerate(reversed(range(schedule.T))):
         z = torch.zeros(len(x), z_dim) if fixed_z else row_noise((len(x), z_dim), seed=seed, t=t, rows=rows, stream="z")
-        x0 = generator(x, torch.full((len(x),), t, device=x.device), z.to(x))
+        x0 = predict_at(generator, x, t, z.to(x))
         abar = float(schedule.at(t))
         eps = (x - abar**0.5 * x0) / (1 - abar) ** 0.5
         x = posterior_sample(x0, x, t, schedule, row_noise(x.shape, seed=seed, t=t, rows=rows).to(x))

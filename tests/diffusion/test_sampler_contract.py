@@ -33,6 +33,7 @@ from minidiff.diffusion import (
     step_pairs,
     visits,
 )
+from minidiff.diffusion.ddgan import ddgan, ddgan_schedule
 from minidiff.errors import BadInput, checks_first
 
 S = linear(1000)
@@ -74,6 +75,8 @@ LOOPS = {
     "flow_euler": lambda x, cond, rows: flow_euler(lambda x, t, c: net(x, 1000 * t, c), x, steps=7, clip="both", cond=cond),
     "invert": lambda x, cond, rows: invert(MODEL, x, steps=7, fixed_point=2, cond=cond),
     "bound": lambda x, cond, rows: bound_steps(V(net, linear(20)), x.clamp(-1, 1), clip="x0", cond=cond, rows=rows, seed=3),
+    "ddgan": lambda x, cond, rows: ddgan(lambda x, t, z: net(x, 250 * t, z.mean(1)), x, ddgan_schedule(), z_dim=3, rows=rows,
+                                         seed=3),
     **{f"interpolate, {encode}, {noise} noise": mixed(encode, noise)
        for encode, noise in (("invert", "shared"), ("q_sample", "shared"), ("q_sample", "own"))},
 }
