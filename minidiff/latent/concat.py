@@ -6,16 +6,15 @@ Inpainting sees the mask and the latent of the masked picture, super-resolution 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minidiff.diffusion import ddim, last
 from minidiff.errors import check_images, require
 from minidiff.latent.autoencoder import decode, encode
-from minidiff.latent.sample import Guided, denoiser, encode_prompt, initial_noise, scheduler_options
+from minidiff.latent.sample import check_prompts, text_to_image
 from minidiff.rng import key, uniform
 from minidiff.world import KINDS
 
@@ -153,20 +152,18 @@ def layout_hint(kind: Tensor, masks: Tensor, grid: tuple[int, int]) -> Tensor:
     return area.new_zeros(len(kind), len(KINDS), *grid).scatter_add_(1, kind[:, :, None, None].expand(-1, -1, *grid), area)
 
 
-@torch.no_grad()
-def sample_concat(pipe: StableDiffusionPipeline, hint: Tensor, prompts: str | Sequence[str], *, steps: int = 25,
-              guidance: float = 4.0, seed: int = 0, latents: Tensor | None = None) -> Tensor:
-    """Pictures (B, 3, H, W) in [-1, 1] by a pipeline whose U-Net takes latent and hint together (B, c, h, w)."""
+def sample_concat(pipe: StableDiffusionPipeline, hint: Tensor, prompts: str | Sequence[str], **options: Any) -> Tensor:
+    """Pictures (B, 3, H, W) in [-1, 1] by a pipeline whose U-Net takes latent and hint together (B, c, h, w).
+
+    One prompt serves all rows. options: as in :func:`minidiff.latent.sample.text_to_image`.
+    """
     had = pipe.vae.config.latent_channels
     need = pipe.unet.config.in_channels - had
-    require(hint.ndim == 4 and hint.shape[1] == need, "hint", f"shape {tuple(hint.shape)}",
+    require(isinstance(hint, Tensor) and hint.ndim == 4 and hint.shape[1] == need, "hint", f"shape {tuple(getattr(hint, 'shape', ()))}",
             f"(B, {need}, h, w): this U-Net takes {pipe.unet.config.in_channels} channels, {had} of them the latent")
-    prompts = [prompts] * len(hint) if isinstance(prompts, str) else list(prompts)
+    prompts = check_prompts(prompts)
+    prompts = prompts * len(hint) if len(prompts) == 1 else prompts
     require(len(prompts) == len(hint), "prompts", f"{len(prompts)} prompts", f"one for each of the {len(hint)} rows of the hint")
-    context = encode_prompt(pipe, prompts)
-    empty = encode_prompt(pipe, "").expand(len(context), -1, -1)
-    size = tuple(side * pipe.vae_scale_factor for side in hint.shape[-2:])
-    z = initial_noise(pipe, len(context), seed=seed, size=size) if latents is None else latents
-    model = Guided(denoiser(pipe, hint=hint.to(z)), guidance)
-    z = last(ddim(model, z, steps=steps, cond=(context, empty), **scheduler_options(pipe))).x
-    return decode(pipe.vae, z).clamp(-1, 1)
+    if options.get("latents") is None:
+        options["size"] = tuple(side * pipe.vae_scale_factor for side in hint.shape[-2:])
+    return text_to_image(pipe, prompts, hint=hint, **options)

@@ -1,88 +1,99 @@
-"""Text to image with any Stable Diffusion pipeline, through the samplers of lesson 03: every size comes from the pipeline."""
+"""Text to image with any Stable Diffusion pipeline, on the engine of ``steer``: every size comes from the pipeline."""
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from minidiff.diffusion import X0, Eps, Schedule, V, ddim, invert, last
-from minidiff.diffusion.predict import Denoiser, Prediction
-from minidiff.diffusion.sample import Step
-from minidiff.errors import check_choice, check_images, require
+from minidiff.diffusion import X0, Eps, Schedule, V, last
+from minidiff.diffusion.predict import Denoiser
+from minidiff.errors import BadInput, check_choice, check_images, require
 from minidiff.latent.autoencoder import decode, encode
-from minidiff.latent.text import token_ids
+from minidiff.latent.text import check_prompt, token_ids
 from minidiff.rng import normal
-from minidiff.world import parse
+from minidiff.steer.guiders import CFG, Guider
+from minidiff.steer.hooks import Hook
+from minidiff.steer.loop import State, invert, run
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-__all__ = ["Guided", "denoiser", "encode_prompt", "latent_shape", "invert_image", "scheduler_options", "schedule_from",
-           "initial_noise", "denoise", "text_to_image"]
+__all__ = ["check_prompts", "denoise", "denoiser", "encode_prompt", "initial_noise", "invert_image", "latent_shape", "schedule_from",
+           "scheduler_options", "text_to_image"]
 
 
-def schedule_from(scheduler: object) -> Schedule:
+def schedule_from(scheduler: Any) -> Schedule:
     """The Schedule that a diffusers scheduler was built with (its own float32 table, in float64)."""
-    return Schedule(scheduler.alphas_cumprod.double(), getattr(scheduler.config, "beta_schedule", "custom"))
+    require(hasattr(scheduler, "alphas_cumprod"), "scheduler", type(scheduler).__name__,
+            "a scheduler with a table of alphas_cumprod; flow-matching ones have none", "DDIMScheduler.from_config(pipe.scheduler.config)")
+    return Schedule(scheduler.alphas_cumprod.double().cpu(), getattr(scheduler.config, "beta_schedule", "custom"))
 
 
-def denoiser(pipe: StableDiffusionPipeline, *, hint: Tensor | None = None) -> Denoiser:
-    """The pipeline's U-Net as a model for minidiff's samplers: ``model(z, t, cond=context)``, context (B, L, D).
+def scheduler_options(pipe: StableDiffusionPipeline) -> dict[str, Any]:
+    """spacing, offset, final_alpha and clip, as minidiff's samplers call them, from the scheduler's config."""
+    c = pipe.scheduler.config
+    schedule_from(pipe.scheduler)
+    spacing = getattr(c, "timestep_spacing", "leading")
+    check_choice("timestep_spacing", spacing, ("leading", "trailing", "linspace"))
+    require(not getattr(c, "thresholding", False), "scheduler", "dynamic thresholding", "thresholding=False",
+            "DDIMScheduler.from_config(pipe.scheduler.config, thresholding=False)")
+    limit = getattr(c, "clip_sample_range", 1.0)
+    clip = "x0" if getattr(c, "clip_sample", False) else None
+    require(clip is None or limit == 1.0, "scheduler", f"clip_sample_range={limit}", "1.0, or clip_sample=False")
+    return {"spacing": spacing, "offset": getattr(c, "steps_offset", 0) if spacing == "leading" else 0,
+            "final_alpha": "one" if getattr(c, "set_alpha_to_one", True) else "first", "clip": clip}
 
-    hint: (b, c, h, w) channels that the U-Net sees beside z; repeated when z has 2b rows (guidance).
-    """
+
+class TextUNet(nn.Module):
+    """``net(z, t, cond)`` around a diffusers U-Net: cond is the context (B, L, D), or (context, hint) where the U-Net sees
+    the channels of hint (B, c, h, w) beside z."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, z: Tensor, t: Tensor, cond: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+        context, *hint = cond if isinstance(cond, tuple) else (cond,)
+        return self.unet(torch.cat((z, *hint), dim=1), t, encoder_hidden_states=context).sample
+
+
+def denoiser(pipe: StableDiffusionPipeline, unet: nn.Module | None = None) -> Denoiser:
+    """The pipeline's U-Net (or another one with its scheduler) as a model for the samplers and ``run``: see :class:`TextUNet`."""
     kind = pipe.scheduler.config.prediction_type
     wraps = {"epsilon": Eps, "v_prediction": V, "sample": X0}
     check_choice("prediction_type", kind, tuple(wraps))
-
-    def net(z: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        seen = z if hint is None else torch.cat((z, hint.repeat(len(z) // len(hint), 1, 1, 1)), dim=1)
-        return pipe.unet(seen, t, encoder_hidden_states=cond).sample
-
-    return wraps[kind](net, schedule_from(pipe.scheduler))
+    return wraps[kind](TextUNet(unet or pipe.unet), schedule_from(pipe.scheduler))
 
 
-class Guided(nn.Module):
-    """Classifier-free guidance (Ho and Salimans 2021, eq. 6, in Stable Diffusion's weight): u + w (c - u).
-
-    ``model(z, t, cond=(context, empty))`` runs both in one call of 2B rows, the empty one first, as diffusers does. w = 1
-    is the conditional model alone.
-    """
-
-    def __init__(self, model: Denoiser, weight: float) -> None:
-        super().__init__()
-        self.model, self.weight, self.schedule = model, float(weight), model.schedule
-
-    def forward(self, z: Tensor, t: int | Tensor, cond: tuple[Tensor, Tensor]) -> Prediction:
-        context, empty = cond
-        if self.weight == 1.0:
-            return self.model(z, t, context)
-        t = torch.as_tensor(t, device=z.device).expand(len(z))
-        both = self.model(torch.cat((z, z)), torch.cat((t, t)), torch.cat((empty, context)))
-        pairs = [part.chunk(2) for part in both]
-        return Prediction(*(u + self.weight * (c - u) for u, c in pairs))
-
-
-def _toy(pipe: StableDiffusionPipeline) -> bool:
-    return bool(pipe.tokenizer.init_kwargs.get("toy_world"))
+def check_prompts(prompts: str | Sequence[str], *, argument: str = "prompts") -> list[str]:
+    """A string or a list of them, as a list; everything else is refused."""
+    rows = [prompts] if isinstance(prompts, str) else list(prompts) if isinstance(prompts, (list, tuple)) else None
+    require(rows is not None and len(rows) > 0 and all(isinstance(p, str) for p in rows), argument, repr(prompts)[:80],
+            "a string, or a list of at least one string", f"{argument}='a red cat on the grass'")
+    return rows
 
 
 @torch.no_grad()
 def encode_prompt(pipe: StableDiffusionPipeline, prompts: str | Sequence[str]) -> Tensor:
-    """Context (B, L, D) of prompts. With a model of the toy world, words it does not know are refused by name.
+    """Context (B, L, D) of prompts. A model with a closed vocabulary (the toy world's) refuses unknown words by name.
 
     Raises BadInput when a prompt has more tokens than the text encoder takes (nothing is cut off silently).
     """
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    require(len(prompts) > 0 and all(isinstance(p, str) for p in prompts), "prompts", repr(prompts), "a string or a list of them")
-    if _toy(pipe):
-        for prompt in prompts:
-            parse(prompt)
-        prompts = ["".join(" " if c in ",.;:" else c for c in prompt.lower()) for prompt in prompts]
+    prompts = check_prompts(prompts)
+    for prompt in prompts:
+        check_prompt(pipe.tokenizer, prompt)
     return pipe.text_encoder(token_ids(pipe.tokenizer, prompts).to(pipe.device))[0]
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    good = not isinstance(value, bool) and hasattr(value, "__index__") and operator.index(value) >= least
+    require(good, name, repr(value), f"a whole number, {least} or more", f"{name}={max(least, 1)}")
+    return operator.index(value)
 
 
 def latent_shape(pipe: StableDiffusionPipeline, size: int | tuple[int, int] | None = None) -> tuple[int, int, int]:
@@ -92,61 +103,100 @@ def latent_shape(pipe: StableDiffusionPipeline, size: int | tuple[int, int] | No
     sides = (side, side) if isinstance(side, int) else tuple(side)
     if size is None:
         return (pipe.vae.config.latent_channels, *sides)
-    high, wide = (size, size) if isinstance(size, int) else size
+    pair = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+    require(len(pair) == 2, "size", repr(size), "one number of pixels, or (height, width)", "size=64")
+    high, wide = (_whole("size", side, 1) for side in pair)
     unit = f * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
-    require(high % unit == 0 and wide % unit == 0 and min(high, wide) > 0, "size", (high, wide),
-            f"multiples of {unit} pixels (autoencoder {f}, U-Net {unit // f})", f"size=({f * sides[0]}, {f * sides[1]})")
+    require(high % unit == 0 and wide % unit == 0, "size", (high, wide), f"multiples of {unit} pixels (autoencoder {f}, U-Net {unit // f})",
+            f"size=({f * sides[0]}, {f * sides[1]})")
     return pipe.vae.config.latent_channels, high // f, wide // f
 
 
 def initial_noise(pipe: StableDiffusionPipeline, n: int, *, seed: int = 0, size: int | tuple[int, int] | None = None) -> Tensor:
     """Noise (n, C, h, w) to begin with, drawn on the CPU; row i depends on (seed, i) only."""
     shape = latent_shape(pipe, size)
-    return torch.cat([normal((1, *shape), "latent", seed, i) for i in range(n)]).to(pipe.device)
+    n, seed = _whole("n", n, 1), _whole("seed", seed, 0)
+    return torch.cat([normal((1, *shape), "latent", seed, i) for i in range(n)]).to(pipe.device, pipe.unet.dtype)
 
 
-def denoise(pipe: StableDiffusionPipeline, prompts: str | Sequence[str], *, steps: int = 25, guidance: float = 4.0,
-             seed: int = 0, latents: Tensor | None = None, negative: str = "", size: int | tuple[int, int] | None = None,
-             eta: float = 0.0) -> Iterator[Step]:
-    """The denoising loop of a Stable Diffusion pipeline, as minidiff's DDIM: yields a Step of latents after each step.
+def _latents(pipe: StableDiffusionPipeline, latents: Tensor | None, n: int, seed: int, size: Any) -> Tensor:
+    if latents is None:
+        return initial_noise(pipe, n, seed=seed, size=size)
+    channels = pipe.vae.config.latent_channels
+    shape = f"a float tensor of shape ({n}, {channels}, h, w): one row for each prompt"
+    require(isinstance(latents, Tensor), "latents", type(latents).__name__, shape, "initial_noise(pipe, n, seed=0)")
+    require(latents.ndim == 4 and len(latents) == n and latents.shape[1] == channels and latents.is_floating_point(), "latents",
+            f"{latents.dtype} of shape {tuple(latents.shape)}", shape)
+    require(size is None, "size", repr(size), "no size beside latents, which have one already")
+    require(bool(torch.isfinite(latents).all()), "latents", "NaN or infinity", "finite numbers")
+    return latents.to(pipe.device, pipe.unet.dtype)
+
+
+def denoise(pipe: StableDiffusionPipeline, prompts: str | Sequence[str], *, steps: int | Sequence[int] = 25, guidance: float = 4.0,
+            seed: int = 0, latents: Tensor | None = None, negative: str | Sequence[str] = "", size: int | tuple[int, int] | None = None,
+            eta: float = 0.0, hint: Tensor | None = None, hooks: Sequence[Hook] = (), rows: Sequence[int] | None = None) -> Iterator[State]:
+    """The denoising loop of a Stable Diffusion pipeline: :func:`minidiff.steer.run` on one branch, "source".
 
     The same numbers as ``pipe(prompts, latents=latents, num_inference_steps=steps, guidance_scale=guidance)`` with its
     DDIMScheduler: spacing, offset and last step are read from the scheduler's config. latents: (B, C, h, w) standard
-    normal, or None for :func:`initial_noise`. negative: what stands in place of the empty prompt.
+    normal, or None for :func:`initial_noise`. negative: what stands in place of the empty prompt, for all or for each. hint:
+    (B, c, h, w) channels that a U-Net of a concat task sees beside the latent.
     """
-    context = encode_prompt(pipe, prompts)
-    empty = encode_prompt(pipe, negative).expand(len(context), -1, -1)
-    z = initial_noise(pipe, len(context), seed=seed, size=size) if latents is None else latents
-    z = z.to(pipe.device, pipe.unet.dtype)
-    require(len(z) == len(context), "latents", f"{len(z)} rows", f"one for each of the {len(context)} prompts")
-    return ddim(Guided(denoiser(pipe), guidance), z, steps=steps, eta=eta, seed=seed, cond=(context, empty),
-                **scheduler_options(pipe))
-
-
-def scheduler_options(pipe: StableDiffusionPipeline) -> dict:
-    """spacing, offset and final_alpha, as minidiff's samplers call them, from the scheduler's config."""
-    c = pipe.scheduler.config
-    final_alpha = "one" if getattr(c, "set_alpha_to_one", True) else "first"
-    return {"spacing": c.timestep_spacing, "offset": c.steps_offset if c.timestep_spacing == "leading" else 0,
-            "final_alpha": final_alpha}
+    prompts, others = check_prompts(prompts), check_prompts(negative, argument="negative")
+    n = len(prompts)
+    require(len(others) in (1, n), "negative", f"{len(others)} prompts", f"1 or {n}: one for each prompt")
+    good = isinstance(guidance, (int, float)) and not isinstance(guidance, bool) and math.isfinite(guidance)
+    require(good, "guidance", repr(guidance), "a finite number", "guidance=4.0")
+    require(abs(guidance) <= 1000, "guidance", guidance, "a number between -1000 and 1000", "guidance=4.0")
+    z = _latents(pipe, latents, n, _whole("seed", seed, 0), size)
+    had, takes = pipe.vae.config.latent_channels, pipe.unet.config.in_channels
+    require((hint is None) == (takes == had), "hint", "none" if hint is None else f"shape {tuple(hint.shape)}",
+            f"no hint: this U-Net takes the {had} latent channels alone" if takes == had else f"(B, {takes - had}, h, w)")
+    texts: dict[str, Any] = {"prompt": encode_prompt(pipe, prompts)}
+    if guidance != 1.0:
+        texts["empty"] = encode_prompt(pipe, others)
+    if hint is not None:
+        require(hint.shape == (n, takes - had, *z.shape[-2:]), "hint", f"shape {tuple(hint.shape)}",
+                f"({n}, {takes - had}, {z.shape[-2]}, {z.shape[-1]}): this U-Net takes {takes} channels, {had} of them the latent")
+        texts = {text: (context, hint.to(z)) for text, context in texts.items()}
+    return run(denoiser(pipe), z, texts, steps=steps, eta=eta, guider=CFG(guidance), seed=seed, rows=rows, hooks=hooks,
+               **scheduler_options(pipe))
 
 
 @torch.no_grad()
-def text_to_image(pipe: StableDiffusionPipeline, prompts: str | Sequence[str], *, chunk: int = 16, seed: int = 0,
-                  latents: Tensor | None = None, size: int | tuple[int, int] | None = None, **options: float) -> Tensor:
-    """Pictures (B, 3, H, W) in [-1, 1] of prompts: :func:`denoise` to the end, then the decoder. Options as there."""
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    z = initial_noise(pipe, len(prompts), seed=seed, size=size) if latents is None else latents
-    parts = [last(denoise(pipe, prompts[i : i + chunk], latents=z[i : i + chunk], **options)).x
-             for i in range(0, len(prompts), chunk)]
-    return decode(pipe.vae, torch.cat(parts)).clamp(-1, 1)
+def text_to_image(pipe: StableDiffusionPipeline, prompts: str | Sequence[str], *, steps: int | Sequence[int] = 25,
+                  guidance: float = 4.0, seed: int = 0, latents: Tensor | None = None, negative: str | Sequence[str] = "",
+                  size: int | tuple[int, int] | None = None, eta: float = 0.0, hint: Tensor | None = None, chunk: int = 16) -> Tensor:
+    """Pictures (B, 3, H, W) in [-1, 1] of prompts: :func:`denoise` to the end, then the decoder. Arguments as there.
+
+    chunk: rows at once; it changes nothing but memory and speed. Everything is checked before the first chunk runs.
+    """
+    prompts, others = check_prompts(prompts), check_prompts(negative, argument="negative")
+    n, chunk = len(prompts), _whole("chunk", chunk, 1)
+    require(len(others) in (1, n), "negative", f"{len(others)} prompts", f"1 or {n}: one for each prompt")
+    z = _latents(pipe, latents, n, _whole("seed", seed, 0), size)
+    require(hint is None or (isinstance(hint, Tensor) and len(hint) == n), "hint", getattr(hint, "shape", type(hint).__name__),
+            f"{n} rows: one for each prompt")
+    parts = [slice(i, min(i + chunk, n)) for i in range(0, n, chunk)]
+    loops = [denoise(pipe, prompts[part], steps=steps, guidance=guidance, seed=seed, latents=z[part], eta=eta,
+                     negative=others if len(others) == 1 else others[part], hint=None if hint is None else hint[part],
+                     rows=range(n)[part]) for part in parts]
+    return torch.cat([decode(pipe.vae, last(loop).x).clamp(-1, 1) for loop in loops])
 
 
-def invert_image(pipe: StableDiffusionPipeline, images: Tensor, prompts: str | Sequence[str], *, steps: int = 50,
-                 fixed_point: int = 0) -> Iterator[Step]:
-    """DDIM inversion at w = 1: from pictures (B, 3, H, W) to the noise that gives them back, by lesson 03's ``invert``."""
+def invert_image(pipe: StableDiffusionPipeline, images: Tensor, prompts: str | Sequence[str], *, steps: int | Sequence[int] = 50,
+                 fixed_point: int = 0, guider: Guider | None = None, hooks: Sequence[Hook] = ()) -> Iterator[State]:
+    """DDIM inversion at w = 1: from pictures (B, 3, H, W) to the noise that gives them back; :func:`minidiff.steer.invert`.
+
+    ``Trajectory.of(invert_image(...))`` is what the editing methods take.
+    """
     check_images("images", images, channels=3)
-    context = encode_prompt(pipe, prompts).expand(len(images), -1, -1)
-    z = encode(pipe.vae, images.to(pipe.device, pipe.vae.dtype))
-    return invert(Guided(denoiser(pipe), 1.0), z, steps=steps, fixed_point=fixed_point,
-                  cond=(context, context), **scheduler_options(pipe))
+    prompts = check_prompts(prompts)
+    require(len(prompts) in (1, len(images)), "prompts", f"{len(prompts)} prompts", f"1 or {len(images)}: one for each picture")
+    options = scheduler_options(pipe)
+    if options.pop("clip") is not None:
+        raise BadInput("scheduler", "clip_sample=True", "clip_sample=False: a clip has no inverse")
+    with torch.no_grad():
+        z = encode(pipe.vae, images.to(pipe.device, pipe.vae.dtype))
+    texts = {"prompt": encode_prompt(pipe, prompts), "empty": encode_prompt(pipe, "")}
+    return invert(denoiser(pipe), z, texts, steps=steps, fixed_point=fixed_point, guider=guider, hooks=hooks, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +12,9 @@ from minidiff.diffusion import Eps, make_schedule, simple_loss
 from minidiff.latent.grounding import grounding_loss, place_loss
 from minidiff.latent.text import make_tokenizer
 from minidiff.silence import silence_libraries
-from minidiff.steer.attention import Watched, sites
+from minidiff.steer.attention import Site, sites
+from minidiff.steer.hooks import Hook, Row, StepContext
+from minidiff.steer.tap import Tap
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -53,6 +56,19 @@ def snr_weight(snr: Tensor, *, gamma: float = 5.0, most: float = 100.0) -> Tenso
     return ((snr + 1).clamp(max=gamma) / snr).clamp(max=most)
 
 
+class _Probs(Hook):
+    """Keeps the probabilities of the named sites, with gradients, until the loss is taken."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names, self.probs = set(names), {}
+
+    def selects(self, site: Site) -> bool:
+        return site.name in self.names
+
+    def on_probs(self, site: Site, probs: Tensor, ctx: StepContext) -> None:
+        self.probs[site.name] = probs
+
+
 class LatentDiffusion(nn.Module):
     """The U-Net and the text encoder in training: ``model(z, t, noise, ids, words, masks) -> losses (B,)``.
 
@@ -83,12 +99,13 @@ class LatentDiffusion(nn.Module):
             seen = x if hint is None else torch.cat((x, hint), dim=1)
             return self.unet(seen, t, encoder_hidden_states=cond).sample
 
-        with Watched(self.unet, self._taught if self.ground else []) as seen:
+        watch = _Probs(self._taught if self.ground else ())
+        with Tap(self.unet, watch, rows=[Row("source")]):
             loss = simple_loss(Eps(net, self.schedule), z, t, noise, cond=context)
         abar = self.schedule.at(t)
         loss = loss * snr_weight(abar / (1 - abar)).to(loss)
         if self.ground:
-            loss = loss + self.ground * torch.stack([grounding_loss(probs, words, masks) for probs in seen.values()]).mean(0)
+            loss = loss + self.ground * torch.stack([grounding_loss(probs, words, masks) for probs in watch.probs.values()]).mean(0)
         if self.place:
             loss = loss + self.place * place_loss(self.places(context), words, masks)
         return loss

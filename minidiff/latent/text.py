@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -9,32 +11,35 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from minidiff.errors import require
-from minidiff.world import VOCABULARY
+from minidiff.errors import BadInput, require
+from minidiff.world import VOCABULARY, parse
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
-__all__ = ["LENGTH", "PIECES", "make_text_encoder", "make_tokenizer", "token_indices", "text_config", "token_ids"]
+__all__ = ["LENGTH", "PIECES", "check_prompt", "ignore_marks", "make_text_encoder", "make_tokenizer", "normalise", "text_config", "token_ids",
+           "token_indices", "word_tokens"]
 
 LENGTH = 34  # 30 words, a begin, an end, and the second halves of the two words that have one
 PIECES = {"mushroom": ("mush", "room"), "watercolour": ("water", "colour")}  # words of two tokens, as in every real tokenizer
+MARKS = ",.;:!?"
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def make_tokenizer(words: Sequence[str] = VOCABULARY, *, length: int = LENGTH) -> CLIPTokenizer:
     """A ``transformers.CLIPTokenizer`` that knows ``words``: one token a word, except those in PIECES, which take two.
 
-    A word that it does not know falls into letters and other scraps, as in any BPE tokenizer;
-    :func:`minidiff.world.parse` refuses such a caption with a better message.
+    A word that it does not know falls into letters and other scraps, as in any BPE tokenizer; :func:`check_prompt` refuses such
+    a text by name.
     """
     from transformers import CLIPTokenizer
 
     merges = _merges(words)
     letters = sorted({c for w in words for c in w})
     tokens = [*letters, *(c + "</w>" for c in letters), *dict.fromkeys(a + b for a, b in merges), BEGIN, END]
-    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges, unk_token=END, bos_token=BEGIN,
-                         eos_token=END, pad_token=END, model_max_length=length, toy_world=True)
+    kept = {"toy_world": True} if tuple(words) == tuple(VOCABULARY) else {"closed_vocabulary": list(words)}
+    return ignore_marks(CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges, unk_token=END,
+                                      bos_token=BEGIN, eos_token=END, pad_token=END, model_max_length=length, **kept))
 
 
 def _merges(words: Sequence[str]) -> list[tuple[str, str]]:
@@ -63,32 +68,87 @@ def _join(symbols: list[str], pair: tuple[str, str]) -> list[str]:
     return out
 
 
+def normalise(tokenizer: CLIPTokenizer, text: str) -> str:
+    """The text as this tokenizer can read it: marks that its vocabulary lacks become blanks, one for one, so positions stay."""
+    known = tokenizer.get_vocab()
+    return "".join(" " if c in MARKS and c not in known and f"{c}</w>" not in known else c for c in text)
+
+
+def ignore_marks(tokenizer: CLIPTokenizer) -> CLIPTokenizer:
+    """Teach the tokenizer itself what :func:`normalise` does, so that ``pipe(prompt)`` reads marks as minidiff does.
+
+    transformers builds a CLIP tokenizer's normaliser anew at each load, so :func:`minidiff.load` calls this after every load.
+    """
+    from tokenizers import normalizers
+
+    known = tokenizer.get_vocab()
+    for mark in MARKS:
+        if mark not in known and f"{mark}</w>" not in known:
+            backend = tokenizer.backend_tokenizer
+            backend.normalizer = normalizers.Sequence([normalizers.Replace(mark, " "), backend.normalizer])
+    return tokenizer
+
+
+def check_prompt(tokenizer: CLIPTokenizer, text: str) -> None:
+    """Refuse words that a tokenizer with a closed vocabulary does not know; open vocabularies (every real one) refuse nothing.
+
+    With the toy world's own words the whole caption must make sense (:func:`minidiff.world.parse`), unless it holds tokens that
+    were added to the tokenizer, as textual inversion does.
+    """
+    words = tokenizer.init_kwargs.get("closed_vocabulary")
+    toy = bool(tokenizer.init_kwargs.get("toy_world"))
+    if not toy and not words:
+        return
+    added = [word for word in tokenizer.get_added_vocab() if word not in tokenizer.all_special_tokens]
+    rest = normalise(tokenizer, text)
+    for word in added:
+        rest = rest.replace(word, " ")
+    if toy and rest == normalise(tokenizer, text):
+        parse(rest)
+        return
+    known = set(VOCABULARY if toy else words)
+    for word in rest.lower().split():
+        if word not in known:
+            near = difflib.get_close_matches(word, sorted(known), n=3, cutoff=0.6)
+            raise BadInput("prompt", f"the unknown word {word!r}", f"words of this model ({len(known)} in all)", " or ".join(map(repr, near)))
+
+
 def token_ids(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
     """(B, length) int64, begun, ended and padded to the tokenizer's own length; too long a text is an error, not cut."""
-    rows = tokenizer(list(texts), padding="max_length", max_length=tokenizer.model_max_length, truncation=False).input_ids
+    texts = [normalise(tokenizer, text) for text in texts]
+    rows = tokenizer(texts, padding="max_length", max_length=tokenizer.model_max_length, truncation=False).input_ids
     for text, row in zip(texts, rows, strict=True):
         require(len(row) == tokenizer.model_max_length, "prompt", f"{len(row)} tokens: {text!r}",
                 f"at most {tokenizer.model_max_length} tokens with begin and end", "a shorter caption")
     return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), tokenizer.model_max_length)
 
 
+def word_tokens(tokenizer: CLIPTokenizer, text: str) -> list[tuple[str, list[int]]]:
+    """The words of a text in order, each with the positions of its tokens (begin is 0); marks that are tokens count as words.
+
+    Read from the tokenizer's character offsets, so it holds for every fast tokenizer and for words of several tokens.
+    """
+    clean = normalise(tokenizer, text)
+    offsets = tokenizer(clean, return_offsets_mapping=True).offset_mapping
+    out = []
+    for found in re.finditer(r"<[^<>\s]+>|\w+(?:['’-]\w+)*|[^\w\s]", clean):
+        tokens = [i for i, (a, b) in enumerate(offsets) if a < found.end() and b > found.start() and b > a]
+        if tokens:
+            out.append((clean[found.start():found.end()].lower(), tokens))
+    return out
+
+
 def token_indices(tokenizer: CLIPTokenizer, text: str, word: str) -> list[list[int]]:
     """Token positions of every place where ``word`` (or words) stands in ``text``: one list of positions a place.
 
-    Read from the tokenizer's character offsets, so it holds for any fast tokenizer and for words of several tokens.
     Raises BadInput when the word is not in the text.
     """
-    low, want = text.lower(), word.lower()
-    places, start = [], 0
-    while want and (start := low.find(want, start)) >= 0:
-        stop = start + len(want)
-        whole = not (low[start - 1 : start].isalnum() or low[stop : stop + 1].isalnum())
-        if whole:
-            places.append((start, stop))
-        start = stop
-    require(bool(places), "word", repr(word), f"a word of the prompt {text!r}", repr(text.split()[-1]) if text.split() else "")
-    out = tokenizer(text, return_offsets_mapping=True)
-    return [[i for i, (a, b) in enumerate(out.offset_mapping) if a < stop and b > start and b > a] for start, stop in places]
+    require(isinstance(text, str) and isinstance(word, str), "word", f"{type(text).__name__}, {type(word).__name__}", "two strings",
+            "token_indices(pipe.tokenizer, 'a red cat', 'cat')")
+    words, want = word_tokens(tokenizer, text), [w for w, _ in word_tokens(tokenizer, word)]
+    starts = [i for i in range(len(words)) if want and [w for w, _ in words[i:i + len(want)]] == want]
+    require(bool(starts), "word", repr(word), f"a word of the prompt {text!r}", repr(words[-1][0]) if words else "")
+    return [[token for _, tokens in words[i:i + len(want)] for token in tokens] for i in starts]
 
 
 def text_config(tokenizer: CLIPTokenizer, *, width: int = 96, layers: int = 2, heads: int = 4) -> dict:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from minidiff.errors import require
 
-__all__ = ["ExplicitAttnProcessor", "Site", "Watched", "attention", "pool_masks", "sites"]
+__all__ = ["ExplicitAttnProcessor", "Site", "attention", "pool_masks", "sites"]
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -38,8 +38,10 @@ class Site:
 def sites(unet: nn.Module) -> dict[str, Site]:
     """Every attention layer of a ``UNet2DConditionModel`` in the order in which it runs, by the name of its module.
 
-    Nothing is assumed about the number of levels, heads or tokens.
+    Nothing is assumed about the number of levels, heads or tokens. A network without diffusers' attention layers has none.
     """
+    if not hasattr(unet, "attn_processors"):
+        return {}
     found, levels = [], len(unet.config.block_out_channels)
     for name in unet.attn_processors:
         path = name.removesuffix(".processor")
@@ -53,14 +55,16 @@ def sites(unet: nn.Module) -> dict[str, Site]:
 
 
 class ExplicitAttnProcessor:
-    """An attention processor for diffusers that computes the probabilities explicitly and shows them to ``change``.
+    """An attention processor for diffusers whose queries, keys, values and probabilities lie open.
 
-    change(probs) -> probs gets (B, heads, N, L) before they meet the values; None leaves them alone. Everything else is
-    what ``AttnProcessor2_0`` does: group norm, four-dimensional input, residual and rescaling included.
+    ``attend(q, k, v, attention) -> out`` gets q (B, heads, N, d), k and v (B, heads, L, d) and may change all three before it
+    calls ``attention(q, k, v, change=None) -> (B, heads, N, d)``, in which ``change(probs)`` sees the probabilities
+    (B, heads, N, L) before they meet the values, and returns others or None. Without ``change`` it is torch's fused attention.
+    Everything else is what ``AttnProcessor2_0`` does: group norm, four-dimensional input, residual and rescaling included.
     """
 
-    def __init__(self, change: Callable[[Tensor], Tensor | None] | None = None) -> None:
-        self.change = change
+    def __init__(self, attend: Callable[..., Tensor] | None = None) -> None:
+        self.attend = attend
 
     def __call__(self, attn: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None,
                  attention_mask: Tensor | None = None, temb: Tensor | None = None) -> Tensor:
@@ -83,39 +87,26 @@ class ExplicitAttnProcessor:
             q = attn.norm_q(q)
         if attn.norm_k is not None:
             k = attn.norm_k(k)
-        out, probs = attention(q, k, v, attention_mask)
-        changed = self.change(probs) if self.change is not None else None
-        if changed is not None:
-            require(changed.shape == probs.shape, "change", f"probabilities of shape {tuple(changed.shape)}",
+
+        def plain(q: Tensor, k: Tensor, v: Tensor, change: Callable[[Tensor], Tensor | None] | None = None) -> Tensor:
+            if change is None:
+                return F.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask)
+            out, probs = attention(q, k, v, attention_mask)
+            changed = change(probs)
+            if changed is None:
+                return out
+            require(changed.shape == probs.shape, "on_probs", f"probabilities of shape {tuple(changed.shape)}",
                     f"the shape they came in, {tuple(probs.shape)}")
-            out = changed @ v
+            return changed @ v
+
+        out = plain(q, k, v) if self.attend is None else self.attend(q, k, v, plain)
+        require(out.shape == q.shape, "attend", f"an output of shape {tuple(out.shape)}", f"the shape of q, {tuple(q.shape)}")
         out = attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(2)))
         if residual.ndim == 4:
             out = out.transpose(1, 2).reshape(shape)
         if attn.residual_connection:
             out = out + residual
         return out / attn.rescale_output_factor
-
-
-class Watched:
-    """``with Watched(unet, names) as seen:`` keeps the probabilities of the named sites, with gradients, in ``seen``.
-
-    seen: site name -> (B, heads, N, L) of the last call. The processors that were there come back at the end.
-    """
-
-    def __init__(self, unet: nn.Module, names: list[str]) -> None:
-        self.unet, self.names, self.seen = unet, names, {}
-
-    def __enter__(self) -> dict[str, Tensor]:
-        self.before = self.unet.attn_processors
-        changed = dict(self.before)
-        for name in self.names:
-            changed[f"{name}.processor"] = ExplicitAttnProcessor(lambda probs, name=name: self.seen.__setitem__(name, probs))
-        self.unet.set_attn_processor(changed)
-        return self.seen
-
-    def __exit__(self, *_: object) -> None:
-        self.unet.set_attn_processor(dict(self.before))
 
 
 def pool_masks(masks: Tensor, cells: int, aspect: float) -> Tensor:

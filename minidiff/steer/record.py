@@ -1,83 +1,173 @@
-"""The recorder: keeps attention maps and module outputs of each step, and gives back the map of a token at a site and step."""
+"""What a loop leaves behind: attention maps and module outputs by step, and the trajectory of its latents."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from minidiff.errors import require
+from minidiff.errors import BadInput, require
 from minidiff.steer.attention import Site
-from minidiff.steer.tap import Hook, StepContext
+from minidiff.steer.hooks import Hook, Latents, Predict, StepContext
+from minidiff.steer.loop import State
 
-__all__ = ["Recorder"]
+__all__ = ["Maps", "Pin", "Recorder", "Trajectory"]
+
+Select = Callable[[Site], bool] | str | Sequence[str]
 
 
-class Recorder(Hook):
-    """Keeps what it sees of the rows with a prompt: by step, then by site or module path.
+def choose(select: Select) -> Callable[[Site], bool]:
+    """A test for sites: a function of Site as it is, a name or several names of sites."""
+    if callable(select):
+        return select
+    names = {select} if isinstance(select, str) else set(select)
+    return lambda site: site.name in names
 
-    want: which attention sites, a function of :class:`Site` (default: every cross-attention). paths: modules whose outputs
-    are kept. graph: keep gradients and the device (for energies); otherwise copies on the CPU.
+
+@dataclass
+class Maps:
+    """What one call of the network showed of one block of rows.
+
+    probs: site name -> (B, heads, N, L), rows sum to 1. outputs: module path -> its tensor. sites: by name. grid: of the latent.
     """
 
-    def __init__(self, want: Callable[[Site], bool] | None = None, *, paths: Sequence[str] = (), graph: bool = False) -> None:
-        self.want = want or (lambda site: site.kind == "cross")
-        self.paths, self.graph = tuple(paths), graph
-        self.probs: dict[int, dict[str, Tensor]] = {}      # step -> site name -> (B, heads, N, L)
-        self.outputs: dict[int, dict[str, Tensor]] = {}    # step -> path -> output
-        self.seen: dict[str, Site] = {}
-        self.grid = (0, 0)
+    grid: tuple[int, int]
+    probs: dict[str, Tensor] = field(default_factory=dict)
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+    sites: dict[str, Site] = field(default_factory=dict)
 
-    def selects(self, site: Site) -> bool:
-        return self.want(site)
+    def names(self, site: Select) -> list[str]:
+        """The recorded sites that ``site`` chooses."""
+        found = [name for name, known in self.sites.items() if choose(site)(known)]
+        require(len(found) > 0, "site", repr(site), f"recorded sites ({', '.join(self.sites) or 'none'})")
+        return found
 
-    def modules(self) -> tuple[str, ...]:
-        return self.paths
-
-    def on_probs(self, site: Site, probs: Tensor, ctx: StepContext) -> None:
-        self.seen[site.name] = site
-        self.probs.setdefault(ctx.index, {})[site.name] = self._kept(probs, ctx)
-
-    def on_module(self, path: str, out: Tensor, ctx: StepContext) -> None:
-        if isinstance(out, Tensor):
-            self.outputs.setdefault(ctx.index, {})[path] = self._kept(out, ctx)
-
-    def after_step(self, step: object, ctx: StepContext) -> None:
-        self.grid = ctx.grid
-
-    def _kept(self, x: Tensor, ctx: StepContext) -> Tensor:
-        if ctx.rows:
-            require(len(ctx.rows) == len(x), "rows", f"{len(ctx.rows)} names", f"one for each of the {len(x)} rows of the batch",
-                    "rows_of(len(prompts), guided=guidance != 1)")
-            x = x[[i for i, row in enumerate(ctx.rows) if row.cond]]
-        return x if self.graph else x.detach().cpu()
-
-    def map(self, tokens: int | Sequence[int], *, step: int | Sequence[int], site: str | Callable[[Site], bool],
-            row: int | None = None, grid: tuple[int, int] | None = None) -> Tensor:
-        """Attention to ``tokens`` (their mean), heads averaged: (B, h, w), or (h, w) for one ``row``.
-
-        step: one step or several; site: a name, or a function of Site that chooses sites **of one size**; both are averaged.
-        grid: (height, width) of the latent, if no loop was followed.
-        """
-        steps = [step] if isinstance(step, int) else list(step)
+    def map(self, tokens: int | Sequence[int], site: Select = lambda site: True) -> Tensor:
+        """Attention to ``tokens`` (their mean), heads and sites averaged: (B, h, w). The sites must be of one size."""
         tokens = [tokens] if isinstance(tokens, int) else list(tokens)
-        for s in steps:
-            require(s in self.probs, "step", s, f"a recorded step, {min(self.probs, default='none')} to "
-                    f"{max(self.probs, default='none')}")
-        names = [n for n, known in self.seen.items() if (n == site if isinstance(site, str) else site(known))]
-        require(len(names) > 0, "site", repr(site), f"recorded sites ({', '.join(self.seen) or 'none'})")
-        picked = [self.probs[s][n] for s in steps for n in names]
+        picked = [self.probs[name] for name in self.names(site)]
         sizes = {p.shape[2] for p in picked}
         require(len(sizes) == 1, "site", f"sites with {sorted(sizes)} places", "sites of one size",
                 "lambda s: s.kind == 'cross' and s.level == 1")
         length = picked[0].shape[-1]
         require(all(0 <= k < length for k in tokens) and len(tokens) > 0, "tokens", tokens, f"positions from 0 to {length - 1}",
-                "spans(pipe.tokenizer, prompt, word)[0]")
-        maps = torch.stack([p[..., tokens].mean((1, 3)) for p in picked]).mean(0)
-        high, wide = grid or self.grid
-        cells = maps.shape[1]
-        h = round((cells * high / wide) ** 0.5) if wide else round(cells**0.5)
-        require(h > 0 and cells % h == 0, "grid", (high, wide), f"the shape of a latent whose maps have {cells} places")
-        maps = maps.reshape(len(maps), h, cells // h)
-        return maps if row is None else maps[row]
+                "token_indices(pipe.tokenizer, prompt, word)[0]")
+        flat = torch.stack([p[..., tokens].mean((1, 3)) for p in picked]).mean(0)
+        return flat.unflatten(1, shape_of(flat.shape[1], self.grid))
+
+
+def shape_of(cells: int, grid: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of a site with ``cells`` places on a latent of ``grid``."""
+    high, wide = grid
+    h = round((cells * high / wide) ** 0.5) if wide else round(cells**0.5)
+    require(h > 0 and cells % h == 0, "grid", grid, f"the shape of a latent whose maps have {cells} places")
+    return h, cells // h
+
+
+class Recorder(Hook):
+    """Keeps what it sees of one block of rows, by step: copies on the CPU, without gradients.
+
+    sites: which attention sites (a function of Site, a name, or names; default: every cross-attention; () for none). modules:
+    paths whose outputs are kept. branch, text: whose rows. The latest run counts: step 0 begins a new record.
+    """
+
+    def __init__(self, sites: Select = lambda site: site.kind == "cross", *, modules: Sequence[str] = (), branch: str = "source",
+                 text: str = "prompt") -> None:
+        self.choose, self.modules, self.branch, self.text = choose(sites), tuple(modules), branch, text
+        self.steps: dict[int, Maps] = {}
+
+    def selects(self, site: Site) -> bool:
+        return self.choose(site)
+
+    def _maps(self, ctx: StepContext) -> Maps:
+        if ctx.index == 0 and any(step > 0 for step in self.steps):
+            self.steps.clear()
+        return self.steps.setdefault(ctx.index, Maps(ctx.grid))
+
+    def on_probs(self, site: Site, probs: Tensor, ctx: StepContext) -> None:
+        rows = ctx.of(self.branch, self.text)
+        maps = self._maps(ctx)
+        maps.sites[site.name], maps.probs[site.name] = site, probs[rows].detach().cpu()
+
+    def on_module(self, path: str, out: Any, ctx: StepContext, inputs: Mapping[str, Any]) -> None:
+        require(isinstance(out, Tensor), "modules", f"{path!r}, which returns a {type(out).__name__}", "a module that returns one tensor",
+                f"a part of it, such as '{path}.resnets.0'")
+        self._maps(ctx).outputs[path] = out[ctx.of(self.branch, self.text)].detach().cpu()
+
+    def at(self, step: int) -> Maps:
+        """What was recorded at one step."""
+        require(step in self.steps, "step", step, f"a recorded step, {min(self.steps, default='none')} to "
+                f"{max(self.steps, default='none')}")
+        return self.steps[step]
+
+    def map(self, tokens: int | Sequence[int], *, step: int | Iterable[int] | None = None, site: Select = lambda site: True,
+            row: int | None = None) -> Tensor:
+        """Attention to ``tokens`` (their mean), averaged over heads, sites of one size, and steps (None: all): (B, h, w), or
+        (h, w) of one ``row``."""
+        steps = sorted(self.steps) if step is None else [step] if isinstance(step, int) else list(step)
+        require(len(steps) > 0, "step", "no step", "at least one recorded step", "run the loop first")
+        maps = torch.stack([self.at(s).map(tokens, site) for s in steps]).mean(0)
+        if row is None:
+            return maps
+        require(-len(maps) <= row < len(maps), "row", row, f"one of the {len(maps)} rows of the block")
+        return maps[row]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The latents of one branch from noise to picture.
+
+    latents: (S + 1, B, C, h, w), latents[i] at timesteps[i], the last one clean; timesteps: S falling numbers; eps (S, B, C, h, w):
+    the prediction each step was made of; noises: what was added at each step, or None where nothing was.
+    """
+
+    latents: Tensor
+    timesteps: tuple[int, ...]
+    eps: Tensor
+    noises: Tensor | None = None
+
+    @classmethod
+    def of(cls, states: Iterable[State], branch: str = "source") -> Trajectory:
+        """Run a loop (``run`` or ``invert``) to its end and keep its way; an inversion is turned round."""
+        states = list(states)
+        require(len(states) > 0, "states", "an empty loop", "the states of run(...) or invert(...)")
+        require(branch in states[0].z, "branch", repr(branch), f"one of {', '.join(map(repr, states[0].z))}")
+        latents = torch.stack([states[0].before[branch], *(s.z[branch] for s in states)])
+        eps = torch.stack([s.predictions[branch].eps for s in states])
+        if states[0].inverted:
+            latents, eps, states = latents.flip(0), eps.flip(0), states[::-1]
+        return cls(latents, tuple(s.t for s in states), eps)
+
+    def at(self, t: int) -> Tensor:
+        """The latents at level t: (B, C, h, w)."""
+        if t not in self.timesteps:
+            raise BadInput("t", t, f"a level of this trajectory ({self.timesteps[0]}, {self.timesteps[1:2]} ... {self.timesteps[-1]})",
+                           "the same number of steps in run as in invert")
+        return self.latents[self.timesteps.index(t)]
+
+    @property
+    def noise(self) -> Tensor:
+        """Where it begins: (B, C, h, w)."""
+        return self.latents[0]
+
+    @property
+    def clean(self) -> Tensor:
+        """Where it ends: (B, C, h, w)."""
+        return self.latents[-1]
+
+
+class Pin(Hook):
+    """Holds a branch on a trajectory: its latents are replaced before every step and at the end (direct inversion, PnP)."""
+
+    def __init__(self, trajectory: Trajectory, branch: str = "source") -> None:
+        self.trajectory, self.branch = trajectory, branch
+
+    def before_step(self, z: Latents, ctx: StepContext, predict: Predict) -> Latents:
+        return {self.branch: self.trajectory.at(ctx.t).to(z[self.branch])}
+
+    def after_step(self, z: Latents, ctx: StepContext) -> Latents:
+        there = self.trajectory.clean if ctx.t_prev < 0 else self.trajectory.at(ctx.t_prev)
+        return {self.branch: there.to(z[self.branch])}

@@ -1,143 +1,144 @@
-"""The tap: one context manager that lets controllers read and change a U-Net's attention and module outputs."""
+"""The tap: lets hooks read and change a U-Net's attention and module outputs, and proves that they ran."""
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from minidiff.diffusion.sample import Step
-from minidiff.errors import require
+from minidiff.errors import BadInput, require
 from minidiff.steer.attention import ExplicitAttnProcessor, Site, sites
+from minidiff.steer.hooks import Hook, Row, StepContext, check_hooks
 
-__all__ = ["Hook", "Row", "StepContext", "Tap", "rows_of"]
+__all__ = ["Tap"]
 
-
-class Row(NamedTuple):
-    """What one row of the U-Net's batch is. branch: "source", "edit", ...; cond: False for the empty prompt's row."""
-
-    branch: str
-    cond: bool
-
-
-@dataclass(frozen=True)
-class StepContext:
-    """Where the sampler is: ``index`` of ``steps``, and a name for every row of the batch. -1 when no loop says so.
-
-    grid: (height, width) of the latent, from which maps take their shape.
-    """
-
-    index: int = -1
-    steps: int = 0
-    rows: tuple[Row, ...] = ()
-    grid: tuple[int, int] = (0, 0)
-
-
-def rows_of(n: int, *, guided: bool = True, branch: str = "source") -> tuple[Row, ...]:
-    """The rows of ``n`` prompts in the order of :class:`minidiff.latent.sample.Guided`: all empty ones first, if guided."""
-    return tuple(Row(branch, cond) for cond in ((False, True) if guided else (True,)) for _ in range(n))
-
-
-class Hook:
-    """What may be read or changed; each method is optional. The defaults ask for nothing."""
-
-    def selects(self, site: Site) -> bool:
-        """True for the attention sites whose probabilities this controller needs."""
-        return False
-
-    def modules(self) -> tuple[str, ...]:
-        """Paths of modules whose outputs this controller needs, such as "mid_block"."""
-        return ()
-
-    def on_probs(self, site: Site, probs: Tensor, ctx: StepContext) -> Tensor | None:
-        """probs: (B, heads, N, L), rows sum to 1. Return a tensor of the same shape to put in its place, or None."""
-        return None
-
-    def on_module(self, path: str, out: Tensor, ctx: StepContext) -> Tensor | None:
-        """out: what the module returned. Return a tensor of the same shape to put in its place, or None."""
-        return None
-
-    def after_step(self, step: Step, ctx: StepContext) -> None:
-        """Called by :meth:`Tap.follow` after each step of the sampler."""
+KNOWN = ("AttnProcessor", "AttnProcessor2_0", "ExplicitAttnProcessor")   # processors that ExplicitAttnProcessor equals
 
 
 class Tap:
-    """``with Tap(unet, recorder) as tap: for step in tap.follow(steps, rows): ...``
+    """``with Tap(unet, recorder, rows=[Row("source", "empty"), Row("source", "prompt")]): pipe(prompt)``
 
-    Sites that some controller wants get an explicit attention (equal to SDPA to float error), the others keep their own.
-    On the way in the number of hooks is checked, on the way out that every one of them ran as often as the others; the
-    U-Net's processors and hooks are put back whatever happens. Taps may be nested if they want different sites.
+    Around any loop that is not ours; :func:`minidiff.steer.run` uses one for each of its calls. rows: what the blocks of the
+    batch are, in order. Sites that an active hook selects get an explicit attention (equal to the fused one to float error),
+    the others keep their own; U-Net and hooks are put back whatever happens. Raises RuntimeError when a selected site or module
+    does not run exactly once in a call, when another tap holds the site already, and when no call came at all.
     """
 
-    def __init__(self, unet: nn.Module, *controllers: Hook) -> None:
-        require(hasattr(unet, "attn_processors"), "unet", type(unet).__name__, "a diffusers U-Net", "pipe.unet")
-        self.unet, self.controllers = unet, controllers
+    def __init__(self, unet: nn.Module, *hooks: Hook, rows: Iterable[Row] = ()) -> None:
+        require(isinstance(unet, nn.Module), "unet", type(unet).__name__, "a network (torch.nn.Module)", "pipe.unet")
+        self.unet, self.hooks, self.rows = unet, check_hooks(list(hooks)), tuple(Row(*row) for row in rows)
+        require(len(set(self.rows)) == len(self.rows), "rows", self.rows, "blocks that differ")
         self.sites: dict[str, Site] = sites(unet)
-        self.wanted = [s for s in self.sites.values() if any(c.selects(s) for c in controllers)]
-        self.paths = sorted({path for c in controllers for path in c.modules()})
+        self.wanted = {s.name: [h for h in self.hooks if h.selects(s)] for s in self.sites.values()}
+        self.wanted = {name: chosen for name, chosen in self.wanted.items() if chosen}
         known = {name for name, _ in unet.named_modules()}
-        for path in self.paths:
-            require(path in known, "modules", repr(path), "the path of a module of this U-Net", "'mid_block'")
-        self.calls: Counter[str] = Counter()
-        self.context = StepContext()
-        self._hooks: list[Any] = []
+        self.paths: dict[str, list[Hook]] = {}
+        for hook in self.hooks:
+            for path in hook.modules:
+                if path not in known:
+                    raise BadInput("modules", repr(path), "the path of a module of this network", "'mid_block'")
+                self.paths.setdefault(path, []).append(hook)
+        self.calls = 0
+        self.context: StepContext | None = None      # set by the loop; else made from the call itself
+        self._own = True
+        self._ran: Counter[str] = Counter()
+
+    def __bool__(self) -> bool:
+        """True where some hook wants something inside this network."""
+        return bool(self.wanted or self.paths)
 
     def __enter__(self) -> Tap:
-        self._before = self.unet.attn_processors
-        changed = dict(self._before)
-        for site in self.wanted:
-            changed[f"{site.name}.processor"] = ExplicitAttnProcessor(lambda probs, site=site: self._probs(site, probs))
-        self.unet.set_attn_processor(changed)
-        self._hooks = [self.unet.get_submodule(path).register_forward_hook(lambda _m, _a, out, path=path: self._module(path, out))
-                       for path in self.paths]
-        placed = sum(isinstance(p, ExplicitAttnProcessor) for p in self.unet.attn_processors.values())
-        if placed < len(self.wanted) or len(self._hooks) != len(self.paths):
+        self._before: dict[str, Any] = {}
+        self._handles: list[Any] = []
+        try:
+            for name in self.wanted:
+                module = self.unet.get_submodule(name)
+                before = module.processor
+                if isinstance(before, ExplicitAttnProcessor):
+                    raise RuntimeError(f"Tap: another tap holds {name} already; give all hooks to one tap or to one run")
+                require(type(before).__name__ in KNOWN, "unet", f"a {type(before).__name__} at {name}",
+                        f"one of {', '.join(KNOWN[:2])}", "unet.set_default_attn_processor()")
+                self._before[name] = before
+                module.processor = ExplicitAttnProcessor(lambda q, k, v, plain, name=name: self._attend(name, q, k, v, plain))
+            for path in self.paths:
+                module = self.unet.get_submodule(path)
+                self._handles.append(module.register_forward_hook(
+                    lambda m, args, kwargs, out, path=path: self._module(path, m, args, kwargs, out), with_kwargs=True))
+            self._handles.append(self.unet.register_forward_pre_hook(self._begin, with_kwargs=True))
+            self._handles.append(self.unet.register_forward_hook(self._end))
+        except BaseException:
             self._restore()
-            raise RuntimeError(f"Tap placed {placed} of {len(self.wanted)} attention hooks")
+            raise
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         self._restore()
-        most = max(self.calls.values(), default=0)
-        missed = [name for name in (*(s.name for s in self.wanted), *self.paths) if self.calls[name] != most]
-        if kind is None and missed:
-            raise RuntimeError(f"Tap: {', '.join(missed[:3])} ran less often than the other hooks; their records are not whole")
+        if kind is None and self and not self.calls:
+            raise RuntimeError("Tap: the network never ran inside this tap; is it around another U-Net than the one that runs?")
 
     def _restore(self) -> None:
-        self.unet.set_attn_processor(dict(self._before))
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        for name, processor in self._before.items():
+            self.unet.get_submodule(name).processor = processor
+        for handle in self._handles:
+            handle.remove()
+        self._before, self._handles = {}, []
 
-    def follow(self, steps: Iterable[Step], rows: Iterable[Row] = (), grid: tuple[int, int] | None = None) -> Iterator[Step]:
-        """Passes a sampler's steps on, and tells the controllers which one is under way. rows: see :func:`rows_of`."""
-        rows, iterator, index = tuple(rows), iter(steps), 0
-        while True:
-            self.context = StepContext(index, self.context.steps, rows, grid or self.context.grid)
-            step = next(iterator, None)
-            if step is None:
-                return
-            self.context = StepContext(index, step.steps, rows, tuple(step.x.shape[-2:]))
-            for c in self.controllers:
-                c.after_step(step, self.context)
-            yield step
-            index += 1
+    def _begin(self, _: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
+        self.calls += 1
+        self._ran.clear()
+        if self._own:
+            x = args[0] if args else kwargs["sample"]
+            t = args[1] if len(args) > 1 else kwargs.get("timestep", -1)
+            blocks = max(len(self.rows), 1)
+            require(len(x) % blocks == 0, "rows", f"{len(self.rows)} blocks", f"a number that divides the batch of {len(x)} rows")
+            level = float(torch.as_tensor(t, dtype=torch.float64).flatten()[0])
+            self.context = StepContext(self.calls - 1, 0, level, -1, float("nan"), float("nan"), tuple(x.shape[-2:]),
+                                       len(x) // blocks, self.rows)
 
-    def _probs(self, site: Site, probs: Tensor) -> Tensor:
-        self.calls[site.name] += 1
-        for c in self.controllers:
-            if c.selects(site):
-                changed = c.on_probs(site, probs, self.context)
+    def _end(self, *_: object) -> None:
+        missed = [name for name in (*self.wanted, *self.paths) if self._ran[name] != 1]
+        if missed:
+            raise RuntimeError(f"Tap: {', '.join(f'{name} ran {self._ran[name]} times' for name in missed[:3])} in one call of the "
+                               "network; each must run exactly once (a module whose forward is bypassed never shows its output)")
+
+    def within(self, context: StepContext) -> Tap:
+        """The same tap for one call of a loop that knows where it is."""
+        self._own, self.context = False, context
+        return self
+
+    def _attend(self, name: str, q: Tensor, k: Tensor, v: Tensor, plain: Any) -> Tensor:
+        self._ran[name] += 1
+        site, ctx = self.sites[name], self.context
+        hooks = [h for h in self.wanted[name] if self._own or h.active(ctx)]
+        readers = [h for h in hooks if type(h).on_probs is not Hook.on_probs]
+
+        def change(probs: Tensor) -> Tensor:
+            for h in readers:
+                changed = h.on_probs(site, probs, ctx)
                 probs = probs if changed is None else changed
-        return probs
+            return probs
 
-    def _module(self, path: str, out: Any) -> Any:
-        self.calls[path] += 1
-        for c in self.controllers:
-            if path in c.modules():
-                changed = c.on_module(path, out, self.context)
-                out = out if changed is None else changed
+        def level(i: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if i == len(hooks):
+                return plain(q, k, v, change if readers else None)
+            out = hooks[i].attend(site, q, k, v, ctx, lambda q, k, v: level(i + 1, q, k, v))
+            return level(i + 1, q, k, v) if out is None else out
+
+        return level(0, q, k, v)
+
+    def _module(self, path: str, module: nn.Module, args: tuple, kwargs: Mapping[str, Any], out: Any) -> Any:
+        self._ran[path] += 1
+        inputs = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
+        for h in self.paths[path]:
+            if self._own or h.active(self.context):
+                changed = h.on_module(path, out, self.context, inputs)
+                if changed is not None:
+                    same = not isinstance(out, Tensor) or (isinstance(changed, Tensor) and changed.shape == out.shape)
+                    require(same, "on_module", getattr(changed, "shape", type(changed).__name__),
+                            f"what {path} returned: {tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__}")
+                    out = changed
         return out

@@ -1,0 +1,265 @@
+"""The one loop: ``run`` from noise to picture, ``invert`` the other way, both over named rows and with hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from minidiff.diffusion.predict import Prediction, check_state
+from minidiff.diffusion.noise import row_noise
+from minidiff.diffusion.sample import abar_after, check_model, ddim_sigma, ddim_step
+from minidiff.diffusion.spacing import step_pairs
+from minidiff.errors import BadInput, check_choice, require
+from minidiff.steer.guiders import CFG, Guider
+from minidiff.steer.hooks import Hook, Latents, Row, StepContext, check_hooks
+from minidiff.steer.tap import Tap
+
+__all__ = ["State", "invert", "run"]
+
+Text = Tensor | tuple[Tensor, ...] | None | Callable[[StepContext], Any]
+
+
+class State(NamedTuple):
+    """The loop after a step. z: branch -> latents at level t_prev (``run``) or t (``invert``); before: what they were before the
+    step; predictions: branch -> Prediction(x0, eps) that the step was made of; inverted: True for a step towards the noise."""
+
+    index: int
+    steps: int
+    t: int
+    t_prev: int
+    z: dict[str, Tensor]
+    before: dict[str, Tensor]
+    predictions: dict[str, Prediction]
+    inverted: bool = False
+
+    def _only(self, table: Mapping[str, Any]) -> Any:
+        require(len(table) == 1, "branch", f"branches {', '.join(map(repr, table))}", "a run of one branch",
+                f"state.z[{next(iter(table))!r}]")
+        return next(iter(table.values()))
+
+    @property
+    def x(self) -> Tensor:
+        """z of a run with one branch."""
+        return self._only(self.z)
+
+    @property
+    def x0(self) -> Tensor:
+        """The predicted clean latents of a run with one branch."""
+        return self._only(self.predictions).x0
+
+    @property
+    def eps(self) -> Tensor:
+        """The predicted noise of a run with one branch."""
+        return self._only(self.predictions).eps
+
+
+def network_of(model: Any) -> nn.Module | None:
+    """The network inside a denoiser that hooks can reach: ``model.net.unet``, else ``model.net``."""
+    net = getattr(model, "net", None)
+    net = getattr(net, "unet", net)
+    return net if isinstance(net, nn.Module) else None
+
+
+class _Loop:
+    """What ``run`` and ``invert`` share: arguments checked once, and the call of the networks."""
+
+    def __init__(self, models: Any, z: Any, texts: Any, guider: Guider, hooks: Any) -> None:
+        self.hooks = check_hooks(hooks)
+        require(isinstance(guider, Guider), "guider", getattr(guider, "__name__", repr(guider)), "a guider", "guider=CFG(4.0)")
+        self.guider = guider
+        single = not isinstance(z, Mapping)
+        self.z: dict[str, Tensor] = {"source": z} if single else dict(z)
+        require(len(self.z) > 0, "z", "no branch", "latents of at least one branch", 'z={"source": noise}')
+        for branch, value in self.z.items():
+            check_state("z" if single else f"z[{branch!r}]", value)
+        shapes = {tuple(value.shape) for value in self.z.values()}
+        require(len(shapes) == 1, "z", f"shapes {sorted(shapes)}", "branches of one shape")
+        if texts is None:
+            texts = {branch: dict.fromkeys(guider.texts) for branch in self.z}
+        require(isinstance(texts, Mapping), "texts", type(texts).__name__, "a table of texts", 'texts={"prompt": context, "empty": empty}')
+        self.texts = {"source": dict(texts)} if single and "source" not in texts else {b: dict(t) for b, t in texts.items()}
+        self.n = len(next(iter(self.z.values())))
+        for branch in self.z:
+            require(branch in self.texts, "texts", f"nothing for branch {branch!r}", "texts for each branch of z")
+            for text in guider.texts:
+                require(text in self.texts[branch], "texts", f"{', '.join(map(repr, self.texts[branch]))} for {branch!r}",
+                        f"{', '.join(map(repr, guider.texts))}: what {type(guider).__name__} combines")
+                self._check_text(branch, text)
+        extra = [b for b in self.texts if b not in self.z]
+        require(not extra, "texts", f"a branch {extra[:1]} without latents", f"branches of z: {', '.join(map(repr, self.z))}")
+        self.models = dict(models) if isinstance(models, Mapping) else dict.fromkeys(guider.texts, models)
+        for text in guider.texts:
+            require(text in self.models, "models", f"none for {text!r}", "one denoiser, or one for each text")
+            check_model(self.models[text])
+        self.schedule = self.models[guider.texts[0]].schedule
+        for text in guider.texts[1:]:
+            require(torch.equal(self.models[text].schedule.abar, self.schedule.abar), "models", f"another schedule for {text!r}",
+                    "denoisers of one schedule")
+        self.taps: dict[int, Tap] = {}
+        for model in self.models.values():
+            net = network_of(model)
+            if net is not None and id(net) not in self.taps and any(self._reaches_in(h) for h in self.hooks):
+                self.taps[id(net)] = Tap(net, *self.hooks)
+        lost = [h for h in self.hooks if h.modules and not self.taps]
+        require(not lost, "hooks", f"{type(lost[0]).__name__} for modules" if lost else "", "a denoiser whose ``net`` is a torch module")
+
+    @staticmethod
+    def _reaches_in(hook: Hook) -> bool:
+        return bool(hook.modules) or type(hook).selects is not Hook.selects
+
+    def _check_text(self, branch: str, text: str) -> None:
+        value = self.texts[branch][text]
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, Tensor):
+                require(len(part) in (1, self.n), "texts", f"{len(part)} rows for ({branch!r}, {text!r})", f"1 or {self.n} rows")
+
+    def _conditions(self, rows: Sequence[Row], ctx: StepContext) -> Any:
+        """The conditions of all rows joined, or None."""
+        values = []
+        for row in rows:
+            value = self.texts[row.branch][row.text]
+            values.append(value(ctx) if callable(value) else value)
+        if values[0] is None:
+            return None
+        parts = [value if isinstance(value, tuple) else (value,) for value in values]
+        joined = tuple(torch.cat([p.expand(self.n, *p.shape[1:]) for p in column]) for column in zip(*parts, strict=True))
+        return joined if isinstance(values[0], tuple) else joined[0]
+
+    def call(self, z: Latents, ctx: StepContext, texts: Sequence[str]) -> dict[str, dict[str, Prediction]]:
+        """branch -> text -> Prediction: one call of each network that these texts have."""
+        out: dict[str, dict[str, Prediction]] = {branch: {} for branch in z}
+        for model in dict.fromkeys(self.models[text] for text in texts):
+            rows = tuple(Row(branch, text) for text in texts if self.models[text] is model for branch in z)
+            here = replace(ctx, rows=rows)
+            x = torch.cat([z[row.branch] for row in rows])
+            t = torch.full((len(x),), ctx.t, device=x.device, dtype=torch.long)
+            cond = self._conditions(rows, here)
+            with ExitStack() as stack:
+                tap = self.taps.get(id(network_of(model)))
+                if tap:
+                    stack.enter_context(tap.within(here))
+                x0, eps = model(x, t) if cond is None else model(x, t, cond)
+            for row in rows:
+                mine = here.of(*row)
+                out[row.branch][row.text] = Prediction(x0[mine], eps[mine])
+        return out
+
+    def predict(self, z: Latents, ctx: StepContext, text: str | None = None) -> dict[str, Prediction]:
+        """branch -> Prediction after the guider, or of one text alone."""
+        unknown = [branch for branch in z if branch not in self.z]
+        require(not unknown, "z", f"branch {unknown[:1]}", f"branches of this run: {', '.join(map(repr, self.z))}")
+        if text is not None:
+            check_choice("text", text, self.models)
+            return {branch: table[text] for branch, table in self.call(z, ctx, (text,)).items()}
+        found = self.call(z, ctx, self.guider.needs(ctx))
+        return {branch: self.guider(table, ctx) for branch, table in found.items()}
+
+    def change(self, z: dict[str, Tensor], method: str, *args: Any) -> dict[str, Tensor]:
+        """Hand the latents to ``method`` of each active hook in turn."""
+        ctx = args[0]
+        for hook in self.hooks:
+            if hook.active(ctx):
+                changed = getattr(hook, method)(z, *args)
+                if changed is not None:
+                    for branch, value in changed.items():
+                        require(branch in z and value.shape == z[branch].shape, f"{type(hook).__name__}.{method}",
+                                f"{branch!r} of shape {tuple(value.shape)}", f"branches and shapes of z, {tuple(z[next(iter(z))].shape)}")
+                    z = {**z, **{branch: value.detach() for branch, value in changed.items()}}
+        return z
+
+    def step(self, z: dict[str, Tensor], ctx: StepContext) -> tuple[dict[str, Tensor], dict[str, Prediction]]:
+        """The latents as the network saw them, and what is predicted of them after all hooks."""
+        with torch.enable_grad():
+            z = self.change(z, "before_step", ctx, lambda z, text=None: self.predict(z, ctx, text))
+        awake = [h for h in self.hooks if h.active(ctx)]
+        with torch.set_grad_enabled(any(h.gradients for h in awake)):
+            leaves = {b: x.detach().requires_grad_() for b, x in z.items()} if torch.is_grad_enabled() else z
+            pred = self.predict(leaves, ctx)
+            for hook in awake:
+                changed = hook.on_predict(pred, leaves, ctx)
+                pred = pred if changed is None else {**pred, **changed}
+        return z, {b: Prediction(p.x0.detach(), p.eps.detach()) for b, p in pred.items()}
+
+
+def run(models: Any, z: Any, texts: Any = None, *, steps: int | Sequence[int] = 50, hooks: Sequence[Hook] = (),
+        guider: Guider | None = None, eta: float = 0.0, seed: int = 0, rows: Sequence[int] | None = None, spacing: str = "leading",
+        offset: int = 0, final_alpha: str = "one", clip: str | None = None) -> Iterator[State]:
+    """DDIM over named rows, with hooks: every method from lesson 08 on. Yields a :class:`State` after each step.
+
+    models: a denoiser, or text -> denoiser (of one schedule). z: (n, C, h, w) noise, or branch -> noise; a plain tensor is the
+    branch "source". texts: text -> condition of ``model(x, t, condition)``, or branch -> text -> condition; a condition is a
+    tensor of n (or 1) rows, a tuple of such tensors, or a function of the step's context that gives one; None: unconditional.
+    guider: what combines the texts, None: the prompt alone. Order of the batch: texts as the guider names them ("empty" first, as
+    in diffusers), in each the branches as z names them.
+
+    eta: 0 (deterministic) to 1. The noise of a row is a function of (seed, its number, t), the same in every branch; rows: the
+    numbers, 0 to n - 1 if None. steps, spacing, offset, final_alpha, clip: as in :func:`minidiff.diffusion.ddim`.
+    Everything is checked here, before the first step. The network runs without gradients, except where a hook asks for them.
+    """
+    loop = _Loop(models, z, texts, guider or CFG(1.0), hooks)
+    require(isinstance(eta, (int, float)) and 0 <= eta <= 1, "eta", eta, "a number from 0 (no noise) to 1 (DDPM)", "eta=0.0")
+    check_choice("final_alpha", final_alpha, ("one", "first"))
+    check_choice("clip", clip, (None, "x0", "both"))
+    route = step_pairs(loop.schedule.T, steps, spacing=spacing, offset=offset)
+    numbers = list(range(loop.n)) if rows is None else [int(r) for r in rows]
+    require(len(numbers) == loop.n, "rows", f"{len(numbers)} numbers", f"one for each of the {loop.n} rows of z")
+
+    def states() -> Iterator[State]:
+        z = {branch: value.detach() for branch, value in loop.z.items()}
+        for index, (t, t_prev) in enumerate(route):
+            abar, abar_prev = float(loop.schedule.at(t)), abar_after(loop.schedule, t_prev, final_alpha)
+            some = next(iter(z.values()))
+            ctx = StepContext(index, len(route), t, t_prev, abar, abar_prev, tuple(some.shape[-2:]), loop.n)
+            with torch.no_grad():
+                before, pred = loop.step(z, ctx)
+                if clip is not None:
+                    pred = {b: _clipped(p, before[b], abar, clip) for b, p in pred.items()}
+                sigma = ddim_sigma(abar, abar_prev, eta)
+                noise = row_noise(some.shape, seed=seed, t=t, rows=numbers, dtype=some.dtype, device=some.device) if sigma > 0 else None
+                z = {b: ddim_step(p.x0, p.eps, abar_prev, sigma=sigma, noise=noise) for b, p in pred.items()}
+                z = loop.change(z, "after_step", ctx)
+            yield State(index, len(route), t, t_prev, z, before, pred)
+
+    return states()
+
+
+def _clipped(p: Prediction, x: Tensor, abar: float, clip: str) -> Prediction:
+    x0 = p.x0.clamp(-1, 1)
+    return Prediction(x0, (x - abar**0.5 * x0) / (1 - abar) ** 0.5 if clip == "both" else p.eps)
+
+
+def invert(models: Any, z: Any, texts: Any = None, *, steps: int | Sequence[int] = 50, hooks: Sequence[Hook] = (),
+           guider: Guider | None = None, fixed_point: int = 0, spacing: str = "leading", offset: int = 0,
+           final_alpha: str = "one") -> Iterator[State]:
+    """DDIM inversion (Song et al. 2021, section 4.3) over named rows: from clean latents to the noise they come from.
+
+    Arguments as in :func:`run`; fixed_point: further network calls a step at the latent just found, so that the way back nearly
+    closes (3 or more). ``before_step`` gets the latents at t_prev, ``after_step`` those at t.
+    """
+    loop = _Loop(models, z, texts, guider or CFG(1.0), hooks)
+    require(isinstance(fixed_point, int) and fixed_point >= 0, "fixed_point", fixed_point, "a whole number of repeats, 0 or more")
+    check_choice("final_alpha", final_alpha, ("one", "first"))
+    route = step_pairs(loop.schedule.T, steps, spacing=spacing, offset=offset)[::-1]
+    if float(loop.schedule.at(route[-1][0])) == 0:
+        raise BadInput("steps", f"a way to t = {route[-1][0]}, where abar = 0", "steps that stop before it: pure noise holds no picture")
+
+    def states() -> Iterator[State]:
+        z = {branch: value.detach() for branch, value in loop.z.items()}
+        for index, (t, t_prev) in enumerate(route):
+            abar, abar_prev = float(loop.schedule.at(t)), abar_after(loop.schedule, t_prev, final_alpha)
+            ctx = StepContext(index, len(route), t, t_prev, abar, abar_prev, tuple(next(iter(z.values())).shape[-2:]), loop.n)
+            with torch.no_grad():
+                guess = start = z
+                for _ in range(1 + fixed_point):
+                    before, pred = loop.step(guess, ctx)
+                    pred = {b: Prediction((start[b] - (1 - abar_prev) ** 0.5 * p.eps) / abar_prev**0.5, p.eps) for b, p in pred.items()}
+                    guess = {b: ddim_step(p.x0, p.eps, abar) for b, p in pred.items()}
+                z = loop.change(guess, "after_step", ctx)
+            yield State(index, len(route), t, t_prev, z, start, pred, inverted=True)
+
+    return states()
