@@ -159,7 +159,8 @@ def sample_concat(pipe: StableDiffusionPipeline, hint: Tensor, prompts: str | Se
     """
     had = pipe.vae.config.latent_channels
     need = pipe.unet.config.in_channels - had
-    require(isinstance(hint, Tensor) and hint.ndim == 4 and hint.shape[1] == need, "hint", f"shape {tuple(getattr(hint, 'shape', ()))}",
+    require(isinstance(hint, Tensor) and hint.ndim == 4 and hint.shape[1] == need, "hint",
+            f"shape {tuple(getattr(hint, 'shape', ()))}",
             f"(B, {need}, h, w): this U-Net takes {pipe.unet.config.in_channels} channels, {had} of them the latent")
     prompts = check_prompts(prompts)
     prompts = prompts * len(hint) if len(prompts) == 1 else prompts

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from minidiff.steer.attention import pool_masks
 from minidiff.latent.text import PIECES
+from minidiff.steer.attention import pool_masks
 from minidiff.world import COLOUR_NAMES, KINDS, PATTERNS
 from minidiff.world.grammar import MOOD_WORDS, SIZE_WORDS
 

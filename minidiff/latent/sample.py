@@ -23,14 +23,29 @@ from minidiff.steer.loop import State, invert, run
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-__all__ = ["check_prompts", "denoise", "denoiser", "encode_prompt", "initial_noise", "invert_image", "latent_shape", "schedule_from",
-           "scheduler_options", "text_to_image"]
+__all__ = [
+    "check_prompts",
+    "denoise",
+    "denoiser",
+    "encode_prompt",
+    "initial_noise",
+    "invert_image",
+    "latent_shape",
+    "schedule_from",
+    "scheduler_options",
+    "text_to_image",
+]
 
 
 def schedule_from(scheduler: Any) -> Schedule:
     """The Schedule that a diffusers scheduler was built with (its own float32 table, in float64)."""
-    require(hasattr(scheduler, "alphas_cumprod"), "scheduler", type(scheduler).__name__,
-            "a scheduler with a table of alphas_cumprod; flow-matching ones have none", "DDIMScheduler.from_config(pipe.scheduler.config)")
+    require(
+        hasattr(scheduler, "alphas_cumprod"),
+        "scheduler",
+        type(scheduler).__name__,
+        "a scheduler with a table of alphas_cumprod; flow-matching ones have none",
+        "DDIMScheduler.from_config(pipe.scheduler.config)",
+    )
     return Schedule(scheduler.alphas_cumprod.double().cpu(), getattr(scheduler.config, "beta_schedule", "custom"))
 
 
@@ -40,13 +55,22 @@ def scheduler_options(pipe: StableDiffusionPipeline) -> dict[str, Any]:
     schedule_from(pipe.scheduler)
     spacing = getattr(c, "timestep_spacing", "leading")
     check_choice("timestep_spacing", spacing, ("leading", "trailing", "linspace"))
-    require(not getattr(c, "thresholding", False), "scheduler", "dynamic thresholding", "thresholding=False",
-            "DDIMScheduler.from_config(pipe.scheduler.config, thresholding=False)")
+    require(
+        not getattr(c, "thresholding", False),
+        "scheduler",
+        "dynamic thresholding",
+        "thresholding=False",
+        "DDIMScheduler.from_config(pipe.scheduler.config, thresholding=False)",
+    )
     limit = getattr(c, "clip_sample_range", 1.0)
     clip = "x0" if getattr(c, "clip_sample", False) else None
     require(clip is None or limit == 1.0, "scheduler", f"clip_sample_range={limit}", "1.0, or clip_sample=False")
-    return {"spacing": spacing, "offset": getattr(c, "steps_offset", 0) if spacing == "leading" else 0,
-            "final_alpha": "one" if getattr(c, "set_alpha_to_one", True) else "first", "clip": clip}
+    return {
+        "spacing": spacing,
+        "offset": getattr(c, "steps_offset", 0) if spacing == "leading" else 0,
+        "final_alpha": "one" if getattr(c, "set_alpha_to_one", True) else "first",
+        "clip": clip,
+    }
 
 
 class TextUNet(nn.Module):
@@ -73,8 +97,13 @@ def denoiser(pipe: StableDiffusionPipeline, unet: nn.Module | None = None) -> De
 def check_prompts(prompts: str | Sequence[str], *, argument: str = "prompts") -> list[str]:
     """A string or a list of them, as a list; everything else is refused."""
     rows = [prompts] if isinstance(prompts, str) else list(prompts) if isinstance(prompts, (list, tuple)) else None
-    require(rows is not None and len(rows) > 0 and all(isinstance(p, str) for p in rows), argument, repr(prompts)[:80],
-            "a string, or a list of at least one string", f"{argument}='a red cat on the grass'")
+    require(
+        rows is not None and len(rows) > 0 and all(isinstance(p, str) for p in rows),
+        argument,
+        repr(prompts)[:80],
+        "a string, or a list of at least one string",
+        f"{argument}='a red cat on the grass'",
+    )
     return rows
 
 
@@ -107,8 +136,13 @@ def latent_shape(pipe: StableDiffusionPipeline, size: int | tuple[int, int] | No
     require(len(pair) == 2, "size", repr(size), "one number of pixels, or (height, width)", "size=64")
     high, wide = (_whole("size", side, 1) for side in pair)
     unit = f * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
-    require(high % unit == 0 and wide % unit == 0, "size", (high, wide), f"multiples of {unit} pixels (autoencoder {f}, U-Net {unit // f})",
-            f"size=({f * sides[0]}, {f * sides[1]})")
+    require(
+        high % unit == 0 and wide % unit == 0,
+        "size",
+        (high, wide),
+        f"multiples of {unit} pixels (autoencoder {f}, U-Net {unit // f})",
+        f"size=({f * sides[0]}, {f * sides[1]})",
+    )
     return pipe.vae.config.latent_channels, high // f, wide // f
 
 
@@ -125,16 +159,32 @@ def _latents(pipe: StableDiffusionPipeline, latents: Tensor | None, n: int, seed
     channels = pipe.vae.config.latent_channels
     shape = f"a float tensor of shape ({n}, {channels}, h, w): one row for each prompt"
     require(isinstance(latents, Tensor), "latents", type(latents).__name__, shape, "initial_noise(pipe, n, seed=0)")
-    require(latents.ndim == 4 and len(latents) == n and latents.shape[1] == channels and latents.is_floating_point(), "latents",
-            f"{latents.dtype} of shape {tuple(latents.shape)}", shape)
+    require(
+        latents.ndim == 4 and len(latents) == n and latents.shape[1] == channels and latents.is_floating_point(),
+        "latents",
+        f"{latents.dtype} of shape {tuple(latents.shape)}",
+        shape,
+    )
     require(size is None, "size", repr(size), "no size beside latents, which have one already")
     require(bool(torch.isfinite(latents).all()), "latents", "NaN or infinity", "finite numbers")
     return latents.to(pipe.device, pipe.unet.dtype)
 
 
-def denoise(pipe: StableDiffusionPipeline, prompts: str | Sequence[str], *, steps: int | Sequence[int] = 25, guidance: float = 4.0,
-            seed: int = 0, latents: Tensor | None = None, negative: str | Sequence[str] = "", size: int | tuple[int, int] | None = None,
-            eta: float = 0.0, hint: Tensor | None = None, hooks: Sequence[Hook] = (), rows: Sequence[int] | None = None) -> Iterator[State]:
+def denoise(
+    pipe: StableDiffusionPipeline,
+    prompts: str | Sequence[str],
+    *,
+    steps: int | Sequence[int] = 25,
+    guidance: float = 4.0,
+    seed: int = 0,
+    latents: Tensor | None = None,
+    negative: str | Sequence[str] = "",
+    size: int | tuple[int, int] | None = None,
+    eta: float = 0.0,
+    hint: Tensor | None = None,
+    hooks: Sequence[Hook] = (),
+    rows: Sequence[int] | None = None,
+) -> Iterator[State]:
     """The denoising loop of a Stable Diffusion pipeline: :func:`minidiff.steer.run` on one branch, "source".
 
     The same numbers as ``pipe(prompts, latents=latents, num_inference_steps=steps, guidance_scale=guidance)`` with its
@@ -150,23 +200,52 @@ def denoise(pipe: StableDiffusionPipeline, prompts: str | Sequence[str], *, step
     require(abs(guidance) <= 1000, "guidance", guidance, "a number between -1000 and 1000", "guidance=4.0")
     z = _latents(pipe, latents, n, _whole("seed", seed, 0), size)
     had, takes = pipe.vae.config.latent_channels, pipe.unet.config.in_channels
-    require((hint is None) == (takes == had), "hint", "none" if hint is None else f"shape {tuple(hint.shape)}",
-            f"no hint: this U-Net takes the {had} latent channels alone" if takes == had else f"(B, {takes - had}, h, w)")
+    require(
+        (hint is None) == (takes == had),
+        "hint",
+        "none" if hint is None else f"shape {tuple(hint.shape)}",
+        f"no hint: this U-Net takes the {had} latent channels alone" if takes == had else f"(B, {takes - had}, h, w)",
+    )
     texts: dict[str, Any] = {"prompt": encode_prompt(pipe, prompts)}
     if guidance != 1.0:
         texts["empty"] = encode_prompt(pipe, others)
     if hint is not None:
-        require(hint.shape == (n, takes - had, *z.shape[-2:]), "hint", f"shape {tuple(hint.shape)}",
-                f"({n}, {takes - had}, {z.shape[-2]}, {z.shape[-1]}): this U-Net takes {takes} channels, {had} of them the latent")
+        require(
+            hint.shape == (n, takes - had, *z.shape[-2:]),
+            "hint",
+            f"shape {tuple(hint.shape)}",
+            f"({n}, {takes - had}, {z.shape[-2]}, {z.shape[-1]}): this U-Net takes {takes} channels, {had} of them the latent",
+        )
         texts = {text: (context, hint.to(z)) for text, context in texts.items()}
-    return run(denoiser(pipe), z, texts, steps=steps, eta=eta, guider=CFG(guidance), seed=seed, rows=rows, hooks=hooks,
-               **scheduler_options(pipe))
+    return run(
+        denoiser(pipe),
+        z,
+        texts,
+        steps=steps,
+        eta=eta,
+        guider=CFG(guidance),
+        seed=seed,
+        rows=rows,
+        hooks=hooks,
+        **scheduler_options(pipe),
+    )
 
 
 @torch.no_grad()
-def text_to_image(pipe: StableDiffusionPipeline, prompts: str | Sequence[str], *, steps: int | Sequence[int] = 25,
-                  guidance: float = 4.0, seed: int = 0, latents: Tensor | None = None, negative: str | Sequence[str] = "",
-                  size: int | tuple[int, int] | None = None, eta: float = 0.0, hint: Tensor | None = None, chunk: int = 16) -> Tensor:
+def text_to_image(
+    pipe: StableDiffusionPipeline,
+    prompts: str | Sequence[str],
+    *,
+    steps: int | Sequence[int] = 25,
+    guidance: float = 4.0,
+    seed: int = 0,
+    latents: Tensor | None = None,
+    negative: str | Sequence[str] = "",
+    size: int | tuple[int, int] | None = None,
+    eta: float = 0.0,
+    hint: Tensor | None = None,
+    chunk: int = 16,
+) -> Tensor:
     """Pictures (B, 3, H, W) in [-1, 1] of prompts: :func:`denoise` to the end, then the decoder. Arguments as there.
 
     chunk: rows at once; it changes nothing but memory and speed. Everything is checked before the first chunk runs.
@@ -175,17 +254,41 @@ def text_to_image(pipe: StableDiffusionPipeline, prompts: str | Sequence[str], *
     n, chunk = len(prompts), _whole("chunk", chunk, 1)
     require(len(others) in (1, n), "negative", f"{len(others)} prompts", f"1 or {n}: one for each prompt")
     z = _latents(pipe, latents, n, _whole("seed", seed, 0), size)
-    require(hint is None or (isinstance(hint, Tensor) and len(hint) == n), "hint", getattr(hint, "shape", type(hint).__name__),
-            f"{n} rows: one for each prompt")
+    require(
+        hint is None or (isinstance(hint, Tensor) and len(hint) == n),
+        "hint",
+        getattr(hint, "shape", type(hint).__name__),
+        f"{n} rows: one for each prompt",
+    )
     parts = [slice(i, min(i + chunk, n)) for i in range(0, n, chunk)]
-    loops = [denoise(pipe, prompts[part], steps=steps, guidance=guidance, seed=seed, latents=z[part], eta=eta,
-                     negative=others if len(others) == 1 else others[part], hint=None if hint is None else hint[part],
-                     rows=range(n)[part]) for part in parts]
+    loops = [
+        denoise(
+            pipe,
+            prompts[part],
+            steps=steps,
+            guidance=guidance,
+            seed=seed,
+            latents=z[part],
+            eta=eta,
+            negative=others if len(others) == 1 else others[part],
+            hint=None if hint is None else hint[part],
+            rows=range(n)[part],
+        )
+        for part in parts
+    ]
     return torch.cat([decode(pipe.vae, last(loop).x).clamp(-1, 1) for loop in loops])
 
 
-def invert_image(pipe: StableDiffusionPipeline, images: Tensor, prompts: str | Sequence[str], *, steps: int | Sequence[int] = 50,
-                 fixed_point: int = 0, guider: Guider | None = None, hooks: Sequence[Hook] = ()) -> Iterator[State]:
+def invert_image(
+    pipe: StableDiffusionPipeline,
+    images: Tensor,
+    prompts: str | Sequence[str],
+    *,
+    steps: int | Sequence[int] = 50,
+    fixed_point: int = 0,
+    guider: Guider | None = None,
+    hooks: Sequence[Hook] = (),
+) -> Iterator[State]:
     """DDIM inversion at w = 1: from pictures (B, 3, H, W) to the noise that gives them back; :func:`minidiff.steer.invert`.
 
     ``Trajectory.of(invert_image(...))`` is what the editing methods take.

@@ -105,7 +105,8 @@ class LatentDiffusion(nn.Module):
         abar = self.schedule.at(t)
         loss = loss * snr_weight(abar / (1 - abar)).to(loss)
         if self.ground:
-            loss = loss + self.ground * torch.stack([grounding_loss(probs, words, masks) for probs in watch.probs.values()]).mean(0)
+            each = [grounding_loss(probs, words, masks) for probs in watch.probs.values()]
+            loss = loss + self.ground * torch.stack(each).mean(0)
         if self.place:
             loss = loss + self.place * place_loss(self.places(context), words, masks)
         return loss

@@ -17,8 +17,8 @@ from minidiff.world import VOCABULARY, parse
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
-__all__ = ["LENGTH", "PIECES", "check_prompt", "ignore_marks", "make_text_encoder", "make_tokenizer", "normalise", "text_config", "token_ids",
-           "token_indices", "word_tokens"]
+__all__ = ["LENGTH", "PIECES", "check_prompt", "ignore_marks", "make_text_encoder", "make_tokenizer", "normalise", "text_config",
+           "token_ids", "token_indices", "word_tokens"]
 
 LENGTH = 34  # 30 words, a begin, an end, and the second halves of the two words that have one
 PIECES = {"mushroom": ("mush", "room"), "watercolour": ("water", "colour")}  # words of two tokens, as in every real tokenizer
@@ -110,7 +110,8 @@ def check_prompt(tokenizer: CLIPTokenizer, text: str) -> None:
     for word in rest.lower().split():
         if word not in known:
             near = difflib.get_close_matches(word, sorted(known), n=3, cutoff=0.6)
-            raise BadInput("prompt", f"the unknown word {word!r}", f"words of this model ({len(known)} in all)", " or ".join(map(repr, near)))
+            raise BadInput("prompt", f"the unknown word {word!r}", f"words of this model ({len(known)} in all)",
+                           " or ".join(map(repr, near)))
 
 
 def token_ids(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
@@ -143,8 +144,8 @@ def token_indices(tokenizer: CLIPTokenizer, text: str, word: str) -> list[list[i
 
     Raises BadInput when the word is not in the text.
     """
-    require(isinstance(text, str) and isinstance(word, str), "word", f"{type(text).__name__}, {type(word).__name__}", "two strings",
-            "token_indices(pipe.tokenizer, 'a red cat', 'cat')")
+    require(isinstance(text, str) and isinstance(word, str), "word", f"{type(text).__name__}, {type(word).__name__}",
+            "two strings", "token_indices(pipe.tokenizer, 'a red cat', 'cat')")
     words, want = word_tokens(tokenizer, text), [w for w, _ in word_tokens(tokenizer, word)]
     starts = [i for i in range(len(words)) if want and [w for w, _ in words[i:i + len(want)]] == want]
     require(bool(starts), "word", repr(word), f"a word of the prompt {text!r}", repr(words[-1][0]) if words else "")

@@ -10,6 +10,30 @@ from minidiff.steer.loop import State, invert, run
 from minidiff.steer.record import Maps, Pin, Recorder, Trajectory
 from minidiff.steer.tap import Tap
 
-__all__ = ["CFG", "Composable", "Dual", "Energy", "EnergyState", "EpsGuidance", "ExplicitAttnProcessor", "Guider", "Hook",
-           "InstructPix2Pix", "LatentGuidance", "Maps", "MeanGuidance", "Pin", "Recorder", "Row", "Site", "State", "StepContext",
-           "Tap", "Trajectory", "attention", "invert", "run", "sites"]
+__all__ = [
+    "CFG",
+    "Composable",
+    "Dual",
+    "Energy",
+    "EnergyState",
+    "EpsGuidance",
+    "ExplicitAttnProcessor",
+    "Guider",
+    "Hook",
+    "InstructPix2Pix",
+    "LatentGuidance",
+    "Maps",
+    "MeanGuidance",
+    "Pin",
+    "Recorder",
+    "Row",
+    "Site",
+    "State",
+    "StepContext",
+    "Tap",
+    "Trajectory",
+    "attention",
+    "invert",
+    "run",
+    "sites",
+]

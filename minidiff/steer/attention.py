@@ -66,8 +66,14 @@ class ExplicitAttnProcessor:
     def __init__(self, attend: Callable[..., Tensor] | None = None) -> None:
         self.attend = attend
 
-    def __call__(self, attn: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None,
-                 attention_mask: Tensor | None = None, temb: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        attn: nn.Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
         x, residual, shape = hidden_states, hidden_states, hidden_states.shape
         if attn.spatial_norm is not None:
             x = attn.spatial_norm(x, temb)
@@ -81,8 +87,10 @@ class ExplicitAttnProcessor:
         if attention_mask is not None:
             attention_mask = attn.prepare_attention_mask(attention_mask, context.shape[1], len(x))
             attention_mask = attention_mask.view(len(x), attn.heads, -1, attention_mask.shape[-1])
-        q, k, v = (part.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-                   for part in (attn.to_q(x), attn.to_k(context), attn.to_v(context)))
+        q, k, v = (
+            part.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            for part in (attn.to_q(x), attn.to_k(context), attn.to_v(context))
+        )
         if attn.norm_q is not None:
             q = attn.norm_q(q)
         if attn.norm_k is not None:
@@ -95,8 +103,12 @@ class ExplicitAttnProcessor:
             changed = change(probs)
             if changed is None:
                 return out
-            require(changed.shape == probs.shape, "on_probs", f"probabilities of shape {tuple(changed.shape)}",
-                    f"the shape they came in, {tuple(probs.shape)}")
+            require(
+                changed.shape == probs.shape,
+                "on_probs",
+                f"probabilities of shape {tuple(changed.shape)}",
+                f"the shape they came in, {tuple(probs.shape)}",
+            )
             return changed @ v
 
         out = plain(q, k, v) if self.attend is None else self.attend(q, k, v, plain)
@@ -113,6 +125,10 @@ def pool_masks(masks: Tensor, cells: int, aspect: float) -> Tensor:
     """Masks (B, K, H, W) averaged to the grid of a site with ``cells`` places: (B, K, cells). aspect: height / width."""
     h = max(1, round((cells * aspect) ** 0.5))
     w, (high, wide) = cells // h, masks.shape[-2:]
-    require(h * w == cells and high % h == 0 and wide % w == 0, "cells", cells,
-            f"a grid of aspect {aspect:g} that divides masks of {high} x {wide}")
+    require(
+        h * w == cells and high % h == 0 and wide % w == 0,
+        "cells",
+        cells,
+        f"a grid of aspect {aspect:g} that divides masks of {high} x {wide}",
+    )
     return torch.flatten(F.avg_pool2d(masks, (high // h, wide // w)), 2)

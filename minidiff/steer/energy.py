@@ -39,8 +39,9 @@ class Energy:
     gradients, as the rows of the guided branch and text.
     """
 
-    def __init__(self, fn: Callable[[Maps, EnergyState], Tensor] | None = None, *, sites: Select = (),
-                 modules: Sequence[str] = ()) -> None:
+    def __init__(
+        self, fn: Callable[[Maps, EnergyState], Tensor] | None = None, *, sites: Select = (), modules: Sequence[str] = ()
+    ) -> None:
         self.fn, self.selects, self.modules = fn, choose(sites), tuple(modules)
 
     def __call__(self, maps: Maps, state: EnergyState) -> Tensor:
@@ -61,8 +62,11 @@ class Energy:
 
 class _Joined(Energy):
     def __init__(self, fn: Callable[[Maps, EnergyState], Tensor], parts: tuple[Energy, ...]) -> None:
-        super().__init__(fn, sites=lambda site: any(part.selects(site) for part in parts),
-                         modules=dict.fromkeys(path for part in parts for path in part.modules))
+        super().__init__(
+            fn,
+            sites=lambda site: any(part.selects(site) for part in parts),
+            modules=dict.fromkeys(path for part in parts for path in part.modules),
+        )
 
 
 class _Guidance(Hook):
@@ -73,17 +77,29 @@ class _Guidance(Hook):
     pushes nothing). until: the share of the steps during which it acts.
     """
 
-    def __init__(self, energy: Energy, *, scale: float = 1.0, relative: float | None = None, branch: str = "source",
-                 text: str = "prompt", until: float = 1.0) -> None:
+    def __init__(
+        self,
+        energy: Energy,
+        *,
+        scale: float = 1.0,
+        relative: float | None = None,
+        branch: str = "source",
+        text: str = "prompt",
+        until: float = 1.0,
+    ) -> None:
         require(isinstance(energy, Energy), "energy", type(energy).__name__, "an Energy", "Energy(lambda maps, state: ...)")
         require(0 <= until <= 1, "until", until, "a share of the steps in [0, 1]")
         for name, value in (("scale", scale), ("relative", relative)):
-            require(value is None or (isinstance(value, (int, float)) and value == value and abs(value) != float("inf")), name, value,
-                    "a finite number")
+            require(
+                value is None or (isinstance(value, (int, float)) and value == value and abs(value) != float("inf")),
+                name,
+                value,
+                "a finite number",
+            )
         self.energy, self.scale, self.relative = energy, scale, relative
         self.branch, self.text, self.until = branch, text, until
         self.modules = energy.modules
-        self.values: dict[int, Tensor] = {}          # step -> (B,) energies, before the step's push
+        self.values: dict[int, Tensor] = {}  # step -> (B,) energies, before the step's push
         self._maps: Maps | None = None
 
     def active(self, ctx: StepContext) -> bool:
@@ -105,15 +121,26 @@ class _Guidance(Hook):
         """(B,) with gradients; noted in ``values``."""
         maps, self._maps = self._maps, None
         value = self.energy(maps, EnergyState(z, p.x0, p.eps, ctx))
-        require(isinstance(value, Tensor) and value.shape == z.shape[:1], "energy",
-                getattr(value, "shape", type(value).__name__), f"one number a row, shape ({len(z)},)")
+        require(
+            isinstance(value, Tensor) and value.shape == z.shape[:1],
+            "energy",
+            getattr(value, "shape", type(value).__name__),
+            f"one number a row, shape ({len(z)},)",
+        )
+        if ctx.index == 0:
+            self.values.clear()
         self.values[ctx.index] = value.detach().cpu()
         return value
 
     def _push(self, gradient: Tensor, reference: Tensor) -> Tensor:
         """The gradient times ``scale``, or with the length ``relative`` times the reference's, row by row."""
-        require(bool(torch.isfinite(gradient).all()), "energy", "a gradient that is not finite", "a smooth energy",
-                "a small constant under every root and quotient")
+        require(
+            bool(torch.isfinite(gradient).all()),
+            "energy",
+            "a gradient that is not finite",
+            "a smooth energy",
+            "a small constant under every root and quotient",
+        )
         if self.relative is None:
             return self.scale * gradient
         shape = (-1,) + (1,) * (gradient.ndim - 1)
@@ -129,8 +156,15 @@ class LatentGuidance(_Guidance):
     repeated, at most ``most`` times, until every row's energy is below it (Attend-and-Excite's refinement).
     """
 
-    def __init__(self, energy: Energy, *, decay: Callable[[float], float] = lambda progress: 1.0,
-                 refine: Mapping[int, float] | None = None, most: int = 20, **options: Any) -> None:
+    def __init__(
+        self,
+        energy: Energy,
+        *,
+        decay: Callable[[float], float] = lambda progress: 1.0,
+        refine: Mapping[int, float] | None = None,
+        most: int = 20,
+        **options: Any,
+    ) -> None:
         super().__init__(energy, **options)
         self.decay, self.refine, self.most = decay, dict(refine or {}), most
 

@@ -77,8 +77,13 @@ class Composable(Guider):
     """Composable Diffusion (Liu et al. 2022, eq. 11): u + sum_i w_i (c_i - u). weights: text -> w_i, negative ones subtract."""
 
     def __init__(self, weights: Mapping[str, Weight]) -> None:
-        require(isinstance(weights, Mapping) and len(weights) > 0, "weights", repr(weights), "a weight for each text",
-                'Composable({"cat": 4.0, "dog": 4.0})')
+        require(
+            isinstance(weights, Mapping) and len(weights) > 0,
+            "weights",
+            repr(weights),
+            "a weight for each text",
+            'Composable({"cat": 4.0, "dog": 4.0})',
+        )
         if "empty" in weights:
             raise BadInput("weights", "a weight for 'empty'", "weights of the other texts: u is what they start from")
         self.weights = {text: _checked(f"weights[{text!r}]", w) for text, w in weights.items()}

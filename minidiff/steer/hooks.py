@@ -14,8 +14,8 @@ from minidiff.steer.attention import Site
 
 __all__ = ["Hook", "Latents", "Predict", "Row", "StepContext"]
 
-Latents = Mapping[str, Tensor]                      # branch -> (n, C, h, w)
-Predict = Callable[..., dict[str, Prediction]]      # predict(z, text=None) -> branch -> Prediction
+Latents = Mapping[str, Tensor]  # branch -> (n, C, h, w)
+Predict = Callable[..., dict[str, Prediction]]  # predict(z, text=None) -> branch -> Prediction
 
 
 class Row(NamedTuple):
@@ -49,8 +49,12 @@ class StepContext:
         row = Row(branch, text)
         if row not in self.rows:
             known = ", ".join(f"({r.branch!r}, {r.text!r})" for r in self.rows) or "none: no row was named"
-            raise BadInput("branch, text", f"({branch!r}, {text!r})", f"a block of the batch under way ({known})",
-                           "run(...), or Tap(unet, hook, rows=[Row('source', 'empty'), Row('source', 'prompt')])")
+            raise BadInput(
+                "branch, text",
+                f"({branch!r}, {text!r})",
+                f"a block of the batch under way ({known})",
+                "run(...), or Tap(unet, hook, rows=[Row('source', 'empty'), Row('source', 'prompt')])",
+            )
         start = self.rows.index(row) * self.n
         return slice(start, start + self.n)
 
@@ -83,8 +87,9 @@ class Hook:
         """True for the attention sites it wants."""
         return False
 
-    def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, ctx: StepContext,
-               attention: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor | None:
+    def attend(
+        self, site: Site, q: Tensor, k: Tensor, v: Tensor, ctx: StepContext, attention: Callable[[Tensor, Tensor, Tensor], Tensor]
+    ) -> Tensor | None:
         """The most general: q (B, heads, N, d), k and v (B, heads, L, d) -> (B, heads, N, d). ``attention`` is what follows."""
         return None
 
@@ -116,6 +121,11 @@ def check_hooks(hooks: object) -> tuple[Hook, ...]:
         return (hooks,)
     require(isinstance(hooks, (list, tuple)), "hooks", type(hooks).__name__, "a list of hooks", "hooks=[Recorder()]")
     for hook in hooks:
-        require(isinstance(hook, Hook), "hooks", getattr(hook, "__name__", type(hook).__name__), "instances of Hook",
-                f"{hook.__name__}()" if isinstance(hook, type) else "a subclass of minidiff.steer.Hook")
+        require(
+            isinstance(hook, Hook),
+            "hooks",
+            getattr(hook, "__name__", type(hook).__name__),
+            "instances of Hook",
+            f"{hook.__name__}()" if isinstance(hook, type) else "a subclass of minidiff.steer.Hook",
+        )
     return tuple(hooks)

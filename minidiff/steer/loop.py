@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from minidiff.diffusion.predict import Prediction, check_state
-from minidiff.diffusion.noise import row_noise
-from minidiff.diffusion.sample import abar_after, check_model, ddim_sigma, ddim_step
-from minidiff.diffusion.spacing import step_pairs
-from minidiff.errors import BadInput, check_choice, require
+from minidiff.diffusion.noise import check_rows, row_noise
+from minidiff.diffusion.predict import Prediction, check_clip, check_model, check_state, clipped
+from minidiff.diffusion.sample import ddim_sigma, ddim_step, visits
+from minidiff.errors import BadInput, check_choice, checks_first, require
 from minidiff.steer.guiders import CFG, Guider
 from minidiff.steer.hooks import Hook, Latents, Row, StepContext, check_hooks
 from minidiff.steer.tap import Tap
@@ -38,8 +37,13 @@ class State(NamedTuple):
     inverted: bool = False
 
     def _only(self, table: Mapping[str, Any]) -> Any:
-        require(len(table) == 1, "branch", f"branches {', '.join(map(repr, table))}", "a run of one branch",
-                f"state.z[{next(iter(table))!r}]")
+        require(
+            len(table) == 1,
+            "branch",
+            f"branches {', '.join(map(repr, table))}",
+            "a run of one branch",
+            f"state.z[{next(iter(table))!r}]",
+        )
         return next(iter(table.values()))
 
     @property
@@ -81,14 +85,24 @@ class _Loop:
         require(len(shapes) == 1, "z", f"shapes {sorted(shapes)}", "branches of one shape")
         if texts is None:
             texts = {branch: dict.fromkeys(guider.texts) for branch in self.z}
-        require(isinstance(texts, Mapping), "texts", type(texts).__name__, "a table of texts", 'texts={"prompt": context, "empty": empty}')
+        require(
+            isinstance(texts, Mapping),
+            "texts",
+            type(texts).__name__,
+            "a table of texts",
+            'texts={"prompt": context, "empty": empty}',
+        )
         self.texts = {"source": dict(texts)} if single and "source" not in texts else {b: dict(t) for b, t in texts.items()}
         self.n = len(next(iter(self.z.values())))
         for branch in self.z:
             require(branch in self.texts, "texts", f"nothing for branch {branch!r}", "texts for each branch of z")
             for text in guider.texts:
-                require(text in self.texts[branch], "texts", f"{', '.join(map(repr, self.texts[branch]))} for {branch!r}",
-                        f"{', '.join(map(repr, guider.texts))}: what {type(guider).__name__} combines")
+                require(
+                    text in self.texts[branch],
+                    "texts",
+                    f"{', '.join(map(repr, self.texts[branch]))} for {branch!r}",
+                    f"{', '.join(map(repr, guider.texts))}: what {type(guider).__name__} combines",
+                )
                 self._check_text(branch, text)
         extra = [b for b in self.texts if b not in self.z]
         require(not extra, "texts", f"a branch {extra[:1]} without latents", f"branches of z: {', '.join(map(repr, self.z))}")
@@ -98,15 +112,24 @@ class _Loop:
             check_model(self.models[text])
         self.schedule = self.models[guider.texts[0]].schedule
         for text in guider.texts[1:]:
-            require(torch.equal(self.models[text].schedule.abar, self.schedule.abar), "models", f"another schedule for {text!r}",
-                    "denoisers of one schedule")
+            require(
+                torch.equal(self.models[text].schedule.abar, self.schedule.abar),
+                "models",
+                f"another schedule for {text!r}",
+                "denoisers of one schedule",
+            )
         self.taps: dict[int, Tap] = {}
         for model in self.models.values():
             net = network_of(model)
             if net is not None and id(net) not in self.taps and any(self._reaches_in(h) for h in self.hooks):
                 self.taps[id(net)] = Tap(net, *self.hooks)
         lost = [h for h in self.hooks if h.modules and not self.taps]
-        require(not lost, "hooks", f"{type(lost[0]).__name__} for modules" if lost else "", "a denoiser whose ``net`` is a torch module")
+        require(
+            not lost,
+            "hooks",
+            f"{type(lost[0]).__name__} for modules" if lost else "",
+            "a denoiser whose ``net`` is a torch module",
+        )
 
     @staticmethod
     def _reaches_in(hook: Hook) -> bool:
@@ -167,8 +190,12 @@ class _Loop:
                 changed = getattr(hook, method)(z, *args)
                 if changed is not None:
                     for branch, value in changed.items():
-                        require(branch in z and value.shape == z[branch].shape, f"{type(hook).__name__}.{method}",
-                                f"{branch!r} of shape {tuple(value.shape)}", f"branches and shapes of z, {tuple(z[next(iter(z))].shape)}")
+                        require(
+                            branch in z and value.shape == z[branch].shape,
+                            f"{type(hook).__name__}.{method}",
+                            f"{branch!r} of shape {tuple(value.shape)}",
+                            f"branches and shapes of z, {tuple(z[next(iter(z))].shape)}",
+                        )
                     z = {**z, **{branch: value.detach() for branch, value in changed.items()}}
         return z
 
@@ -186,9 +213,23 @@ class _Loop:
         return z, {b: Prediction(p.x0.detach(), p.eps.detach()) for b, p in pred.items()}
 
 
-def run(models: Any, z: Any, texts: Any = None, *, steps: int | Sequence[int] = 50, hooks: Sequence[Hook] = (),
-        guider: Guider | None = None, eta: float = 0.0, seed: int = 0, rows: Sequence[int] | None = None, spacing: str = "leading",
-        offset: int = 0, final_alpha: str = "one", clip: str | None = None) -> Iterator[State]:
+@checks_first
+def run(
+    models: Any,
+    z: Any,
+    texts: Any = None,
+    *,
+    steps: int | Sequence[int] = 50,
+    hooks: Sequence[Hook] = (),
+    guider: Guider | None = None,
+    eta: float = 0.0,
+    seed: int = 0,
+    rows: Sequence[int] | None = None,
+    spacing: str = "leading",
+    offset: int = 0,
+    final_alpha: str = "one",
+    clip: str | None = None,
+) -> Iterator[State]:
     """DDIM over named rows, with hooks: every method from lesson 08 on. Yields a :class:`State` after each step.
 
     models: a denoiser, or text -> denoiser (of one schedule). z: (n, C, h, w) noise, or branch -> noise; a plain tensor is the
@@ -203,39 +244,42 @@ def run(models: Any, z: Any, texts: Any = None, *, steps: int | Sequence[int] = 
     """
     loop = _Loop(models, z, texts, guider or CFG(1.0), hooks)
     require(isinstance(eta, (int, float)) and 0 <= eta <= 1, "eta", eta, "a number from 0 (no noise) to 1 (DDPM)", "eta=0.0")
-    check_choice("final_alpha", final_alpha, ("one", "first"))
-    check_choice("clip", clip, (None, "x0", "both"))
-    route = step_pairs(loop.schedule.T, steps, spacing=spacing, offset=offset)
-    numbers = list(range(loop.n)) if rows is None else [int(r) for r in rows]
-    require(len(numbers) == loop.n, "rows", f"{len(numbers)} numbers", f"one for each of the {loop.n} rows of z")
-
-    def states() -> Iterator[State]:
-        z = {branch: value.detach() for branch, value in loop.z.items()}
-        for index, (t, t_prev) in enumerate(route):
-            abar, abar_prev = float(loop.schedule.at(t)), abar_after(loop.schedule, t_prev, final_alpha)
-            some = next(iter(z.values()))
-            ctx = StepContext(index, len(route), t, t_prev, abar, abar_prev, tuple(some.shape[-2:]), loop.n)
-            with torch.no_grad():
-                before, pred = loop.step(z, ctx)
-                if clip is not None:
-                    pred = {b: _clipped(p, before[b], abar, clip) for b, p in pred.items()}
-                sigma = ddim_sigma(abar, abar_prev, eta)
-                noise = row_noise(some.shape, seed=seed, t=t, rows=numbers, dtype=some.dtype, device=some.device) if sigma > 0 else None
-                z = {b: ddim_step(p.x0, p.eps, abar_prev, sigma=sigma, noise=noise) for b, p in pred.items()}
-                z = loop.change(z, "after_step", ctx)
-            yield State(index, len(route), t, t_prev, z, before, pred)
-
-    return states()
+    check_clip(clip)
+    seed, numbers = check_rows(seed, rows, loop.n)
+    way = visits(loop.schedule, steps, spacing=spacing, offset=offset, final_alpha=final_alpha)
+    yield  # arguments are good; the rest runs as the caller asks for steps
+    z = {branch: value.detach() for branch, value in loop.z.items()}
+    some = next(iter(z.values()))
+    for visit in way:
+        ctx = StepContext(*visit, tuple(some.shape[-2:]), loop.n)
+        with torch.no_grad():
+            before, pred = loop.step(z, ctx)
+            pred = {b: clipped(p, before[b], ctx.abar, clip) for b, p in pred.items()}
+            sigma = ddim_sigma(ctx.abar, ctx.abar_prev, eta)
+            noise = (
+                row_noise(some.shape, seed=seed, t=ctx.t, rows=numbers, dtype=some.dtype, device=some.device)
+                if sigma > 0
+                else None
+            )
+            z = {b: ddim_step(p.x0, p.eps, ctx.abar_prev, sigma=sigma, noise=noise) for b, p in pred.items()}
+            z = loop.change(z, "after_step", ctx)
+        yield State(*visit[:4], z, before, pred)
 
 
-def _clipped(p: Prediction, x: Tensor, abar: float, clip: str) -> Prediction:
-    x0 = p.x0.clamp(-1, 1)
-    return Prediction(x0, (x - abar**0.5 * x0) / (1 - abar) ** 0.5 if clip == "both" else p.eps)
-
-
-def invert(models: Any, z: Any, texts: Any = None, *, steps: int | Sequence[int] = 50, hooks: Sequence[Hook] = (),
-           guider: Guider | None = None, fixed_point: int = 0, spacing: str = "leading", offset: int = 0,
-           final_alpha: str = "one") -> Iterator[State]:
+@checks_first
+def invert(
+    models: Any,
+    z: Any,
+    texts: Any = None,
+    *,
+    steps: int | Sequence[int] = 50,
+    hooks: Sequence[Hook] = (),
+    guider: Guider | None = None,
+    fixed_point: int = 0,
+    spacing: str = "leading",
+    offset: int = 0,
+    final_alpha: str = "one",
+) -> Iterator[State]:
     """DDIM inversion (Song et al. 2021, section 4.3) over named rows: from clean latents to the noise they come from.
 
     Arguments as in :func:`run`; fixed_point: further network calls a step at the latent just found, so that the way back nearly
@@ -243,23 +287,23 @@ def invert(models: Any, z: Any, texts: Any = None, *, steps: int | Sequence[int]
     """
     loop = _Loop(models, z, texts, guider or CFG(1.0), hooks)
     require(isinstance(fixed_point, int) and fixed_point >= 0, "fixed_point", fixed_point, "a whole number of repeats, 0 or more")
-    check_choice("final_alpha", final_alpha, ("one", "first"))
-    route = step_pairs(loop.schedule.T, steps, spacing=spacing, offset=offset)[::-1]
-    if float(loop.schedule.at(route[-1][0])) == 0:
-        raise BadInput("steps", f"a way to t = {route[-1][0]}, where abar = 0", "steps that stop before it: pure noise holds no picture")
-
-    def states() -> Iterator[State]:
-        z = {branch: value.detach() for branch, value in loop.z.items()}
-        for index, (t, t_prev) in enumerate(route):
-            abar, abar_prev = float(loop.schedule.at(t)), abar_after(loop.schedule, t_prev, final_alpha)
-            ctx = StepContext(index, len(route), t, t_prev, abar, abar_prev, tuple(next(iter(z.values())).shape[-2:]), loop.n)
-            with torch.no_grad():
-                guess = start = z
-                for _ in range(1 + fixed_point):
-                    before, pred = loop.step(guess, ctx)
-                    pred = {b: Prediction((start[b] - (1 - abar_prev) ** 0.5 * p.eps) / abar_prev**0.5, p.eps) for b, p in pred.items()}
-                    guess = {b: ddim_step(p.x0, p.eps, abar) for b, p in pred.items()}
-                z = loop.change(guess, "after_step", ctx)
-            yield State(index, len(route), t, t_prev, z, start, pred, inverted=True)
-
-    return states()
+    way = visits(loop.schedule, steps, spacing=spacing, offset=offset, final_alpha=final_alpha)[::-1]
+    if way[-1].abar == 0:
+        raise BadInput(
+            "steps", f"a way to t = {way[-1].t}, where abar = 0", "steps that stop before it: pure noise holds no picture"
+        )
+    yield  # arguments are good; the rest runs as the caller asks for steps
+    z = {branch: value.detach() for branch, value in loop.z.items()}
+    for index, visit in enumerate(way):
+        ctx = StepContext(index, *visit[1:], tuple(next(iter(z.values())).shape[-2:]), loop.n)
+        with torch.no_grad():
+            guess = start = z
+            for _ in range(1 + fixed_point):
+                _, pred = loop.step(guess, ctx)
+                pred = {
+                    b: Prediction((start[b] - (1 - ctx.abar_prev) ** 0.5 * p.eps) / ctx.abar_prev**0.5, p.eps)
+                    for b, p in pred.items()
+                }
+                guess = {b: ddim_step(p.x0, p.eps, ctx.abar) for b, p in pred.items()}
+            z = loop.change(guess, "after_step", ctx)
+        yield State(index, *visit[1:4], z, start, pred, inverted=True)

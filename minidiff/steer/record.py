@@ -50,11 +50,21 @@ class Maps:
         tokens = [tokens] if isinstance(tokens, int) else list(tokens)
         picked = [self.probs[name] for name in self.names(site)]
         sizes = {p.shape[2] for p in picked}
-        require(len(sizes) == 1, "site", f"sites with {sorted(sizes)} places", "sites of one size",
-                "lambda s: s.kind == 'cross' and s.level == 1")
+        require(
+            len(sizes) == 1,
+            "site",
+            f"sites with {sorted(sizes)} places",
+            "sites of one size",
+            "lambda s: s.kind == 'cross' and s.level == 1",
+        )
         length = picked[0].shape[-1]
-        require(all(0 <= k < length for k in tokens) and len(tokens) > 0, "tokens", tokens, f"positions from 0 to {length - 1}",
-                "token_indices(pipe.tokenizer, prompt, word)[0]")
+        require(
+            all(0 <= k < length for k in tokens) and len(tokens) > 0,
+            "tokens",
+            tokens,
+            f"positions from 0 to {length - 1}",
+            "token_indices(pipe.tokenizer, prompt, word)[0]",
+        )
         flat = torch.stack([p[..., tokens].mean((1, 3)) for p in picked]).mean(0)
         return flat.unflatten(1, shape_of(flat.shape[1], self.grid))
 
@@ -74,8 +84,14 @@ class Recorder(Hook):
     paths whose outputs are kept. branch, text: whose rows. The latest run counts: step 0 begins a new record.
     """
 
-    def __init__(self, sites: Select = lambda site: site.kind == "cross", *, modules: Sequence[str] = (), branch: str = "source",
-                 text: str = "prompt") -> None:
+    def __init__(
+        self,
+        sites: Select = lambda site: site.kind == "cross",
+        *,
+        modules: Sequence[str] = (),
+        branch: str = "source",
+        text: str = "prompt",
+    ) -> None:
         self.choose, self.modules, self.branch, self.text = choose(sites), tuple(modules), branch, text
         self.steps: dict[int, Maps] = {}
 
@@ -93,18 +109,33 @@ class Recorder(Hook):
         maps.sites[site.name], maps.probs[site.name] = site, probs[rows].detach().cpu()
 
     def on_module(self, path: str, out: Any, ctx: StepContext, inputs: Mapping[str, Any]) -> None:
-        require(isinstance(out, Tensor), "modules", f"{path!r}, which returns a {type(out).__name__}", "a module that returns one tensor",
-                f"a part of it, such as '{path}.resnets.0'")
+        require(
+            isinstance(out, Tensor),
+            "modules",
+            f"{path!r}, which returns a {type(out).__name__}",
+            "a module that returns one tensor",
+            f"a part of it, such as '{path}.resnets.0'",
+        )
         self._maps(ctx).outputs[path] = out[ctx.of(self.branch, self.text)].detach().cpu()
 
     def at(self, step: int) -> Maps:
         """What was recorded at one step."""
-        require(step in self.steps, "step", step, f"a recorded step, {min(self.steps, default='none')} to "
-                f"{max(self.steps, default='none')}")
+        require(
+            step in self.steps,
+            "step",
+            step,
+            f"a recorded step, {min(self.steps, default='none')} to {max(self.steps, default='none')}",
+        )
         return self.steps[step]
 
-    def map(self, tokens: int | Sequence[int], *, step: int | Iterable[int] | None = None, site: Select = lambda site: True,
-            row: int | None = None) -> Tensor:
+    def map(
+        self,
+        tokens: int | Sequence[int],
+        *,
+        step: int | Iterable[int] | None = None,
+        site: Select = lambda site: True,
+        row: int | None = None,
+    ) -> Tensor:
         """Attention to ``tokens`` (their mean), averaged over heads, sites of one size, and steps (None: all): (B, h, w), or
         (h, w) of one ``row``."""
         steps = sorted(self.steps) if step is None else [step] if isinstance(step, int) else list(step)
@@ -120,7 +151,7 @@ class Recorder(Hook):
 class Trajectory:
     """The latents of one branch from noise to picture.
 
-    latents: (S + 1, B, C, h, w), latents[i] at timesteps[i], the last one clean; timesteps: S falling numbers; eps (S, B, C, h, w):
+    latents: (S + 1, B, C, h, w), latents[i] at timesteps[i], the last clean; timesteps: S falling numbers; eps (S, B, C, h, w):
     the prediction each step was made of; noises: what was added at each step, or None where nothing was.
     """
 
@@ -144,8 +175,12 @@ class Trajectory:
     def at(self, t: int) -> Tensor:
         """The latents at level t: (B, C, h, w)."""
         if t not in self.timesteps:
-            raise BadInput("t", t, f"a level of this trajectory ({self.timesteps[0]}, {self.timesteps[1:2]} ... {self.timesteps[-1]})",
-                           "the same number of steps in run as in invert")
+            raise BadInput(
+                "t",
+                t,
+                f"a level of this trajectory ({self.timesteps[0]}, {self.timesteps[1:2]} ... {self.timesteps[-1]})",
+                "the same number of steps in run as in invert",
+            )
         return self.latents[self.timesteps.index(t)]
 
     @property

@@ -16,7 +16,7 @@ from minidiff.steer.hooks import Hook, Row, StepContext, check_hooks
 
 __all__ = ["Tap"]
 
-KNOWN = ("AttnProcessor", "AttnProcessor2_0", "ExplicitAttnProcessor")   # processors that ExplicitAttnProcessor equals
+KNOWN = ("AttnProcessor", "AttnProcessor2_0", "ExplicitAttnProcessor")  # processors that ExplicitAttnProcessor equals
 
 
 class Tap:
@@ -43,7 +43,7 @@ class Tap:
                     raise BadInput("modules", repr(path), "the path of a module of this network", "'mid_block'")
                 self.paths.setdefault(path, []).append(hook)
         self.calls = 0
-        self.context: StepContext | None = None      # set by the loop; else made from the call itself
+        self.context: StepContext | None = None  # set by the loop; else made from the call itself
         self._own = True
         self._ran: Counter[str] = Counter()
 
@@ -60,14 +60,22 @@ class Tap:
                 before = module.processor
                 if isinstance(before, ExplicitAttnProcessor):
                     raise RuntimeError(f"Tap: another tap holds {name} already; give all hooks to one tap or to one run")
-                require(type(before).__name__ in KNOWN, "unet", f"a {type(before).__name__} at {name}",
-                        f"one of {', '.join(KNOWN[:2])}", "unet.set_default_attn_processor()")
+                require(
+                    type(before).__name__ in KNOWN,
+                    "unet",
+                    f"a {type(before).__name__} at {name}",
+                    f"one of {', '.join(KNOWN[:2])}",
+                    "unet.set_default_attn_processor()",
+                )
                 self._before[name] = before
                 module.processor = ExplicitAttnProcessor(lambda q, k, v, plain, name=name: self._attend(name, q, k, v, plain))
             for path in self.paths:
                 module = self.unet.get_submodule(path)
-                self._handles.append(module.register_forward_hook(
-                    lambda m, args, kwargs, out, path=path: self._module(path, m, args, kwargs, out), with_kwargs=True))
+                self._handles.append(
+                    module.register_forward_hook(
+                        lambda m, args, kwargs, out, path=path: self._module(path, m, args, kwargs, out), with_kwargs=True
+                    )
+                )
             self._handles.append(self.unet.register_forward_pre_hook(self._begin, with_kwargs=True))
             self._handles.append(self.unet.register_forward_hook(self._end))
         except BaseException:
@@ -96,14 +104,17 @@ class Tap:
             blocks = max(len(self.rows), 1)
             require(len(x) % blocks == 0, "rows", f"{len(self.rows)} blocks", f"a number that divides the batch of {len(x)} rows")
             level = float(torch.as_tensor(t, dtype=torch.float64).flatten()[0])
-            self.context = StepContext(self.calls - 1, 0, level, -1, float("nan"), float("nan"), tuple(x.shape[-2:]),
-                                       len(x) // blocks, self.rows)
+            self.context = StepContext(
+                self.calls - 1, 0, level, -1, float("nan"), float("nan"), tuple(x.shape[-2:]), len(x) // blocks, self.rows
+            )
 
     def _end(self, *_: object) -> None:
         missed = [name for name in (*self.wanted, *self.paths) if self._ran[name] != 1]
         if missed:
-            raise RuntimeError(f"Tap: {', '.join(f'{name} ran {self._ran[name]} times' for name in missed[:3])} in one call of the "
-                               "network; each must run exactly once (a module whose forward is bypassed never shows its output)")
+            raise RuntimeError(
+                f"Tap: {', '.join(f'{name} ran {self._ran[name]} times' for name in missed[:3])} in one call of the "
+                "network; each must run exactly once (a module whose forward is bypassed never shows its output)"
+            )
 
     def within(self, context: StepContext) -> Tap:
         """The same tap for one call of a loop that knows where it is."""
@@ -138,7 +149,11 @@ class Tap:
                 changed = h.on_module(path, out, self.context, inputs)
                 if changed is not None:
                     same = not isinstance(out, Tensor) or (isinstance(changed, Tensor) and changed.shape == out.shape)
-                    require(same, "on_module", getattr(changed, "shape", type(changed).__name__),
-                            f"what {path} returned: {tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__}")
+                    require(
+                        same,
+                        "on_module",
+                        getattr(changed, "shape", type(changed).__name__),
+                        f"what {path} returned: {tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__}",
+                    )
                     out = changed
         return out

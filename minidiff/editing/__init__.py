@@ -1,0 +1,1 @@
+"""Floor 4: editing methods, one short file each, all on the engine of ``steer``."""

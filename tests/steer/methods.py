@@ -1,0 +1,68 @@
+"""The methods that must keep the engine's invariants (design section 6). A lesson adds one row: see ``Method``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from minidiff.diffusion import last
+from minidiff.editing.blended import Blend
+from minidiff.latent import denoise
+from minidiff.rng import normal
+from minidiff.steer import Energy, EpsGuidance, LatentGuidance, MeanGuidance, Pin, Recorder, Trajectory
+
+STEPS, GUIDANCE = 3, 2.5
+
+
+@dataclass(frozen=True)
+class Method:
+    """``sample(pipe, z, prompts, strength, rows)`` -> branch -> final latents, in STEPS steps at GUIDANCE from the noise z.
+
+    rows: the numbers of the rows, for noise. strength 0 is the method with neutral knobs, 1 the method at work. edited: the branch that is compared with plain sampling of
+    ``target(prompts)`` where strength is 0; source: the branch that must be plain sampling of ``prompts`` at every strength, or None.
+    """
+
+    name: str
+    sample: Callable
+    edited: str = "source"
+    source: str | None = None
+    target: Callable = staticmethod(lambda prompts: prompts)
+
+
+def plain(pipe, prompts, z, **options):
+    return last(denoise(pipe, prompts, latents=z, steps=STEPS, guidance=GUIDANCE, **options)).x
+
+
+def _with(hooks: Callable) -> Callable:
+    return lambda pipe, z, prompts, strength, rows: {
+        "source": plain(pipe, prompts, z, rows=rows, hooks=hooks(pipe, z, prompts, strength, rows))}
+
+
+def _energy(pipe, z, prompts, strength, rows):
+    return Energy(lambda maps, state: maps.map(2, lambda s: s == max(maps.sites.values(), key=lambda s: s.level))
+                  .flatten(1).square().sum(1) + 0.01 * state.x0.square().flatten(1).mean(1),
+                  sites=lambda s: s.kind == "cross" and s.place == "up")
+
+
+def _blended(pipe, z, prompts, strength, rows):
+    known = normal(tuple(z.shape[1:]), "known", 0)[None].expand_as(z)
+    mask = torch.ones(1, 1, *z.shape[-2:])
+    mask[..., : z.shape[-1] // 2] = 1 - strength
+    return [Blend(known, mask, rows=rows)]
+
+
+def _pinned(pipe, z, prompts, strength, rows):
+    way = Trajectory.of(denoise(pipe, prompts, latents=z, steps=STEPS, guidance=GUIDANCE))
+    return [Pin(Trajectory(way.latents + strength * 0.1, way.timesteps, way.eps))]
+
+
+METHODS = [
+    Method("plain, recorded", _with(lambda *a: [Recorder(lambda site: True, modules=["mid_block"])])),
+    Method("blended", _with(_blended)),
+    Method("pinned", _with(_pinned)),
+    Method("latent guidance", _with(lambda *a: [LatentGuidance(_energy(*a), relative=0.2 * a[3])])),
+    Method("eps guidance", _with(lambda *a: [EpsGuidance(_energy(*a), relative=0.2 * a[3])])),
+    Method("mean guidance", _with(lambda *a: [MeanGuidance(_energy(*a), relative=0.2 * a[3])])),
+]
