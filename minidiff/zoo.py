@@ -20,6 +20,7 @@ from torch import nn
 from minidiff.diffusion import X0, Eps, LearnedRange, V, make_schedule
 from minidiff.errors import CheckpointError, require
 from minidiff.files import data_folder, replace, sha256
+from minidiff.latent.text import ignore_marks
 from minidiff.measure.reader import Reader
 from minidiff.nets import UNet
 from minidiff.silence import silence_libraries
@@ -137,6 +138,8 @@ def _opened(made: Any, where: str | Path, name: str) -> Any:
                                   "one of " + ", ".join(shipped())) from error
     if any("newly initialized" in text or "MISSING" in text for text in said):     # the libraries would go on with random numbers
         raise CheckpointError("name", f"{name!r}, whose weights do not hold every parameter of its config", whole)
+    if hasattr(model, "tokenizer"):
+        ignore_marks(model.tokenizer)
     return model
 
 

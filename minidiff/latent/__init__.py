@@ -17,5 +17,5 @@ from minidiff.latent.stable import assemble, make_scheduler, make_unet, snr_weig
 from minidiff.latent.text import make_text_encoder, make_tokenizer, token_ids, token_indices, word_tokens
 
 __all__ = ["assemble", "decode", "denoise", "denoiser", "encode", "encode_prompt", "initial_noise", "invert_image",
-           "latent_scale", "make_autoencoder", "make_scheduler", "make_text_encoder", "make_tokenizer", "make_unet", "schedule_from",
-           "scheduler_options", "snr_weight", "text_to_image", "token_ids", "token_indices", "word_tokens"]
+           "latent_scale", "make_autoencoder", "make_scheduler", "make_text_encoder", "make_tokenizer", "make_unet",
+           "schedule_from", "scheduler_options", "snr_weight", "text_to_image", "token_ids", "token_indices", "word_tokens"]

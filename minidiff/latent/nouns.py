@@ -15,7 +15,7 @@ from minidiff.latent.sample import encode_prompt, schedule_from
 from minidiff.latent.text import token_indices
 from minidiff.measure.prompts import prompt_of
 from minidiff.rng import normal
-from minidiff.steer import Recorder, Tap
+from minidiff.steer import Recorder, Row, Tap
 from minidiff.world import KINDS, Scenes, render
 
 __all__ = ["OVERLAP", "PEAKS_INSIDE", "Nouns", "best_site", "noun_maps", "overlap", "peak_inside"]
@@ -48,13 +48,13 @@ def noun_maps(pipe: object, scenes: Scenes, *, times: Sequence[int] = (100, 150,
         masks += [painted.masks[i, j] > 0.5 for i, j in visible.nonzero().tolist()]
         for t in times:
             z_t = q_sample(z, t, normal(tuple(z.shape), "noun maps", start, t), schedule)
-            with Tap(pipe.unet, seen := Recorder()):
+            with Tap(pipe.unet, seen := Recorder(), rows=[Row("source")]):
                 pipe.unet(z_t, t, encoder_hidden_states=context)
-            for name in seen.seen:
+            for name in seen.at(0).sites:
                 rows = []
                 for i, j in visible.nonzero().tolist():
                     tokens = token_indices(pipe.tokenizer, prompts[i], KINDS[int(part.kind[i, j])])[0]
-                    rows.append(seen.map(tokens, step=-1, site=name, row=i, grid=tuple(z.shape[-2:])))
+                    rows.append(seen.map(tokens, site=name, row=i))
                 pieces.setdefault((name, t), []).append(torch.stack(rows))
                 cells[name] = rows[0].shape[0]
     side = masks[0].shape[-1]

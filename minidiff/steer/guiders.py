@@ -16,7 +16,7 @@ __all__ = ["CFG", "Composable", "Dual", "Guider", "InstructPix2Pix"]
 Weight = float | Callable[[StepContext], float]
 
 
-def _weight(value: Weight, ctx: StepContext) -> float:
+def _weight(value: Weight, ctx: StepContext | None) -> float:
     return float(value(ctx)) if callable(value) else value
 
 
@@ -47,7 +47,7 @@ class Guider:
     def needs(self, ctx: StepContext) -> tuple[str, ...]:
         return self.texts
 
-    def __call__(self, predictions: Mapping[str, Prediction], ctx: StepContext) -> Prediction:
+    def __call__(self, predictions: Mapping[str, Prediction], ctx: StepContext | None = None) -> Prediction:
         raise NotImplementedError
 
 
@@ -65,7 +65,7 @@ class CFG(Guider):
     def needs(self, ctx: StepContext) -> tuple[str, ...]:
         return ("prompt",) if _weight(self.weight, ctx) == 1.0 else ("empty", "prompt")
 
-    def __call__(self, predictions: Mapping[str, Prediction], ctx: StepContext) -> Prediction:
+    def __call__(self, predictions: Mapping[str, Prediction], ctx: StepContext | None = None) -> Prediction:
         w = _weight(self.weight, ctx)
         if w == 1.0:
             return predictions["prompt"]
@@ -89,7 +89,7 @@ class Composable(Guider):
         self.weights = {text: _checked(f"weights[{text!r}]", w) for text, w in weights.items()}
         self.texts = ("empty", *self.weights)
 
-    def __call__(self, predictions: Mapping[str, Prediction], ctx: StepContext) -> Prediction:
+    def __call__(self, predictions: Mapping[str, Prediction], ctx: StepContext | None = None) -> Prediction:
         weights = {text: _weight(w, ctx) for text, w in self.weights.items()}
         return _sum(predictions, {"empty": 1 - sum(weights.values()), **weights})
 
@@ -115,6 +115,6 @@ class InstructPix2Pix(Guider):
     def __init__(self, image: Weight = 1.5, text: Weight = 7.5) -> None:
         self.image, self.text = _checked("image", image), _checked("text", text)
 
-    def __call__(self, predictions: Mapping[str, Prediction], ctx: StepContext) -> Prediction:
+    def __call__(self, predictions: Mapping[str, Prediction], ctx: StepContext | None = None) -> Prediction:
         i, t = _weight(self.image, ctx), _weight(self.text, ctx)
         return _sum(predictions, {"empty": 1 - i, "image": i - t, "prompt": t})

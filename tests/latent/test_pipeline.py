@@ -15,7 +15,6 @@ import minidiff
 from minidiff import BadInput, CheckpointError
 from minidiff.diffusion import last, row_noise
 from minidiff.latent import (
-    Guided,
     assemble,
     decode,
     denoise,
@@ -30,7 +29,6 @@ from minidiff.latent import (
     make_tokenizer,
     make_unet,
     schedule_from,
-    sites,
     text_to_image,
     token_ids,
     token_indices,
@@ -39,7 +37,7 @@ from minidiff.latent.sample import latent_shape
 from minidiff.latent.text import LENGTH, PIECES
 from minidiff.rng import normal
 from minidiff.silence import silence_libraries
-from minidiff.steer import Recorder, Tap, rows_of
+from minidiff.steer import CFG, Recorder, run, sites
 from minidiff.world import VOCABULARY, captions, sample_scenes
 from minidiff.zoo import ship_folder
 
@@ -265,7 +263,8 @@ def test_guided_by_hand(pipe):
     u, c = (pipe.unet(z, 300, encoder_hidden_states=e).sample for e in (empty, context))
     abar = schedule_from(pipe.scheduler).at(300)
     for w in (0.0, 1.0, 4.0):
-        x0, eps = Guided(denoiser(pipe), w)(z, 300, (context, empty))
+        state = next(iter(run(denoiser(pipe), z, {"prompt": context, "empty": empty}, steps=[300], guider=CFG(w))))
+        x0, eps = state.x0, state.eps
         want = u + w * (c - u)
         assert close(eps, want) and close(x0, ((z - (1 - abar).sqrt() * want) / abar.sqrt()).float())
 
@@ -322,8 +321,7 @@ def test_attention_of_both_sizes(pipe):
     before, z = pipe.unet.attn_processors, initial_noise(pipe, 1, size=(8 * pipe.vae_scale_factor, 16 * pipe.vae_scale_factor))
     plain = last(denoise(pipe, PROMPTS[0], steps=3, latents=z)).x
     recorder = Recorder()
-    with Tap(pipe.unet, recorder) as tap:
-        tapped = last(tap.follow(denoise(pipe, PROMPTS[0], steps=3, latents=z), rows_of(1))).x
+    tapped = last(denoise(pipe, PROMPTS[0], steps=3, latents=z, hooks=[recorder])).x
     assert close(tapped, plain) and pipe.unet.attn_processors == before
     name = next(s.name for s in found.values() if s.kind == "cross" and s.level == 0)
     heat = recorder.map(token_indices(pipe.tokenizer, PROMPTS[0], "cat")[0], step=[0, 1, 2], site=name)

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from minidiff.diffusion import X0, Eps, V, make_schedule, q_sample, simple_loss
 from minidiff.latent.grounding import grounding_loss, place_loss
-from minidiff.latent.stable import LatentDiffusion, make_unet, snr_weight
+from minidiff.latent.stable import LatentDiffusion, _Probs, make_unet, snr_weight
 from minidiff.latent.text import make_text_encoder, make_tokenizer, token_ids
 from minidiff.recipes.stable import draw_t
-from minidiff.steer.attention import Watched
+from minidiff.steer import Row, Tap
 
 S = make_schedule("scaled_linear", 1000)
 
@@ -86,9 +86,9 @@ def test_the_loss_of_a_batch_by_hand_with_diffusers_noise() -> None:
 def test_grounding_is_added_for_words_that_name_a_thing() -> None:
     plain, taught, b = net(), net(ground=1.0), batch()
     more = taught(**b) - plain(**b)
-    with Watched(taught.unet, taught._taught) as seen:
+    with Tap(taught.unet, seen := _Probs(taught._taught), rows=[Row("source")]):
         taught.unet(q_sample(b["z"], b["t"], b["noise"], S).float(), b["t"], taught.text_encoder(b["ids"])[0])
-    maps = torch.stack([grounding_loss(probs, b["words"], b["masks"]) for probs in seen.values()]).mean(0)
+    maps = torch.stack([grounding_loss(probs, b["words"], b["masks"]) for probs in seen.probs.values()]).mean(0)
     assert torch.allclose(more, maps, rtol=1e-3, atol=2e-5)
     assert float(more[0]) > 0.01 and float(more[2]) > 0.01
     assert float(more[1]) == 0.0, "an empty caption names nothing"

@@ -20,8 +20,9 @@ STEPS, GUIDANCE = 3, 2.5
 class Method:
     """``sample(pipe, z, prompts, strength, rows)`` -> branch -> final latents, in STEPS steps at GUIDANCE from the noise z.
 
-    rows: the numbers of the rows, for noise. strength 0 is the method with neutral knobs, 1 the method at work. edited: the branch that is compared with plain sampling of
-    ``target(prompts)`` where strength is 0; source: the branch that must be plain sampling of ``prompts`` at every strength, or None.
+    rows: the numbers of the rows, for noise. strength: 0 is the method with neutral knobs, 1 the method at work. edited: the
+    branch that is compared with plain sampling of ``target(prompts)`` where strength is 0; source: the branch that must be plain
+    sampling of ``prompts`` at every strength, or None.
     """
 
     name: str

@@ -1,6 +1,6 @@
 """Lesson 08: what its notebook imports."""
 
 from minidiff.lessons.l08_latent_diffusion.claims import seen_right
-from minidiff.lessons.l08_latent_diffusion.panels import Film, Holes, Painter, over, word_tokens
+from minidiff.lessons.l08_latent_diffusion.panels import Film, Holes, Painter, over
 
-__all__ = ["Film", "Holes", "Painter", "over", "seen_right", "word_tokens"]
+__all__ = ["Film", "Holes", "Painter", "over", "seen_right"]

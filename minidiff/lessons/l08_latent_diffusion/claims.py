@@ -32,7 +32,7 @@ from minidiff.measure.interval import Estimate, bootstrap, wilson
 from minidiff.measure.pictures import psnr
 from minidiff.measure.prompts import make_prompts, make_scenes, prompt_accuracy, prompt_of
 from minidiff.rng import normal
-from minidiff.steer import Recorder, Tap
+from minidiff.steer import Recorder, Row, Tap
 from minidiff.world import BACKDROPS, COLOURS, KINDS, MOODS, Scenes, held_out, render, sample_scenes
 from minidiff.world.grammar import RELATIONS
 from minidiff.zoo import load
@@ -203,9 +203,9 @@ def _middle(pipe: object, scenes: Scenes, *, said: bool, t: int = 500, chunk: in
         z = encode(pipe.vae, render(part).images)
         z_t = q_sample(z, t, normal(tuple(z.shape), "probe", start, len(scenes)), schedule)
         context = encode_prompt(pipe, [prompt_of(s, mood=True) if said else "" for s in part])
-        with Tap(pipe.unet, seen := Recorder(lambda site: False, paths=("mid_block",))):
+        with Tap(pipe.unet, seen := Recorder((), modules=["mid_block"]), rows=[Row("source")]):
             pipe.unet(z_t, t, encoder_hidden_states=context)
-        out.append(seen.outputs[-1]["mid_block"].mean((2, 3)))
+        out.append(seen.at(0).outputs["mid_block"].mean((2, 3)))
     return torch.cat(out)
 
 

@@ -12,15 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minidiff.diffusion import ddim_step, q_sample, visits
+from minidiff.diffusion import last
+from minidiff.editing.blended import Blend
 from minidiff.errors import check_choice, check_images, require
 from minidiff.latent.autoencoder import decode, encode
-from minidiff.latent.sample import Guided, denoise, denoiser, encode_prompt, initial_noise, scheduler_options
-from minidiff.rng import normal
+from minidiff.latent.sample import denoise, encode_prompt, initial_noise
+from minidiff.latent.text import word_tokens
 from minidiff.show.tiles import lay_out, pixels, spread
-from minidiff.steer import Recorder, Tap, rows_of
+from minidiff.steer import Recorder
 
-__all__ = ["Film", "Holes", "Painter", "blended", "over", "word_tokens"]
+__all__ = ["Film", "Holes", "Painter", "blended", "over"]
 
 
 def _coarse(images: Tensor) -> np.ndarray:
@@ -36,18 +37,6 @@ def over(maps: Tensor, image: Tensor) -> np.ndarray:
     big = big / big.amax((1, 2), keepdim=True).clamp(min=1e-12)
     colours = np.asarray(colormaps["viridis"]((big * 24).round().div(24).numpy()))[..., :3] * 255
     return (0.7 * colours + 0.3 * _coarse(image[None])).round().astype(np.uint8)
-
-
-def word_tokens(tokenizer: Any, text: str) -> list[tuple[str, list[int]]]:
-    """The words of a text with the positions of their tokens, in order; every fast tokenizer's own offsets say which."""
-    text = " ".join("".join(" " if c in ",.;:" else c for c in text.lower()).split())
-    out, at = tokenizer(text, return_offsets_mapping=True).offset_mapping, 0
-    words = []
-    for word in text.split():
-        stop = at + len(word)
-        words.append((word, [i for i, (a, b) in enumerate(out) if a < stop and b > at and b > a]))
-        at = stop + 1
-    return words
 
 
 class Painter:
@@ -72,11 +61,10 @@ class Painter:
         words = word_tokens(self.pipe.tokenizer, prompt)
         words = [("begin", [0]), *words, ("end", [words[-1][1][-1] + 1])]
         z = initial_noise(self.pipe, 1, seed=seed)
-        with Tap(self.pipe.unet, seen := Recorder(lambda s: s.name == self.site)) as tap:
-            run = list(tap.follow(denoise(self.pipe, [prompt], steps=self.steps, guidance=guidance, latents=z),
-                                  rows_of(1, guided=guidance != 1)))
+        seen = Recorder(self.site)
+        run = list(denoise(self.pipe, [prompt], steps=self.steps, guidance=guidance, latents=z, hooks=[seen]))
         late = list(range(len(run) // 2, len(run)))
-        maps = torch.stack([seen.map(where, step=late, site=self.site, row=0) for _, where in words])
+        maps = torch.stack([seen.map(where, step=late, row=0) for _, where in words])
         shown = [*(run[i].x0 for i in spread(len(run), self.moments)[:-1]), run[-1].x]
         return decode(self.pipe.vae, torch.cat(shown)).detach().clamp(-1, 1), maps, [word for word, _ in words]
 
@@ -104,9 +92,8 @@ class Film:
 
     def __init__(self, pipe: Any, prompt: str, *, steps: int = 25, guidance: float = 4.0, seed: int = 0) -> None:
         z = initial_noise(pipe, 1, seed=seed)
-        with Tap(pipe.unet, seen := Recorder()) as tap:
-            run = list(tap.follow(denoise(pipe, [prompt], steps=steps, guidance=guidance, latents=z),
-                                  rows_of(1, guided=guidance != 1)))
+        seen = Recorder()
+        run = list(denoise(pipe, [prompt], steps=steps, guidance=guidance, latents=z, hooks=[seen]))
         self.ts = [step.t for step in run]
         self.guess = decode(pipe.vae, torch.cat([step.x0 for step in run])).detach().clamp(-1, 1)
         self.noisy = decode(pipe.vae, torch.cat([step.x for step in run])).detach().clamp(-1, 1)
@@ -115,7 +102,7 @@ class Film:
         first = {word: where for word, where in reversed(found)}
         self.maps: dict[tuple[str, str], Tensor] = {}                # (site, word) -> (steps, h, w)
         self.sites: dict[str, str] = {}                              # what it is called here -> its name in the U-Net
-        for name, site in seen.seen.items():
+        for name, site in seen.at(0).sites.items():
             stacks = {word: torch.stack([seen.map(where, step=i, site=name, row=0) for i in range(len(run))])
                       for word, where in first.items()}
             h, w = next(iter(stacks.values())).shape[1:]
@@ -149,21 +136,12 @@ def blended(pipe: Any, images: Tensor, mask: Tensor, prompts: list[str], *, step
     check_images("images", images, channels=3)
     require(mask.shape == images[:, :1].shape, "mask", f"shape {tuple(mask.shape)}", f"shape {tuple(images[:, :1].shape)}")
     require(len(prompts) == len(images), "prompts", f"{len(prompts)} prompts", f"one for each of the {len(images)} pictures")
-    model = Guided(denoiser(pipe), guidance)
-    context = encode_prompt(pipe, prompts)
-    cond = (context, encode_prompt(pipe, "").expand(len(context), -1, -1))
     known = encode(pipe.vae, images)
     hole = F.adaptive_max_pool2d(mask, known.shape[-2:])             # a cell with any pixel to paint is made anew
     z = torch.cat([initial_noise(pipe, 1, seed=seed + i, size=tuple(images.shape[-2:])) for i in range(len(images))])
-    with torch.no_grad():
-        for _, _, t, t_prev, abar, abar_prev in visits(model.schedule, steps, **scheduler_options(pipe)):
-            for turn in range(repeats):
-                x0, eps = model(z, torch.full((len(z),), t), cond)
-                noise = normal((2, *z.shape), "blended", seed, t, turn)
-                z = hole * ddim_step(x0, eps, abar_prev) + (1 - hole) * q_sample(known, t_prev, noise[0], model.schedule)
-                if turn + 1 < repeats:
-                    z = (abar / abar_prev) ** 0.5 * z + (1 - abar / abar_prev) ** 0.5 * noise[1]
-        made = decode(pipe.vae, z).clamp(-1, 1)
+    blend = Blend(known, hole, repeats=repeats)
+    made = last(denoise(pipe, prompts, steps=steps, guidance=guidance, latents=z, hooks=[blend])).x
+    made = decode(pipe.vae, made).clamp(-1, 1)
     return torch.where(mask > 0.5, made, images)
 
 

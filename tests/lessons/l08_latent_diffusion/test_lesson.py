@@ -21,11 +21,12 @@ from minidiff.latent import (
     nouns,
     sites,
     token_indices,
+    word_tokens,
 )
 from minidiff.latent import text_to_image as draw
 from minidiff.lessons.l08_latent_diffusion import claims as board
 from minidiff.lessons.l08_latent_diffusion.claims import exchanged
-from minidiff.lessons.l08_latent_diffusion.panels import Film, Holes, Painter, blended, over, word_tokens
+from minidiff.lessons.l08_latent_diffusion.panels import Film, Holes, Painter, blended, over
 from minidiff.measure.prompts import make_prompts, make_scenes
 from minidiff.rng import normal
 from minidiff.show import canvas, choice, panel, play, sweep

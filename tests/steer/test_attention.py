@@ -1,4 +1,4 @@
-"""Attention in the open, the tap, the recorder and the grounding loss, each against an oracle that knows nothing of them."""
+"""Attention in the open, the tap and the recorder, each against an oracle that knows nothing of them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,10 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
-from minidiff.diffusion.sample import Step
 from minidiff.errors import BadInput
-from minidiff.latent.grounding import grounding_loss, phrase_masks, phrases
 from minidiff.latent.stable import make_unet
-from minidiff.latent.text import make_tokenizer, token_ids, token_indices
 from minidiff.rng import normal
-from minidiff.steer import Hook, Recorder, Row, Tap, rows_of
-from minidiff.steer.attention import ExplicitAttnProcessor, Watched, attention, pool_masks, sites
-from minidiff.world import KINDS, captions, parse, sample_scenes
+from minidiff.steer import ExplicitAttnProcessor, Hook, Recorder, Row, Tap, attention, sites
 
 CASES = {"four levels, 77 tokens": (77, 24, (16, 24)), "two levels, 20 tokens": (20, 16, (8, 12))}
 
@@ -98,7 +93,7 @@ def test_explicit_is_the_processor_of_diffusers(name, masked):
         layer.set_processor(AttnProcessor2_0())
         want = layer(x, encoder_hidden_states=context, attention_mask=mask)
         seen = []
-        layer.set_processor(ExplicitAttnProcessor(seen.append))
+        layer.set_processor(ExplicitAttnProcessor(lambda q, k, v, attention: attention(q, k, v, seen.append)))
         got = layer(x, encoder_hidden_states=context, attention_mask=mask)
     assert close(got, want) and got.shape == x.shape
     assert seen[0].shape == (2, layer.heads, 24, 9 if context is not None else 24)
@@ -114,12 +109,12 @@ def test_explicit_uses_what_change_returns():
     torch.manual_seed(4)
     layer = Attention(query_dim=12, cross_attention_dim=7, heads=3, dim_head=4).double().eval()
     x, context = draw(2, 24, 12), draw(2, 9, 7, seed=1)
-    layer.set_processor(ExplicitAttnProcessor(lambda probs: torch.full_like(probs, 1 / 9)))
+    layer.set_processor(ExplicitAttnProcessor(lambda q, k, v, attention: attention(q, k, v, lambda p: torch.full_like(p, 1 / 9))))
     with torch.no_grad():
         want = layer.to_out[0](layer.to_v(context).mean(1, keepdim=True)).expand(2, 24, 12)
         assert close(layer(x, encoder_hidden_states=context), want)
-        layer.set_processor(ExplicitAttnProcessor(lambda probs: probs[..., :5]))
-        with pytest.raises(BadInput, match="change"):
+        layer.set_processor(ExplicitAttnProcessor(lambda q, k, v, attention: attention(q, k, v, lambda p: p[..., :5])))
+        with pytest.raises(BadInput, match="on_probs"):
             layer(x, encoder_hidden_states=context)
 
 
@@ -153,7 +148,9 @@ def test_sites_of_both_models(world):
     assert sum(s.kind == "cross" for s in found.values()) == len(found) // 2
 
 
-# Watched and Tap ---------------------------------------------------------------------------------------------------------
+# Tap ---------------------------------------------------------------------------------------------------------------------
+
+BOTH = [Row("source", "empty"), Row("source", "prompt")]        # the two rows of the worlds above
 
 
 def processors(unet):
@@ -168,25 +165,10 @@ class Stop(Exception):
     pass
 
 
-def test_watched_gives_the_probabilities_with_gradients_and_goes(world):
-    unet, z, context, run = world
-    before, plain = processors(unet), run()
-    names = [s.name for s in sites(unet).values() if s.kind == "cross"][:2]
-    context = context.clone().requires_grad_()
-    with Watched(unet, names) as seen:
-        assert close(run(context).detach(), plain)
-    assert set(seen) == set(names) and processors(unet) == before
-    layer = unet.get_submodule(names[0])
-    assert seen[names[0]].shape[1:] == (layer.heads, seen[names[0]].shape[2], context.shape[1])
-    (gradient,) = torch.autograd.grad(seen[names[0]][..., 0].sum(), context)
-    assert float(gradient.abs().max()) > 0
-    with pytest.raises(Stop), Watched(unet, names):
-        raise Stop
-    assert processors(unet) == before
-
-
 class Asks(Hook):
     """Wants every site and the mid block, and returns what it was given (or None)."""
+
+    modules = ("mid_block",)
 
     def __init__(self, same=True):
         self.same, self.calls = same, []
@@ -194,15 +176,13 @@ class Asks(Hook):
     def selects(self, site):
         return True
 
-    def modules(self):
-        return ("mid_block",)
-
     def on_probs(self, site, probs, ctx):
         self.calls.append(site.name)
         return probs if self.same else None
 
-    def on_module(self, path, out, ctx):
+    def on_module(self, path, out, ctx, inputs):
         self.calls.append(path)
+        assert inputs["hidden_states"].ndim == 4 and inputs["temb"].shape[0] == len(out), "hooks see the module's inputs by name"
         return out if self.same else None
 
 
@@ -211,9 +191,9 @@ def test_a_tap_that_changes_nothing_changes_nothing(world, same):
     unet, _, _, run = world
     before, plain, count = processors(unet), run(), hooks(unet)
     asks = Asks(same)
-    with Tap(unet, asks, Hook()) as tap:
-        assert close(run(), plain, 1e-9) and hooks(unet) == count + 1
-        assert set(asks.calls) == {*sites(unet), "mid_block"} and set(tap.calls.values()) == {1}
+    with Tap(unet, asks, Hook()):
+        assert close(run(), plain, 1e-9)
+        assert sorted(asks.calls) == sorted([*sites(unet), "mid_block"])
     assert processors(unet) == before and hooks(unet) == count and torch.equal(run(), plain)
 
 
@@ -228,11 +208,14 @@ def test_a_tap_goes_after_an_exception_and_does_not_hide_it(world, calls):
     assert processors(unet) == before and hooks(unet) == count
 
 
-def test_a_tap_around_nothing_is_no_error(world):
-    unet = world[0]
+def test_a_tap_in_which_nothing_ran_is_an_error(world):
+    unet, _, _, _ = world
+    other = make(next(iter(CASES)))
     before = processors(unet)
-    with Tap(unet, Asks()):
+    with pytest.raises(RuntimeError, match="never ran"), Tap(unet, Asks()):
         pass
+    with pytest.raises(RuntimeError, match="another U-Net"), Tap(unet, Asks()):
+        other(draw(1, 4, 16, 24), 3, encoder_hidden_states=draw(1, 77, 24))
     assert processors(unet) == before
 
 
@@ -251,7 +234,7 @@ class OneToken(Hook):
         return out
 
 
-def test_a_tap_changes_what_its_controller_says(world):
+def test_a_tap_changes_what_its_hook_says(world):
     """All attention to token 3 is a layer that hands on the value of token 3: written out without any attention."""
     unet, _, context, run = world
     name = [s.name for s in sites(unet).values() if s.kind == "cross"][1]
@@ -265,17 +248,53 @@ def test_a_tap_changes_what_its_controller_says(world):
     own, plain = layer.processor, run()
     layer.processor = OneValue()
     want = run()
+    with pytest.raises(BadInput, match="OneValue"), Tap(unet, OneToken(name, 3)):
+        run()
     layer.processor = own
     with Tap(unet, OneToken(name, 3)):
         got = run()
     assert close(got, want, 1e-9) and not close(got, plain, 1e-4) and torch.equal(run(), plain)
 
 
-class Doubles(Hook):
-    def modules(self):
-        return ("mid_block",)
+class Values(Hook):
+    """The same through ``attend``: keys are not looked at, every place takes the value of token 3."""
 
-    def on_module(self, path, out, ctx):
+    def __init__(self, name):
+        self.name = name
+
+    def selects(self, site):
+        return site.name == self.name
+
+    def attend(self, site, q, k, v, ctx, attention):
+        return v[:, :, 3:4].expand_as(q)
+
+
+class Longer(Values):
+    """Keys and values twice in a row: softmax over both copies changes nothing."""
+
+    def attend(self, site, q, k, v, ctx, attention):
+        return attention(q, torch.cat((k, k), 2), torch.cat((v, v), 2))
+
+
+def test_attend_gets_queries_keys_and_values(world):
+    unet, _, _, run = world
+    name = [s.name for s in sites(unet).values() if s.kind == "cross"][1]
+    with Tap(unet, OneToken(name, 3)):
+        want = run()
+    with Tap(unet, Values(name)):
+        assert close(run(), want, 1e-9)
+    plain = run()
+    for chain in ([Longer(name)], [Longer(name), Longer(name)]):
+        with Tap(unet, *chain):
+            assert close(run(), plain, 1e-9)
+    with Tap(unet, Longer(name), OneToken(name, 3)):              # what follows sees the longer list
+        assert close(run(), want, 1e-9)
+
+
+class Doubles(Hook):
+    modules = ("mid_block",)
+
+    def on_module(self, path, out, ctx, inputs):
         return 2 * out
 
 
@@ -288,45 +307,49 @@ def test_a_tap_changes_a_module(world):
         assert close(run(), want)
 
 
-def test_controllers_act_in_turn_and_taps_nest(world):
+def test_hooks_act_in_turn_and_a_second_tap_on_a_site_is_refused(world):
     unet, _, _, run = world
     first, second = [s.name for s in sites(unet).values() if s.kind == "cross"][:2]
     with Tap(unet, OneToken(first, 3), OneToken(second, 1)):
         both = run()
     with Tap(unet, OneToken(first, 0), OneToken(first, 3)), Tap(unet, OneToken(second, 1)):
         assert close(run(), both)
+    before = processors(unet)
+    with Tap(unet, OneToken(first, 0)):
+        with pytest.raises(RuntimeError, match="another tap"), Tap(unet, OneToken(first, 3)):
+            run()
+        run()
+    assert processors(unet) == before
 
 
 def test_a_missed_hook_is_an_error(world):
     unet, _, _, run = world
-    before = processors(unet)
+    before, count = processors(unet), hooks(unet)
     name = next(s.name for s in sites(unet).values() if s.kind == "cross")
     with pytest.raises(RuntimeError, match=name.replace(".", r"\.")), Tap(unet, Asks()):
         run()
         unet.get_submodule(name).processor = AttnProcessor2_0()              # somebody else takes the hook away
         run()
-    assert processors(unet) == before
-    with pytest.raises(RuntimeError, match="mid_block"), Tap(unet, Asks()) as tap:
-        tap._hooks[0].remove()
-        run()
+    assert processors(unet) == before and hooks(unet) == count
     with pytest.raises(BadInput, match="modules"):
-        Tap(unet, Recorder(paths=("mid_blok",)))
+        Tap(unet, Recorder(modules=("mid_blok",)))
     with pytest.raises(BadInput, match="unet"):
-        Tap(torch.nn.Linear(2, 2))
+        Tap(lambda x: x)
+    with pytest.raises(BadInput, match="instances of Hook"):
+        Tap(unet, Recorder)
+
+
+def test_a_module_that_is_bypassed_is_an_error():
+    """The pixel U-Net calls the parts of ``middle`` one by one: a hook on the whole never fires, and that is said."""
+    from minidiff.nets import UNet
+
+    net = UNet(3, dim=8, mults=(1, 2), blocks=1, attention=())
+    x, t = torch.randn(1, 3, 8, 8), torch.zeros(1, dtype=torch.long)
+    with pytest.raises(RuntimeError, match="middle ran 0 times"), Tap(net, Recorder((), modules=["middle"]), rows=BOTH[:1]):
+        net(x, t)
 
 
 # Recorder ----------------------------------------------------------------------------------------------------------------
-
-
-def test_rows_are_those_of_guidance():
-    assert rows_of(2) == (Row("source", False),) * 2 + (Row("source", True),) * 2
-    assert rows_of(1, guided=False, branch="edit") == (Row("edit", True),)
-
-
-def loop(run, z, steps):
-    for k in range(steps):
-        run()
-        yield Step(k, steps, 10 - k, 9 - k, z, z, z)
 
 
 def by_hand(unet, z, context, t, name):
@@ -346,159 +369,41 @@ def by_hand(unet, z, context, t, name):
 def test_recorder_maps_by_hand(world):
     unet, z, context, run = world
     name = [s.name for s in sites(unet).values() if s.kind == "cross" and s.place == "up"][-1]
-    recorder = Recorder(lambda s: s.kind == "cross", paths=("mid_block",))
-    with Tap(unet, recorder) as tap:                                      # the second row plays the one with the prompt
-        for _ in tap.follow(loop(run, z, 3), [Row("source", False), Row("source", True)]):
-            pass
-    assert set(recorder.probs) == set(recorder.outputs) == {0, 1, 2} and recorder.grid == tuple(z.shape[-2:])
-    assert {s for s in recorder.seen} == {s.name for s in sites(unet).values() if s.kind == "cross"}
+    recorder = Recorder(modules=("mid_block",))
+    with Tap(unet, recorder, rows=BOTH):                                 # the second row plays the one with the prompt
+        for _ in range(3):
+            run()
+    assert set(recorder.steps) == {0, 1, 2} and recorder.at(0).grid == tuple(z.shape[-2:])
+    assert set(recorder.at(2).sites) == {s.name for s in sites(unet).values() if s.kind == "cross"}
     probs = by_hand(unet, z, context, torch.tensor([400, 10]), name)
-    assert recorder.probs[1][name].shape == probs[1:].shape and close(recorder.probs[1][name], probs[1:])
+    assert recorder.at(1).probs[name].shape == probs[1:].shape and close(recorder.at(1).probs[name], probs[1:])
     level = sites(unet)[name].level
     high, wide = z.shape[-2] >> level, z.shape[-1] >> level
     want = (probs[1, ..., 2] + probs[1, ..., 5]).mean(0).view(high, wide) / 2
     assert close(recorder.map([2, 5], step=[0, 2], site=name, row=0), want)
     assert recorder.map(2, step=1, site=lambda s: s.level == level and s.place == "up").shape == (1, high, wide)
-    assert recorder.outputs[0]["mid_block"].shape[0] == 1
+    assert recorder.at(0).outputs["mid_block"].shape[0] == 1
     for wrong, match in (({"step": 7}, "step"), ({"tokens": 99}, "tokens"), ({"site": "nowhere"}, "site"),
-                         ({"site": lambda s: True}, "one size")):
+                         ({"site": lambda s: True}, "one size"), ({"row": 1}, "row")):
         with pytest.raises(BadInput, match=match):
             recorder.map(**({"tokens": 1, "step": 0, "site": name} | wrong))
 
 
-def test_recorder_needs_a_name_for_every_row(world):
-    unet, z, _, run = world
-    with pytest.raises(BadInput, match="rows"), Tap(unet, Recorder()) as tap:
-        for _ in tap.follow(loop(run, z, 1), rows_of(2)):
-            pass
+def test_recorder_needs_rows_and_a_shorter_run_leaves_nothing_old(world):
+    unet, _, _, run = world
+    with pytest.raises(BadInput, match="no row was named"), Tap(unet, Recorder()):
+        run()
+    recorder = Recorder()
+    for calls in (3, 2):
+        with Tap(unet, recorder, rows=BOTH):
+            for _ in range(calls):
+                run()
+    assert set(recorder.steps) == {0, 1}
+    with pytest.raises(BadInput, match="rows"), Tap(unet, Recorder(), rows=[*BOTH, Row("edit", "prompt")]):
+        run()
 
 
-def test_recorder_with_gradients(world):
-    unet, z, context, run = world
-    context = context.clone().requires_grad_()
-    recorder = Recorder(lambda s: s.place == "mid" and s.kind == "cross", graph=True)
-    with Tap(unet, recorder):
-        run(context)
-    shape = tuple(z.shape[-2:])
-    loss = recorder.map(1, step=-1, site=lambda s: True, grid=shape).square().sum()
-    (gradient,) = torch.autograd.grad(loss, context)
-    step = 1e-6 * draw(*context.shape, seed=9)
-
-    def value(c):
-        with Tap(unet, seen := Recorder(lambda s: s.place == "mid" and s.kind == "cross")):
-            run(c)
-        return float(seen.map(1, step=-1, site=lambda s: True, grid=shape).square().sum())
-
-    slope = (value(context.detach() + step) - value(context.detach() - step)) / 2
-    assert slope == pytest.approx(float((gradient * step).sum()), rel=1e-4)
-
-
-# Grounding -----------------------------------------------------------------------------------------------------------------
-
-
-def test_pooled_masks():
-    masks = torch.zeros(1, 2, 8, 16)
-    masks[0, 0, :4, :8] = 1
-    masks[0, 1, 0, 0] = 1
-    small = pool_masks(masks, 8, 0.5)                                          # 2 x 4 cells
-    assert small[0, 0].tolist() == [1, 1, 0, 0, 0, 0, 0, 0] and float(small[0, 1, 0]) == pytest.approx(1 / 16)
-    with pytest.raises(BadInput, match="cells"):
-        pool_masks(masks, 7, 0.5)
-
-
-def corner():
-    """One thing in the upper left quarter of 4 x 4 cells, spoken of by token 2."""
-    masks, words = torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 5)
-    masks[0, 0, :4, :4] = 1
-    words[0, 0, 2] = 1
-    inside = pool_masks(masks, 16, 1.0)[0, 0]
-    return masks, words, inside
-
-
-def test_grounding_loss_extremes():
-    masks, words, inside = corner()
-    probs = torch.full((1, 2, 16, 5), 0.2)
-    for column, want in ((inside, 0.0), (1 - inside, 2.0)):
-        probs[..., 2] = column
-        assert float(grounding_loss(probs, words, masks)) == pytest.approx(want, abs=1e-5)
-    probs[..., 2] = 0.4 * inside                                            # a fainter map of the right shape is as good
-    assert float(grounding_loss(probs, words, masks)) == pytest.approx(0.0, abs=1e-5)
-    probs[..., 2] = 0.25                                                    # everywhere alike: share 1/4, Dice 2 * 4 / (16 + 4)
-    assert float(grounding_loss(probs, words, masks)) == pytest.approx(0.75**2 + 1 - 0.4, abs=1e-5)
-
-
-def test_grounding_loss_looks_only_at_words_of_visible_things():
-    masks, words, inside = corner()
-    probs = draw(2, 2, 16, 5).softmax(-1).float()
-    assert float(grounding_loss(probs[:1], torch.zeros_like(words), masks)) == 0
-    assert float(grounding_loss(probs[:1], words, torch.zeros_like(masks))) == 0
-    both = grounding_loss(probs, words.expand(2, -1, -1), masks.expand(2, -1, -1, -1))
-    assert both.shape == (2,) and float(both[1]) == pytest.approx(float(grounding_loss(probs[1:], words, masks)))
-    changed = probs.clone()
-    changed[..., 0] = changed[..., 0] * 0.1                                  # a token of which no word speaks
-    assert torch.allclose(grounding_loss(changed[:1], words, masks), both[:1])
-    heads = torch.stack([inside, 0 * inside])                               # heads may divide the work: their mean counts
-    probs[0, :, :, 2] = heads
-    assert float(grounding_loss(probs[:1], words, masks)) == pytest.approx(0.0, abs=1e-5)
-
-
-def test_grounding_gradient_by_finite_differences():
-    """Against the formula written as sums, in float64, with the scale of the map held as the loss holds it (detached)."""
-    masks = draw(2, 3, 8, 8, seed=4).sigmoid()
-    words = torch.zeros(2, 3, 6, dtype=torch.float64)
-    words[0, 0, 1] = words[0, 1, 3] = words[1, 2, 4] = words[1, 2, 5] = 1
-    probs = draw(2, 2, 16, 6, seed=5).softmax(-1)
-    m = pool_masks(masks, 16, 1.0)
-
-    def value(p):
-        total = torch.zeros(2, dtype=torch.float64)
-        for b in range(2):
-            parts = []
-            for k, token in words[b].nonzero().tolist():
-                a, top = p[b, :, :, token].mean(0), probs[b, :, :, token].mean(0).max()
-                share = (m[b, k] * a).sum() / a.sum()
-                dice = 2 * (m[b, k] * a / top).sum() / ((a / top).sum() + m[b, k].sum())
-                parts.append((1 - share) ** 2 + 1 - dice)
-            total[b] = sum(parts) / len(parts)
-        return total
-
-    leaf = probs.clone().requires_grad_()
-    loss = grounding_loss(leaf, words, masks)
-    assert torch.allclose(loss.double(), value(probs), atol=1e-5)
-    (gradient,) = torch.autograd.grad(loss.sum(), leaf)
-    for seed in range(3):
-        step = 1e-5 * draw(*probs.shape, seed=10 + seed)
-        slope = float((value(probs + step) - value(probs - step)).sum() / 2)
-        assert float((gradient * step).sum()) == pytest.approx(slope, rel=1e-3, abs=1e-9)
-
-
-def test_phrases_by_hand():
-    assert phrases("a small red cat on the grass") == {"cat": [2, 3, 4]}
-    assert phrases("a red mushroom left of a blue dog with a hat") == {"mushroom": [2, 3, 4], "dog": [8, 9]}
-    assert phrases("watercolour of a green tree") == {"tree": [5, 6]} and phrases("") == {}
-
-
-def test_phrases_speak_of_what_parse_reads():
-    """In 300 captions every thing has a phrase, and the tokens of its phrase are its noun and adjectives that parse knows."""
-    tokenizer = make_tokenizer()
-    scenes = sample_scenes(range(300), level="full")
-    texts = captions(scenes)
-    masks = phrase_masks(texts, scenes.kind, tokenizer.model_max_length)
-    ids = token_ids(tokenizer, texts)
-    for row, text in enumerate(texts):
-        said = parse(text)
-        found = phrases(text)
-        assert set(found) == {t.kind for t in said.things}
-        for thing in said.things:
-            slot = scenes.kind[row].tolist().index(KINDS.index(thing.kind))
-            assert masks[row, slot].nonzero()[:, 0].tolist() == found[thing.kind]
-            noun = token_indices(tokenizer, text, thing.kind)[0]
-            assert found[thing.kind][-len(noun):] == noun
-            words = tokenizer.decode(ids[row, found[thing.kind]]).split()
-            assert parse("a " + " ".join(words)).things[0].kind == thing.kind
-            assert {w for w in (thing.colour, thing.pattern) if w in words} <= {thing.colour, thing.pattern}
-            for other in said.things:
-                if other.colour and other.colour != thing.colour:
-                    assert other.colour not in words, text
-    absent = ~scenes.present
-    assert float(masks[absent].sum()) == 0
+def test_recorder_refuses_a_module_that_returns_a_tuple(world):
+    unet, _, _, run = world
+    with pytest.raises(BadInput, match="tuple"), Tap(unet, Recorder((), modules=["down_blocks.0"]), rows=BOTH):
+        run()
