@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 from minidiff.latent.autoencoder import decode, encode, latent_scale, make_autoencoder
-from minidiff.latent.sample import (
-    denoise,
-    denoiser,
-    encode_prompt,
-    initial_noise,
-    invert_image,
-    schedule_from,
-    scheduler_options,
-    text_to_image,
-)
+from minidiff.latent.pipeline import denoiser, encode_prompt, schedule_from, scheduler_options
+from minidiff.latent.sample import denoise, initial_noise, invert_image, text_to_image
 from minidiff.latent.stable import assemble, make_scheduler, make_unet, snr_weight
 from minidiff.latent.text import make_text_encoder, make_tokenizer, token_ids, token_indices, word_tokens
 

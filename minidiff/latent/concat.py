@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from minidiff.errors import check_images, require
 from minidiff.latent.autoencoder import decode, encode
-from minidiff.latent.sample import check_prompts, text_to_image
+from minidiff.latent.pipeline import check_prompts
+from minidiff.latent.sample import text_to_image
 from minidiff.rng import key, uniform
 from minidiff.world import KINDS
 
@@ -155,15 +156,14 @@ def layout_hint(kind: Tensor, masks: Tensor, grid: tuple[int, int]) -> Tensor:
 def sample_concat(pipe: StableDiffusionPipeline, hint: Tensor, prompts: str | Sequence[str], **options: Any) -> Tensor:
     """Pictures (B, 3, H, W) in [-1, 1] by a pipeline whose U-Net takes latent and hint together (B, c, h, w).
 
-    One prompt serves all rows. options: as in :func:`minidiff.latent.sample.text_to_image`.
+    A string serves all rows. options: as in :func:`minidiff.latent.sample.text_to_image`.
     """
     had = pipe.vae.config.latent_channels
     need = pipe.unet.config.in_channels - had
     require(isinstance(hint, Tensor) and hint.ndim == 4 and hint.shape[1] == need, "hint",
             f"shape {tuple(getattr(hint, 'shape', ()))}",
             f"(B, {need}, h, w): this U-Net takes {pipe.unet.config.in_channels} channels, {had} of them the latent")
-    prompts = check_prompts(prompts)
-    prompts = prompts * len(hint) if len(prompts) == 1 else prompts
+    prompts = [prompts] * len(hint) if isinstance(prompts, str) else check_prompts(prompts)
     require(len(prompts) == len(hint), "prompts", f"{len(prompts)} prompts", f"one for each of the {len(hint)} rows of the hint")
     if options.get("latents") is None:
         options["size"] = tuple(side * pipe.vae_scale_factor for side in hint.shape[-2:])

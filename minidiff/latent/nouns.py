@@ -11,7 +11,7 @@ from torch import Tensor
 
 from minidiff.diffusion import q_sample
 from minidiff.latent.autoencoder import encode
-from minidiff.latent.sample import encode_prompt, schedule_from
+from minidiff.latent.pipeline import encode_prompt, schedule_from
 from minidiff.latent.text import token_indices
 from minidiff.measure.prompts import prompt_of
 from minidiff.rng import normal

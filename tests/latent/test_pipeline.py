@@ -33,7 +33,7 @@ from minidiff.latent import (
     token_ids,
     token_indices,
 )
-from minidiff.latent.sample import latent_shape
+from minidiff.latent.pipeline import latent_shape
 from minidiff.latent.text import LENGTH, PIECES
 from minidiff.rng import normal
 from minidiff.silence import silence_libraries

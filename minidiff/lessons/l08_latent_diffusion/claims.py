@@ -26,7 +26,7 @@ from minidiff.latent.concat import (
     sample_concat,
 )
 from minidiff.latent.nouns import OVERLAP, PEAKS_INSIDE, Nouns, best_site, noun_maps, overlap, peak_inside
-from minidiff.latent.sample import denoiser, encode_prompt, schedule_from
+from minidiff.latent.pipeline import denoiser, encode_prompt, schedule_from
 from minidiff.measure import read
 from minidiff.measure.interval import Estimate, bootstrap, wilson
 from minidiff.measure.pictures import psnr

@@ -16,7 +16,8 @@ from minidiff.diffusion import last
 from minidiff.editing.blended import Blend
 from minidiff.errors import check_choice, check_images, require
 from minidiff.latent.autoencoder import decode, encode
-from minidiff.latent.sample import denoise, encode_prompt, initial_noise
+from minidiff.latent.pipeline import encode_prompt
+from minidiff.latent.sample import denoise, initial_noise
 from minidiff.latent.text import word_tokens
 from minidiff.show.tiles import lay_out, pixels, spread
 from minidiff.steer import Recorder

@@ -19,7 +19,6 @@ from minidiff.latent import (
     make_tokenizer,
     make_unet,
     nouns,
-    sites,
     token_indices,
     word_tokens,
 )
@@ -31,6 +30,7 @@ from minidiff.measure.prompts import make_prompts, make_scenes
 from minidiff.rng import normal
 from minidiff.show import canvas, choice, panel, play, sweep
 from minidiff.show.canvas import ESM, MaskPanel, PromptPanel, box_mask, brush
+from minidiff.steer import sites
 from minidiff.world import WorldData, captions, parse, render, sample_scenes
 
 PROMPT = "watercolour of a red mushroom left of a blue cat"

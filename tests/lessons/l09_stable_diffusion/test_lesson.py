@@ -18,7 +18,6 @@ from minidiff.latent import (
     make_text_encoder,
     make_tokenizer,
     make_unet,
-    sites,
     text_to_image,
 )
 from minidiff.lessons.l09_stable_diffusion import claims as board
@@ -26,6 +25,7 @@ from minidiff.lessons.l09_stable_diffusion.panels import Colours, PromptBox, Ret
 from minidiff.measure.pictures import psnr
 from minidiff.rng import normal
 from minidiff.show import panel, pixels, play, slider, sweep, text
+from minidiff.steer import sites
 from minidiff.world import WorldData
 
 
