@@ -1,13 +1,14 @@
-"""Where files lie, how they are replaced in one move (so that nothing is lost or left half-written), and their hashes."""
+"""Where files lie, how they reach the disk (so that nothing is lost or left half-written), and their hashes."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
-__all__ = ["replace", "data_folder", "sha256"]
+__all__ = ["data_folder", "remove_folder", "replace", "sha256", "sync_folder", "write_file"]
 
 
 def replace(path: str | Path, content: str | bytes) -> None:
@@ -35,6 +36,35 @@ def replace(path: str | Path, content: str | bytes) -> None:
         if isinstance(error, OSError) and error.errno is not None:
             raise OSError(error.errno, error.strerror, str(path)) from None    # name the file, not its temporary twin
         raise
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write and fsync; the name itself is safe only after :func:`sync_folder`."""
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut (Windows has no such call and needs none)."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that a kill half-way leaves only something that is called .tmp."""
+    if folder.suffix != ".tmp":
+        doomed = folder.with_name(folder.name + ".old.tmp")
+        shutil.rmtree(doomed, ignore_errors=True)
+        os.rename(folder, doomed)
+        folder = doomed
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def data_folder() -> Path:

@@ -1,17 +1,19 @@
 """Counter-based randomness: every draw is a pure function of (seed, stream, index).
 
-Nothing here has state, so a run can be resumed at any batch, split over processes, or read in any order,
-and scene 17 is the same scene whatever the batch size or the device.
+Nothing here has state (:func:`seeded_rng` borrows torch's and gives it back), so a run can be resumed at any batch,
+split over processes, or read in any order, and scene 17 is the same scene whatever the batch size or the device.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import zlib
+from collections.abc import Iterator
 
 import torch
 
-__all__ = ["key", "uniform", "generator", "normal", "normal_rows"]
+__all__ = ["key", "uniform", "generator", "normal", "normal_rows", "seeded_rng"]
 
 _MASK = (1 << 64) - 1
 
@@ -78,3 +80,12 @@ def normal_rows(seed_key: int, index: torch.Tensor, shape: tuple[int, ...]) -> t
     u, v = uniform(seed_key, index, 2 * ((count + 1) // 2)).chunk(2, dim=1)
     radius, angle = (-2 * torch.log1p(-u)).sqrt(), 2 * math.pi * v
     return torch.cat((radius * angle.cos(), radius * angle.sin()), dim=1)[:, :count].reshape(len(index), *shape)
+
+
+@contextlib.contextmanager
+def seeded_rng(*parts: int | str, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Inside, torch's own generator (first weights, dropout) is seeded by :func:`key`; outside, nobody notices."""
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(key(*parts) & ((1 << 63) - 1))
+        yield

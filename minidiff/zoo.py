@@ -25,7 +25,7 @@ from minidiff.measure.reader import Reader
 from minidiff.nets import UNet
 from minidiff.silence import silence_libraries
 
-__all__ = ["load", "shipped", "ship", "ship_folder", "card"]
+__all__ = ["load", "shipped", "ship", "write_net", "card"]
 
 _WRAP = {"eps": Eps, "x0": X0, "v": V}
 
@@ -188,17 +188,11 @@ def _fill(model: nn.Module, weights: Path, name: str) -> None:
         ) from None
 
 
-def ship(name: str, net: nn.Module, config: dict[str, Any], facts: dict[str, Any], *, root: Path | None = None) -> Path:
-    """Write ``data/NAME`` in one move: config.json, model.safetensors (fp16) and card.json with its sha256.
-
-    facts: what the card says (recipe, seed, device, images, minutes, scores). An older version is replaced whole.
-    """
-
-    def write(folder: Path) -> None:
-        save_file({k: v.detach().cpu().half().contiguous() for k, v in net.state_dict().items()}, folder / "model.safetensors")
-        replace(folder / "config.json", json.dumps(config, indent=1) + "\n")
-
-    return ship_folder(name, write, facts | {"parameters": sum(p.numel() for p in net.parameters())}, root=root)
+def write_net(net: nn.Module, config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Write a pixel model or a reader as :func:`load` reads it: config.json, model.safetensors (fp16). Returns its size."""
+    save_file({k: v.detach().cpu().half().contiguous() for k, v in net.state_dict().items()}, folder / "model.safetensors")
+    replace(folder / "config.json", json.dumps(config, indent=1) + "\n")
+    return {"parameters": sum(p.numel() for p in net.parameters())}
 
 
 def _forget_places(folder: Path) -> None:
@@ -209,10 +203,11 @@ def _forget_places(folder: Path) -> None:
             path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def ship_folder(name: str, write: Callable[[Path], None], facts: dict[str, Any], *, root: Path | None = None) -> Path:
+def ship(name: str, write: Callable[[Path], Any], facts: dict[str, Any], *, root: Path | None = None) -> Path:
     """Write ``data/NAME`` in one move: what ``write(folder)`` puts there, and card.json with the sha256 of all its weights.
 
-    ``write`` may be a model's or a pipeline's ``save_pretrained``. An older version is replaced whole.
+    facts: what the card says (recipe, seed, images, minutes, scores); ``write`` may return more of them, and may be a
+    model's or a pipeline's ``save_pretrained``. An older version is replaced whole.
     """
     folder = (root or data_folder()) / name
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -220,9 +215,9 @@ def ship_folder(name: str, write: Callable[[Path], None], facts: dict[str, Any],
     for stale in (fresh, old):
         shutil.rmtree(stale, ignore_errors=True)
     fresh.mkdir()
-    write(fresh)
+    more = write(fresh)
     _forget_places(fresh)
-    facts = {"name": name} | facts | {
+    facts = {"name": name} | facts | (more if isinstance(more, dict) else {}) | {
         "torch": torch.__version__,
         "machine": platform.machine(),
         "date": datetime.date.today().isoformat(),

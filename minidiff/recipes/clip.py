@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from minidiff.latent.clip import Contrastive, make_clip
 from minidiff.latent.text import make_tokenizer, token_ids
-from minidiff.recipes.blocks import mixed
+from minidiff.recipes.blocks import mixed_batch
 from minidiff.rng import generator
 from minidiff.train import Budget, Recipe
 from minidiff.world import captions
@@ -32,7 +34,7 @@ def clip_recipe(name: str, *, seed: int, images: tuple[int, int] = (100_000, 2_0
     @torch.no_grad()
     def block(j: int, n: int, device: torch.device) -> dict[str, Tensor]:
         index = torch.arange(j * n * _BLOCK, (j + 1) * n * _BLOCK, device=device)
-        scenes, images, _ = mixed(index, 64, seed, _PORTIONS)
+        scenes, images, _ = mixed_batch(index, 64, seed, _PORTIONS)
         mix = torch.randperm(len(index), generator=generator(seed, "mix", j)).to(device)
         return {"x": images[mix], "ids": token_ids(tokenizer, captions(scenes, index, seed=seed)).to(device)[mix]}
 
@@ -45,7 +47,14 @@ def clip_recipe(name: str, *, seed: int, images: tuple[int, int] = (100_000, 2_0
 
     return Recipe(name=name, seed=seed, build=lambda: Contrastive(make_clip(tokenizer)), draw=draw, loss=loss, batch=128, lr=1e-3,
                   warmup=6_400, ema=0.99, budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1])},
-                  expect=expect)
+                  expect=expect, export=_export)
+
+
+def _export(net: Contrastive, folder: Path) -> dict[str, Any]:
+    """As transformers saves it, in float32: it would keep half precision in use. The tokenizer stands beside it."""
+    net.clip.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return {"parameters": sum(p.numel() for p in net.clip.parameters())}
 
 
 # name -> what clip_recipe is called with

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minidiff.measure.reader import Reader, reader_loss
-from minidiff.recipes.blocks import BLOCK, mixed
+from minidiff.recipes.blocks import BLOCK, mixed_batch
 from minidiff.rng import generator, key, uniform
 from minidiff.train import Budget, Recipe
 from minidiff.world import Rendered, Scenes
+from minidiff.zoo import write_net
 
 __all__ = ["READERS", "reader_recipe"]
 
@@ -38,7 +39,7 @@ def reader_recipe(name: str, *, seed: int, strength: float) -> Recipe:
     @torch.no_grad()
     def block(j: int, n: int, device: torch.device) -> tuple[Scenes, Tensor, Tensor]:
         index = torch.arange(j * n * BLOCK, (j + 1) * n * BLOCK, device=device)
-        scenes, images, masks = mixed(index, 64, seed, portions)
+        scenes, images, masks = mixed_batch(index, 64, seed, portions)
         mix = torch.randperm(len(index), generator=generator(seed, "mix", j)).to(device)
         return scenes[mix], images[mix], masks[mix]
 
@@ -65,7 +66,10 @@ def reader_recipe(name: str, *, seed: int, strength: float) -> Recipe:
         ema=0.998,
         budgets={"laptop": Budget(80_000, 15), "gpu": Budget(600_000, 3)},
         expect="kind and colour >= 99 %, backdrop >= 99.5 %, mask IoU >= 0.9 on clean held-out scenes",
+        identity={"strength": strength},
+        export=lambda net, folder: write_net(net, {"kind": "reader", "net": net.config}, folder),
     )
+
 
 # name -> what reader_recipe is called with
 READERS: dict[str, dict] = {

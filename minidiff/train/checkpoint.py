@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import io
 import json
 import os
@@ -21,9 +23,9 @@ import safetensors.torch
 import torch
 
 from minidiff.errors import CheckpointError
-from minidiff.train.files import Lock, disk, remove_folder, sha256, sync_folder, write_file
+from minidiff.files import remove_folder, sync_folder, write_file
 
-__all__ = ["Snapshot", "Store", "checkpoints", "plain", "read_ema", "unusable"]
+__all__ = ["CheckpointStore", "Snapshot", "newest", "to_cpu"]
 
 _FILES = ("model.safetensors", "ema.safetensors", "optimiser.pt")
 _NAME = re.compile(r"step-(\d{8,})")
@@ -42,17 +44,19 @@ class Snapshot:
     meta: dict[str, Any]
 
 
-def plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def to_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Copies on the CPU in plain memory order, so that tied or channels-last weights are stored like any other."""
     return {name: x.detach().cpu().contiguous().clone() for name, x in tensors.items()}
 
 
-def checkpoints(out: Path) -> list[Path]:
+def _folders(out: Path) -> list[Path]:
     """Folders that are named like checkpoints, newest first."""
-    if not out.is_dir():
-        return []
-    found = [p for p in out.iterdir() if _NAME.fullmatch(p.name)]
+    found = [p for p in out.iterdir() if _NAME.fullmatch(p.name)] if out.is_dir() else []
     return sorted(found, key=lambda p: int(p.name[5:]), reverse=True)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
@@ -78,7 +82,7 @@ def _read_file(folder: Path, name: str, meta: Mapping[str, Any]) -> bytes:
         raise ValueError(f"{name} is missing") from None
     except OSError as error:
         raise ValueError(f"{name} cannot be read ({error.strerror})") from None
-    if sha256(data) != meta["sha256"].get(name):
+    if _sha256(data) != meta["sha256"].get(name):
         raise ValueError(f"{name} is truncated or changed ({len(data):,} bytes, another sha256 than in meta.json)")
     return data
 
@@ -92,66 +96,85 @@ def _read(folder: Path) -> Snapshot:
     return Snapshot(meta["step"], safetensors.torch.load(model), safetensors.torch.load(ema), moments, meta)
 
 
-def read_ema(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """EMA weights and meta of one checkpoint, checked; any exception means that it cannot be used."""
+def _read_ema(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     meta = _read_meta(folder)
     return safetensors.torch.load(_read_file(folder, "ema.safetensors", meta)), meta
 
 
-def unusable(out: Path, bad: Mapping[Path, Exception]) -> CheckpointError:
-    """The error for a folder with checkpoints of which none is whole."""
-    why = "; ".join(f"{folder.name}: {error}" for folder, error in bad.items())
-    return CheckpointError("out", f"{str(out)!r}, where no checkpoint can be used ({why})", "at least one whole checkpoint",
-                           "out='another/folder' to start afresh, or move those folders away")
+def _first_whole(out: Path, read: Callable[[Path], Any]) -> tuple[Any, dict[Path, Exception]]:
+    """What ``read`` makes of the newest checkpoint that is whole (None without any), and why newer ones are not."""
+    bad: dict[Path, Exception] = {}
+    for folder in _folders(out):
+        try:
+            return read(folder), bad
+        except Exception as error:  # whatever a damaged file makes a parser raise
+            bad[folder] = error
+    if bad:
+        why = "; ".join(f"{folder.name}: {error}" for folder, error in bad.items())
+        raise CheckpointError("out", f"{str(out)!r}, where no checkpoint can be used ({why})", "at least one whole checkpoint",
+                              "out='another/folder' to start afresh, or move those folders away")
+    return None, bad
 
 
-class Store:
-    """The checkpoints of one run. Opening takes the lock and writes nothing; :meth:`load` comes before :meth:`save`.
+def newest(out: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """EMA weights by name, and meta, of the newest usable checkpoint in ``out``. Only reads; CheckpointError if there is none."""
+    found, _ = _first_whole(Path(out), _read_ema)
+    if found is None:
+        raise CheckpointError("out", f"{str(Path(out))!r}, which holds no checkpoint", "the folder of a training run",
+                              "fit(recipe, out=...) first, or minidiff train RECIPE --out FOLDER")
+    return found
+
+
+class CheckpointStore:
+    """The checkpoints of one run. Opening only reads; :meth:`load` comes before :meth:`save`. ``.saved``: its newest step.
 
     extend: the run in the folder may have been planned for another number of images.
     """
 
     def __init__(self, out: Path, settings: Mapping[str, Any], *, say: Callable[[str], None] = print,
                  extend: bool = False) -> None:
-        self.out, self.settings, self.say, self._may_differ = out, dict(settings), say, {"images"} if extend else set()
+        self.out, self.settings, self.say = out, dict(settings), say
         self.saved: int | None = None
-        with disk(out, self.kept):
-            self._check_settings()
-            out.mkdir(parents=True, exist_ok=True)
-            self.lock = Lock(out)
+        with self.disk():
+            self._check_settings({"images"} if extend else set())
+
+    @contextlib.contextmanager
+    def disk(self) -> Iterator[None]:
+        """Turns a failure to write into an error that says what to do and what is still there."""
+        try:
+            yield
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno else str(error)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                want, instead = "room on the disk", f"free some room, then run the same command again ({self.kept()})"
+            else:
+                want, instead = "a folder that can be written", f"out='another/folder', or change its permissions ({self.kept()})"
+            raise CheckpointError("out", f"{str(self.out)!r}, where writing failed with: {why}", want, instead) from error
 
     def kept(self) -> str:
         """What is still there, for the end of an error message."""
         return "nothing has been overwritten" if self.saved is None else f"the checkpoint of step {self.saved} is whole"
 
-    def _check_settings(self) -> None:
+    def _check_settings(self, may_differ: set[str]) -> None:
         """Refuse to go on from a run with other settings."""
-        for folder in checkpoints(self.out):
+        for folder in _folders(self.out):
             try:
                 there = _read_meta(folder)["settings"]
             except ValueError:
                 continue
-            names = sorted(k for k in (there.keys() & self.settings.keys()) - self._may_differ if there[k] != self.settings[k])
+            names = sorted(k for k in (there.keys() & self.settings.keys()) - may_differ if there[k] != self.settings[k])
             if names:
                 odds = ", ".join(f"{k} is {there[k]!r} there and {self.settings[k]!r} here" for k in names)
                 longer = ", or extend=True to plan the rest of that run anew" if names == ["images"] else ""
                 raise CheckpointError("out", f"{str(self.out)!r}, which holds another run: {odds}",
                                       "an empty folder, or the settings of the run in it",
                                       f"out={str(self.out) + '-2'!r}{longer}")
+            may_differ = {"images"}  # before the run was extended it was planned for another number
 
     def load(self) -> Snapshot | None:
         """The newest usable checkpoint, or None in an empty folder. Unusable ones are named and set aside, not deleted."""
-        bad: dict[Path, Exception] = {}
-        snapshot = None
-        for folder in checkpoints(self.out):
-            try:
-                snapshot = _read(folder)
-                break
-            except Exception as error:  # whatever a damaged file makes a parser raise
-                bad[folder] = error
-        if snapshot is None and bad:
-            raise unusable(self.out, bad)
-        with disk(self.out, self.kept):
+        snapshot, bad = _first_whole(self.out, _read)
+        with self.disk():
             for stale in self.out.glob("step-*.tmp"):
                 if _STALE.fullmatch(stale.name):
                     remove_folder(stale)
@@ -165,7 +188,7 @@ class Store:
         return snapshot
 
     def _prune(self) -> None:
-        for old in checkpoints(self.out)[_KEEP:]:
+        for old in _folders(self.out)[_KEEP:]:
             remove_folder(old)
 
     def save(self, snapshot: Snapshot) -> None:
@@ -173,14 +196,15 @@ class Store:
         final = self.out / f"step-{snapshot.step:08d}"
         part = final.with_name(final.name + ".tmp")
         try:
-            with disk(self.out, self.kept):
+            with self.disk():
                 part.mkdir()
                 hashes = {}
                 for name, data in zip(_FILES, _encode(snapshot)):
-                    hashes[name] = sha256(data)
+                    hashes[name] = _sha256(data)
                     write_file(part / name, data)
-                meta = {**snapshot.meta, "step": snapshot.step, "settings": self.settings, "sha256": hashes,
-                        "versions": _versions()}
+                versions = {"python": platform.python_version(), "torch": torch.__version__,
+                            "safetensors": safetensors.__version__}
+                meta = {**snapshot.meta, "step": snapshot.step, "settings": self.settings, "sha256": hashes, "versions": versions}
                 write_file(part / "meta.json", (json.dumps(meta, indent=1) + "\n").encode())
                 sync_folder(part)
                 os.rename(part, final)
@@ -192,16 +216,13 @@ class Store:
                 remove_folder(part)
             raise
 
-    def close(self) -> None:
-        self.lock.release()
-
 
 def _encode(snapshot: Snapshot) -> Iterator[bytes]:
     """The contents of _FILES, one at a time."""
-    yield safetensors.torch.save(plain(snapshot.model))
-    yield safetensors.torch.save(plain(snapshot.ema))
+    yield safetensors.torch.save(to_cpu(snapshot.model))
+    yield safetensors.torch.save(to_cpu(snapshot.ema))
     buffer = io.BytesIO()
-    torch.save({name: plain(state) for name, state in snapshot.optimiser.items()}, buffer)
+    torch.save({name: to_cpu(state) for name, state in snapshot.optimiser.items()}, buffer)
     yield buffer.getvalue()
 
 
@@ -209,7 +230,3 @@ def _free(path: Path) -> Path:
     """``path``, or the first of path-2, path-3, ... that does not exist."""
     tries = (path.with_name(f"{path.name}-{n}") for n in range(2, 10_000))
     return path if not path.exists() else next(p for p in tries if not p.exists())
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), "torch": torch.__version__, "safetensors": safetensors.__version__}

@@ -1,7 +1,8 @@
-"""AdamW, and its moments by the names of the weights they belong to."""
+"""AdamW and the moving average of the weights; both kept by the names of the weights they belong to."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 
 from minidiff.errors import require
 
-__all__ = ["adamw", "moments", "restore_moments"]
+__all__ = ["Ema", "adamw", "moments", "restore_moments"]
 
 
 def adamw(model: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
@@ -34,3 +35,32 @@ def restore_moments(optimiser: torch.optim.Optimizer, model: nn.Module, saved: M
         here = {k: torch.empty_like(p, requires_grad=False).copy_(v) for k, v in state.items() if k != "step"}
         here["step"] = state["step"].to(p.device if fused else "cpu", copy=True)
         optimiser.state[p] = here
+
+
+class Ema:
+    """Exponential moving average of a network's weights: what is shown, shipped and scored.
+
+    Kept as a second network in ``.model`` (eval mode, no gradient).
+
+    decay: share of the old average that survives one step, in [0, 1). Early on the average would remember the random
+    first weights, so step s uses min(decay, s / (s + 9)): the first step copies a tenth of the old, as in TensorFlow's
+    ``ExponentialMovingAverage(num_updates)``. Buffers (running statistics) are copied, not averaged.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._mean = list(self.model.parameters())
+        self._buffers = list(self.model.buffers())
+
+    def decay_at(self, step: int) -> float:
+        """Decay of step number ``step``, counted from 1."""
+        return min(self.decay, step / (step + 9))
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights after step number ``step`` (from 1); a handful of kernels whatever the number of tensors."""
+        if self._mean:
+            torch._foreach_lerp_(self._mean, list(model.parameters()), 1 - self.decay_at(step))
+        if self._buffers:
+            torch._foreach_copy_(self._buffers, list(model.buffers()))

@@ -1,56 +1,91 @@
-"""Where a run is, in one line."""
+"""What the training loop yields, and where a run is: a bar in a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
-from minidiff.train.state import TrainState
+import torch
+from torch import nn
+from tqdm import tqdm
 
-__all__ = ["Progress", "describe"]
+__all__ = ["Progress", "TrainState", "describe"]
 
 
-def _duration(seconds: float) -> str:
-    if not seconds < float("inf"):
-        return "-"
-    minutes, hours = seconds / 60, seconds / 3600
-    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes:.0f} min" if minutes < 100 else f"{hours:.1f} h"
+@dataclass
+class TrainState:
+    """One step of a run, after it was taken.
+
+    step: steps taken. images, total: images seen and to be seen. loss: 0-d tensor on the device, the mean of this
+    step's batch (reading it makes a GPU wait). recent: mean loss of the last steps that were read (a float; NaN before
+    the first reading). rate: images a second. model, ema: the networks. preview: the picture just written, or None.
+    """
+
+    step: int
+    images: int
+    total: int
+    loss: torch.Tensor
+    recent: float
+    rate: float
+    model: nn.Module
+    ema: nn.Module
+    preview: Path | None = None
+
+    @property
+    def seconds_left(self) -> float:
+        return (self.total - self.images) / self.rate if self.rate > 0 else float("nan")
 
 
 def describe(state: TrainState) -> str:
     """Images, images a second, recent loss and time left."""
     rate = f"{state.rate:,.0f}" if state.rate >= 10 else f"{state.rate:.1f}"
-    return (f"{state.images:,} of {state.total:,} images   {rate} images/s   loss {state.recent:.4f}   "
-            f"{_duration(state.seconds_left)} left")
+    left = tqdm.format_interval(state.seconds_left) if state.seconds_left < float("inf") else "-"
+    return f"{state.images:,} of {state.total:,} images   {rate} images/s   loss {state.recent:.4f}   {left} left"
 
 
 class Progress:
-    """Prints a line about a run now and then: ``for state in Progress(fit(recipe)): ...``
+    """Shows where a run is: ``for state in Progress(fit(recipe)): ...``
 
-    every: seconds between two lines. say: where lines go; by default one line that is written over in a terminal,
-    and plain lines elsewhere. Never makes a GPU wait: it shows the losses that the loop has read anyway.
+    every: seconds between two lines. say: where lines go; by default a tqdm bar in a terminal, and lines to stderr
+    elsewhere. Never makes a GPU wait: it shows the losses that the loop has read anyway.
     """
 
     def __init__(self, states: Iterable[TrainState], *, every: float = 5.0, say: Callable[[str], None] | None = None) -> None:
         self.states, self.every, self.say = states, every, say
 
     def __iter__(self) -> Iterator[TrainState]:
+        if self.say is not None:
+            return self._lines(self.say)
+        return self._bar() if sys.stderr.isatty() else self._lines(functools.partial(print, file=sys.stderr, flush=True))
+
+    def _bar(self) -> Iterator[TrainState]:
+        bar = None
+        try:
+            for state in self.states:
+                if bar is None:
+                    bar = tqdm(total=state.total, initial=state.images, unit=" images", smoothing=0.05)
+                if state.recent == state.recent:
+                    bar.set_postfix_str(f"loss {state.recent:.4f}", refresh=False)
+                if state.preview is not None:
+                    bar.write(f"see {state.preview}", file=sys.stderr)
+                bar.update(state.images - bar.n)
+                yield state
+        finally:
+            if bar is not None:
+                bar.close()
+
+    def _lines(self, say: Callable[[str], None]) -> Iterator[TrainState]:
         shown = time.monotonic() - self.every
         state = None
         for state in self.states:
             due = time.monotonic() - shown >= self.every and state.rate == state.rate
             if due or state.preview is not None:
                 shown = time.monotonic()
-                self._line(describe(state) + (f"   see {state.preview}" if state.preview is not None else ""))
+                say(describe(state) + (f"   see {state.preview}" if state.preview is not None else ""))
             yield state
         if state is not None:
-            self._line(describe(state), last=True)
-
-    def _line(self, text: str, *, last: bool = False) -> None:
-        if self.say is not None:
-            self.say(text)
-        elif sys.stderr.isatty():
-            print(f"\r\x1b[2K{text}", end="\n" if last else "", file=sys.stderr, flush=True)
-        else:
-            print(text, file=sys.stderr, flush=True)
+            say(describe(state))

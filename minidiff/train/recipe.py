@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +14,9 @@ from torch import nn
 
 from minidiff.errors import BadInput, check_choice, require
 
-__all__ = ["Budget", "Recipe", "Plan", "lr_at"]
+__all__ = ["LR_SHAPES", "Budget", "Recipe", "Plan", "lr_at"]
+
+LR_SHAPES = ("cosine", "linear")
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,12 @@ class Recipe:
     draw: (i, n, device) -> dict of tensors, the whole of batch i: images, t, noise. A pure function of the seed and i;
         each tensor has n rows. Row j must not depend on how the batch is later cut into pieces.
     loss: (network, batch) -> (rows,) losses, one a row.
-    lr: the highest learning rate. warmup: images until it is reached. ema: decay a step, in [0, 1).
-    clip: largest norm of the gradient. preview: network -> (B, C, H, W) in [-1, 1], or None.
-    expect: one sentence, what a good run ends with.
+    lr: the highest learning rate. warmup: images until it is reached. lr_shape: "cosine" or "linear", see :func:`lr_at`.
+    restarts: shares of the run, rising in (0, 1), at which the rate starts anew (warm restarts: Loshchilov and Hutter 2017).
+    ema: decay a step, in [0, 1). clip: largest norm of the gradient. preview: network -> (B, C, H, W) in [-1, 1], or None.
+    expect: one sentence, what a good run ends with. identity: what else makes the run the one it is (data, objective,
+        weighting): JSON values, which a checkpoint must agree with before a run goes on from it, and which the card states.
+    export: (trained network, folder) -> facts for the card; writes the files that ship. None: nothing ships.
     """
 
     name: str
@@ -55,6 +62,8 @@ class Recipe:
     batch: int = 64
     lr: float = 1e-3
     warmup: int = 10_000
+    lr_shape: str = "cosine"
+    restarts: tuple[float, ...] = ()
     ema: float = 0.999
     clip: float = 1.0
     weight_decay: float = 0.0
@@ -62,12 +71,18 @@ class Recipe:
     budgets: Mapping[str, Budget] = field(default_factory=dict)
     preview: Callable[[nn.Module], torch.Tensor | None] | None = None
     expect: str = ""
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    export: Callable[[nn.Module, Path], Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         require(bool(self.name), "name", repr(self.name), "a word that names the run")
         require(self.batch > 0, "batch", self.batch, "a positive number of images")
         require(self.lr > 0, "lr", self.lr, "a positive learning rate", "lr=1e-3")
         require(self.warmup >= 0, "warmup", self.warmup, "a number of images, 0 or more")
+        check_choice("lr_shape", self.lr_shape, LR_SHAPES)
+        shares = (0.0, *self.restarts, 1.0)
+        require(all(a < b for a, b in zip(shares, shares[1:])), "restarts", self.restarts, "rising shares of the run in (0, 1)",
+                "restarts=(0.5,)")
         require(0 <= self.ema < 1, "ema", self.ema, "a decay in [0, 1)", "ema=0.999")
         require(self.clip > 0, "clip", self.clip, "a positive norm", "clip=1.0")
         require(all(0 <= b < 1 for b in self.betas), "betas", self.betas, "two numbers in [0, 1)", "betas=(0.9, 0.99)")
@@ -100,22 +115,32 @@ class Plan:
     def steps(self) -> int:
         return -(-self.images // self.batch)
 
-    def lr_at(self, images: int) -> float:
-        return lr_at(images, peak=self.lr, warmup=self.recipe.warmup, total=self.images)
+    def history(self) -> list[list[int]]:
+        """The cycles of a run from nothing, as a checkpoint keeps them: [its first image, the image it is planned to end at]."""
+        ends = [round(share * self.images) for share in self.recipe.restarts] + [self.images]
+        return [[start, end] for start, end in zip([0, *ends], ends)]
+
+    def lr_at(self, images: int, history: Sequence[Sequence[int]] | None = None) -> float:
+        """Learning rate of the step that makes it ``images`` images; history: the cycles of this run, where it was extended."""
+        start, end = next(cycle for cycle in reversed(history or self.history()) if cycle[0] < images or cycle[0] == 0)
+        return lr_at(images - start, peak=self.lr, warmup=self.recipe.warmup, total=end - start, shape=self.recipe.lr_shape)
 
     def settings(self) -> dict[str, Any]:
         """What a checkpoint must agree with before a run goes on from it; plain JSON values."""
         r = self.recipe
         return {"recipe": r.name, "seed": r.seed, "images": self.images, "batch": self.batch, "lr": self.lr, "warmup": r.warmup,
-                "ema": r.ema, "clip": r.clip, "weight_decay": r.weight_decay, "betas": list(r.betas)}
+                "lr_shape": r.lr_shape, "restarts": list(r.restarts), "ema": r.ema, "clip": r.clip,
+                "weight_decay": r.weight_decay, "betas": list(r.betas), **json.loads(json.dumps(r.identity))}
 
 
-def lr_at(images: int, *, peak: float, warmup: int, total: int, floor: float = 0.02) -> float:
-    """Learning rate after ``images`` images: a straight line up to ``peak`` over ``warmup`` images, then half a cosine
-    down to ``floor * peak`` at ``total`` (Loshchilov and Hutter 2017, equation 5, one cycle). A function of images only.
+def lr_at(images: int, *, peak: float, warmup: int, total: int, shape: str = "cosine") -> float:
+    """Learning rate after ``images`` images of a cycle of ``total``: a straight line up to ``peak`` over ``warmup`` images,
+    then down. A function of images only.
+
+    shape: "cosine", half a cosine to 2 % of the peak (Loshchilov and Hutter 2017, equation 5); "linear", a line to zero.
     """
     warmup = min(warmup, total)
     if images < warmup:
         return peak * images / warmup
     done = min(1.0, (images - warmup) / max(1, total - warmup))
-    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))
+    return peak * (1 - done if shape == "linear" else 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))

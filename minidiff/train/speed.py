@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from minidiff.errors import BadInput, check_choice
 
-__all__ = ["PRECISIONS", "Speed", "automatic_bf16", "native_bf16", "pick_device", "tuned"]
+__all__ = ["PRECISIONS", "Speed", "automatic_bf16", "fast_matmul", "native_bf16", "pick_device"]
 
 PRECISIONS = ("auto", "float32", "bf16")
 
@@ -99,7 +99,7 @@ class Speed:
 
 
 @contextlib.contextmanager
-def tuned(device: torch.device) -> Iterator[None]:
+def fast_matmul(device: torch.device) -> Iterator[None]:
     """TF32 and cuDNN's own search for the fastest convolution, while a run lasts; the caller's settings come back after."""
     if device.type != "cuda":
         yield

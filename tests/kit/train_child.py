@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from minidiff import rng
-from minidiff.train import Recipe, fit, read_losses
+from minidiff.train import Ema, Recipe, checkpoint, fit, read_losses
+from minidiff.train.run import Run
 
 SEED = 20
 SIZE = 256  # bytes of the file that Ticks keeps
@@ -61,7 +63,7 @@ def loss(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 def recipe(plain: bool = False, **changes: object) -> Recipe:
     settings = dict(name="tiny", seed=SEED, build=lambda: TinyNet(plain), draw=draw, loss=loss, batch=4, lr=3e-3, warmup=16,
-                    ema=0.9, clip=0.5, weight_decay=0.01)
+                    ema=0.9, clip=0.5, weight_decay=0.01, identity={"predicts": "eps"})
     return Recipe(**(settings | changes))
 
 
@@ -139,12 +141,11 @@ def run(out: str | None, images: int = 48, save_every: int = 16, stop: int | Non
     torch.set_num_threads(1)
     used = recipe(**changes)
     if ticks is not None:
-        from minidiff.train import checkpoint, files, trainer
 
         tick = Ticks(ticks, kill_at)
         for module, name, saving in ((os, "fsync", False), (os, "rename", False), (checkpoint, "write_file", False),
-                                     (files.shutil, "rmtree", False), (checkpoint.Store, "save", True),
-                                     (trainer.Trainer, "take_step", False), (trainer.Ema, "update", False)):
+                                     (shutil, "rmtree", False), (checkpoint.CheckpointStore, "save", True),
+                                     (Run, "take_step", False), (Ema, "update", False)):
             setattr(module, name, tick.around(getattr(module, name), saving))
 
 

@@ -39,7 +39,7 @@ from minidiff.rng import normal
 from minidiff.silence import silence_libraries
 from minidiff.steer import CFG, Recorder, run, sites
 from minidiff.world import VOCABULARY, captions, sample_scenes
-from minidiff.zoo import ship_folder
+from minidiff.zoo import ship
 
 PROMPTS = ["a red cat on the grass", "a blue mushroom left of a dog"]
 
@@ -450,11 +450,11 @@ def test_pickled_weights_are_never_read(copy):
 def test_shipped_pipelines_are_checked_by_hash_and_name(pipe, tmp_path, monkeypatch):
     monkeypatch.setenv("MINIDIFF_DATA", str(tmp_path))
     with silence_libraries():
-        ship_folder("mini-sd", pipe.save_pretrained, {"seed": 1}, root=tmp_path)
+        ship("mini-sd", pipe.save_pretrained, {"seed": 1}, root=tmp_path)
     assert len(json.loads((tmp_path / "mini-sd/card.json").read_text())["sha256"]) == 3, "a hash for each file of weights"
     shipped = minidiff.load("mini-sd")
     assert isinstance(shipped, StableDiffusionPipeline)
-    ship_folder("again", shipped.save_pretrained, {"seed": 1}, root=tmp_path)
+    ship("again", shipped.save_pretrained, {"seed": 1}, root=tmp_path)
     places = [p for p in (tmp_path / "again").rglob("*.json") if str(tmp_path) in p.read_text()]
     assert not places, "the folder that a part was loaded from is nobody else's business"
     for wrong in ("mini-ds", "mini_sd", "Mini-SD "):

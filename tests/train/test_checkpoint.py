@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import pickle
@@ -14,13 +15,14 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 from torch import nn
 from train_child import Nursery, TinyNet, differing, final, recipe
 
 from minidiff.errors import BadInput, CheckpointError
-from minidiff.train import checkpoint, export, fit, load_ema, newest, read_losses
-from minidiff.train.files import Lock, remove_folder, sha256
+from minidiff.files import remove_folder, sha256
+from minidiff.train import checkpoint, fit, load_ema, newest, read_losses
 
 Bits = dict[str, torch.Tensor]
 PARTS = ("model.safetensors", "ema.safetensors", "optimiser.pt", "meta.json")
@@ -68,11 +70,15 @@ def steps(out: Path) -> list[int]:
     return sorted(int(p.name[5:]) for p in out.glob("step-????????"))
 
 
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def forge(folder: Path, name: str, data: bytes) -> None:
     """Replace a file and make the checkpoint's own hash agree, as an attacker would."""
     (folder / name).write_bytes(data)
     meta = json.loads((folder / "meta.json").read_text())
-    meta["sha256"][name] = sha256(data)
+    meta["sha256"][name] = digest(data)
     (folder / "meta.json").write_text(json.dumps(meta))
 
 
@@ -85,8 +91,8 @@ def test_a_checkpoint_names_its_run(stopped: Path) -> None:
     meta = json.loads((folder / "meta.json").read_text())
     assert meta["step"] == 5 and meta["images"] == 20 and meta["seconds"] >= 0
     assert meta["settings"]["recipe"] == "tiny" and meta["settings"]["seed"] == 20 and meta["settings"]["images"] == 48
-    assert meta["versions"]["torch"] == torch.__version__ and meta["made_on"]["threads"] == 1
-    assert meta["sha256"] == {name: sha256((folder / name).read_bytes()) for name in PARTS[:3]}
+    assert meta["versions"]["torch"] == torch.__version__ and meta["hardware"]["threads"] == 1
+    assert meta["sha256"] == {name: sha256(folder / name) for name in PARTS[:3]}
 
 
 def test_two_are_kept_and_the_log_has_a_number_a_step(tmp_path: Path) -> None:
@@ -193,7 +199,7 @@ def test_if_none_can_be_used_the_error_says_what_to_do_and_nothing_changes(stopp
     assert "out='another/folder'" in text and contents(stopped) == before
     with pytest.raises(CheckpointError, match="cannot be used|can be used"):
         newest(stopped)
-    Lock(stopped).release()  # and the folder is free again
+    FileLock(stopped / ".lock", blocking=False).acquire()  # and the folder is free again
 
 
 def test_what_a_kill_left_is_removed_and_other_peoples_files_are_not(stopped: Path, straight: Bits) -> None:
@@ -232,7 +238,8 @@ def test_a_lost_log_leaves_a_gap_and_no_more(stopped: Path, straight: Bits) -> N
     ({"lr": 1e-3}, "lr is 0.003 there and 0.001 here"), ({"images": 96}, "images is 48 there and 96 here"),
     ({"batch": 8}, "batch is 4 there and 8 here"), ({"ema": 0.99}, "ema is"), ({"clip": 1.0}, "clip is"),
     ({"warmup": 0}, "warmup is"), ({"betas": (0.9, 0.999)}, "betas is"), ({"weight_decay": 0.0}, "weight_decay is"),
-    ({"plain": True}, "network is '"),
+    ({"plain": True}, "network is '"), ({"lr_shape": "linear"}, "lr_shape is 'cosine' there and 'linear' here"),
+    ({"restarts": (0.5,)}, "restarts is"), ({"identity": {"predicts": "v"}}, "predicts is 'eps' there and 'v' here"),
 ])
 def test_another_runs_folder_is_refused_before_anything_is_written(stopped: Path, change: dict[str, Any], says: str) -> None:
     (stopped / ".lock").unlink()
@@ -254,13 +261,29 @@ def test_a_run_can_be_planned_anew_when_asked(stopped: Path, straight: Bits) -> 
     assert any("planned for 48 images; from here on it is planned for 96" in line for line in said)
     go(stopped, images=96, stop=14)                                                     # the new plan needs no word any more
     meta = json.loads((stopped / "step-00000014/meta.json").read_text())
-    assert meta["plans"] == [[0, 48], [20, 96]] and meta["settings"]["images"] == 96
+    assert meta["schedule_history"] == [[0, 48], [20, 96]] and meta["settings"]["images"] == 96
     assert differing(straight, final(stopped)) != [], "the learning rate follows the new plan"
     assert torch.equal(read_losses(stopped)[:5], straight["losses"][:5]) and len(read_losses(stopped)) == 14
 
 
+@pytest.mark.parametrize("shape", ["cosine", "linear"])
+def test_a_run_extended_at_its_end_is_a_run_with_a_planned_restart(tmp_path: Path, shape: str) -> None:
+    """Bit for bit, and whether or not it was stopped in its second cycle."""
+    go(tmp_path / "whole", images=96, lr_shape=shape, restarts=(0.5,))
+    go(tmp_path / "longer", images=48, lr_shape=shape)
+    go(tmp_path / "longer", images=96, lr_shape=shape, extend=True, stop=15)
+    go(tmp_path / "longer", images=96, lr_shape=shape)
+    assert differing(final(tmp_path / "whole"), final(tmp_path / "longer")) == []
+    for run in ("whole", "longer"):
+        meta = json.loads((tmp_path / run / "step-00000024/meta.json").read_text())
+        assert meta["schedule_history"] == [[0, 48], [48, 96]]
+    go(tmp_path / "other", images=96, lr_shape=shape)
+    assert differing(final(tmp_path / "whole"), final(tmp_path / "other")) != []
+
+
 def test_two_runs_cannot_write_in_one_folder(stopped: Path) -> None:
-    lock = Lock(stopped)
+    lock = FileLock(stopped / ".lock")
+    lock.acquire()
     before = contents(stopped)
     with pytest.raises(CheckpointError, match="another run is writing now"):
         go(stopped)
@@ -291,7 +314,7 @@ def failing_at(nth: int, code: int, real: Callable[..., Any]) -> Callable[..., A
 
 def whole(folder: Path) -> bool:
     hashes = json.loads((folder / "meta.json").read_text())["sha256"]
-    return all(sha256((folder / name).read_bytes()) == hashes[name] for name in PARTS[:3])
+    return all(sha256(folder / name) == hashes[name] for name in PARTS[:3])
 
 
 @pytest.mark.parametrize("call", PLACES)
@@ -376,37 +399,20 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
 # ---- weights for shipping ---------------------------------------------------------------------------------------------
 
 
-def test_load_ema_and_export_give_the_average_of_the_newest(stopped: Path, tmp_path: Path) -> None:
+def test_load_ema_gives_the_average_of_the_newest(stopped: Path) -> None:
     expected = load_file(stopped / "step-00000005" / "ema.safetensors")
     net = TinyNet()
     assert load_ema(stopped, net)["images"] == 20
     assert all(torch.equal(x, expected[name]) for name, x in net.state_dict().items())
     assert not torch.equal(expected["first.weight"], load_file(stopped / "step-00000005" / "model.safetensors")["first.weight"])
-    assert export(stopped, tmp_path / "full")["step"] == 5
-    assert differing(expected, load_file(tmp_path / "full" / "model.safetensors")) == []
-    export(stopped, tmp_path / "half", half=True)
-    half = load_file(tmp_path / "half" / "model.safetensors")
-    assert {x.dtype for x in half.values()} == {torch.float16, torch.int64}
-    assert all(torch.equal(half[name], x.half()) for name, x in expected.items() if x.is_floating_point())
 
 
-def test_export_passes_over_a_damaged_checkpoint_and_changes_nothing(stopped: Path, tmp_path: Path) -> None:
+def test_load_ema_passes_over_a_damaged_checkpoint_and_changes_nothing(stopped: Path) -> None:
+    expected = load_file(stopped / "step-00000004" / "ema.safetensors")
     truncate(stopped / "step-00000005", "ema.safetensors")
-    before = contents(stopped)
-    assert export(stopped, tmp_path / "full")["step"] == 4 and contents(stopped) == before
-
-
-def test_a_failed_export_leaves_the_old_file(stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"old")
-
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CheckpointError, match="free some room"):
-        export(stopped, tmp_path)
-    assert (tmp_path / "model.safetensors").read_bytes() == b"old"
-    assert sorted(os.listdir(tmp_path)) == ["model.safetensors", "run"]
+    before, net = contents(stopped), TinyNet()
+    assert load_ema(stopped, net)["step"] == newest(stopped)[1]["step"] == 4 and contents(stopped) == before
+    assert all(torch.equal(x, expected[name]) for name, x in net.state_dict().items())
 
 
 def test_weights_of_another_network_are_refused_whole(stopped: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +17,16 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from train_child import SEED, TinyNet, differing, draw, final, loss, recipe
 
 from minidiff.errors import BadInput, CheckpointError
 from minidiff.rng import key
 from minidiff.train import Budget, Ema, Progress, Recipe, TrainState, describe, fit, lr_at, read_losses
+from minidiff.train.distributed import Workers
 from minidiff.train.optimiser import restore_moments
+from minidiff.train.run import Run
 from minidiff.train.speed import Speed, automatic_bf16, native_bf16, pick_device
-from minidiff.train.team import Team
-from minidiff.train.trainer import Trainer
 
 
 @pytest.fixture(autouse=True)
@@ -87,10 +90,49 @@ def test_the_loop_is_a_plain_loop_written_out_by_hand() -> None:
 
 
 def test_learning_rate_is_a_line_then_half_a_cosine_of_images() -> None:
-    at = [lr_at(n, peak=2.0, warmup=100, total=1100, floor=0.1) for n in (0, 25, 100, 350, 600, 1100, 5000)]
-    assert at == pytest.approx([0, 0.5, 2.0, 2 * (0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2), 1.1, 0.2, 0.2])
+    at = [lr_at(n, peak=2.0, warmup=100, total=1100) for n in (0, 25, 100, 350, 600, 1100, 5000)]
+    assert at == pytest.approx([0, 0.5, 2.0, 2 * (0.02 + 0.98 * (1 + math.sqrt(0.5)) / 2), 1.02, 0.04, 0.04])
     assert recipe(batch=4).plan(images=960).lr_at(480) == recipe(batch=16).plan(images=960).lr_at(480)
     assert lr_at(50, peak=1.0, warmup=1000, total=100) == pytest.approx(0.5)  # a warm-up longer than the run still gets there
+
+
+def test_a_linear_rate_is_two_lines_and_ends_at_zero() -> None:
+    at = [lr_at(n, peak=2.0, warmup=100, total=1100, shape="linear") for n in (0, 25, 100, 350, 600, 1099, 1100, 5000)]
+    assert at == pytest.approx([0, 0.5, 2.0, 1.5, 1.0, 0.002, 0, 0], abs=1e-12)
+
+
+@pytest.fixture
+def rates() -> Iterator[list[float]]:
+    """The learning rates that optimisers step with."""
+    used: list[float] = []
+    handle = register_optimizer_step_pre_hook(lambda optimiser, *_: used.append(optimiser.param_groups[0]["lr"]))
+    yield used
+    handle.remove()
+
+
+def triangle(images: int, start: int, end: int) -> float:
+    """recipe()'s rate in a linear cycle from ``start`` to ``end``: up over 16 images, then down to zero."""
+    return 3e-3 * min((images - start) / 16, (end - images) / (end - start - 16))
+
+
+def test_the_rate_starts_anew_at_a_planned_restart(rates: list[float]) -> None:
+    go(recipe(lr_shape="linear", restarts=(0.25, 0.75)), images=160)
+    ends = [0] * 10 + [1] * 20 + [2] * 10
+    cycles = [(0, 40), (40, 120), (120, 160)]
+    assert rates == pytest.approx([triangle(4 * k, *cycles[ends[k - 1]]) for k in range(1, 41)], abs=1e-12)
+    assert [k + 1 for k, rate in enumerate(rates) if rate < 1e-12] == [10, 30, 40]
+
+
+def test_an_extended_run_starts_a_new_cycle_where_it_was_taken_up(rates: list[float], tmp_path: Path) -> None:
+    """Stopped at 20 of 48 images, planned anew for 80, stopped again at 40, gone on from, extended once more."""
+    used = recipe(lr_shape="linear")
+    for stop, arguments in ((5, {"images": 48}), (10, {"images": 80, "extend": True}), (None, {"images": 80}),
+                            (None, {"images": 120, "extend": True})):
+        for state in fit(used, out=tmp_path, device="cpu", say=lambda _: None, **arguments):
+            if state.step == stop:
+                break
+    cycles = [(0, 48)] * 5 + [(20, 80)] * 15 + [(80, 120)] * 10
+    assert rates == pytest.approx([triangle(4 * k, *cycles[k - 1]) for k in range(1, 31)], abs=1e-12)
 
 
 def test_average_starts_fast_and_ends_at_its_decay() -> None:
@@ -172,13 +214,13 @@ def test_states_count_steps_and_images_and_carry_the_loss(tmp_path: Path) -> Non
 
 
 def test_losses_are_read_every_fifty_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minidiff.train.loop.READ_SECONDS", math.inf)
+    monkeypatch.setattr("minidiff.train.run.READ_SECONDS", math.inf)
     states = go(recipe(), images=4 * 120)
     recent = [s.recent for s in states]
     assert all(map(math.isnan, recent[:49])) and len(set(recent[49:99])) == 1 and len(set(recent[99:119])) == 1
     for end in (50, 100):
         assert recent[end - 1] == pytest.approx(float(torch.stack([s.loss for s in states[end - 50:end]]).mean()), rel=1e-5)
-    monkeypatch.setattr("minidiff.train.loop.READ_SECONDS", 0.0)
+    monkeypatch.setattr("minidiff.train.run.READ_SECONDS", 0.0)
     assert not any(math.isnan(s.recent) for s in go(recipe()))
 
 
@@ -335,7 +377,8 @@ def test_a_gpu_is_taken_where_there_is_one_and_refused_where_there_is_none(monke
 
 
 @pytest.mark.parametrize("change", [{"batch": 0}, {"lr": 0.0}, {"ema": 1.0}, {"warmup": -1}, {"clip": 0.0}, {"betas": (0.9, 1.0)},
-                                    {"weight_decay": -0.1}, {"name": ""}])
+                                    {"weight_decay": -0.1}, {"name": ""}, {"lr_shape": "line"}, {"restarts": (0.5, 0.5)},
+                                    {"restarts": (1.0,)}, {"restarts": (0.0,)}])
 def test_bad_recipes_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(BadInput) as caught:
         replace(recipe(), **change)
@@ -404,37 +447,37 @@ def test_a_wrong_word_for_automatic_precision_is_refused(monkeypatch: pytest.Mon
 def test_channels_last_and_fused_moments_come_back_in_the_layout_of_the_weights() -> None:
     """The CUDA choices, on the CPU: same numbers, and a restored optimiser is laid out as one that never stopped."""
     plan = recipe(plain=True).plan(images=48)
-    last = Trainer(plan, Team("cpu"), Speed(torch.device("cpu"), bf16=False, compile=False, channels_last=True))
-    plain = Trainer(plan, Team("cpu"), Speed(torch.device("cpu"), bf16=False, compile=False, channels_last=False))
-    for trainer in (last, plain):
-        trainer.optimiser = torch.optim.AdamW(trainer.model.parameters(), betas=(0.9, 0.99), fused=trainer is last)
+    last = Run(plan, Workers("cpu"), Speed(torch.device("cpu"), bf16=False, compile=False, channels_last=True))
+    plain = Run(plan, Workers("cpu"), Speed(torch.device("cpu"), bf16=False, compile=False, channels_last=False))
+    for run in (last, plain):
+        run.optimiser = torch.optim.AdamW(run.model.parameters(), betas=(0.9, 0.99), fused=run is last)
         for _ in range(5):
-            trainer.take_step()
-    again = Trainer(plan, Team("cpu"), last.speed)
+            run.take_step()
+    again = Run(plan, Workers("cpu"), last.speed)
     again.optimiser = torch.optim.AdamW(again.model.parameters(), betas=(0.9, 0.99), fused=True)
-    saved = {n: {k: v.contiguous() for k, v in s.items()} for n, s in last.snapshot({}).optimiser.items()}
-    again.restore(replace_moments(last, saved))
+    saved = {n: {k: v.contiguous() for k, v in s.items()} for n, s in last.snapshot().optimiser.items()}
+    again.load(replace_moments(last, saved))
     weight = "first.weight"
-    here, there = again.snapshot({}).optimiser[weight], last.snapshot({}).optimiser[weight]
+    here, there = again.snapshot().optimiser[weight], last.snapshot().optimiser[weight]
     assert there["exp_avg"].is_contiguous(memory_format=torch.channels_last) and not there["exp_avg"].is_contiguous()
     assert here["exp_avg"].stride() == there["exp_avg"].stride()
-    for trainer in (last, plain, again):
-        trainer.take_step()
+    for run in (last, plain, again):
+        run.take_step()
     for a, b, c in zip(last.model.parameters(), plain.model.parameters(), again.model.parameters()):
         assert torch.equal(a, c)
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def replace_moments(trainer: Trainer, moments: dict[str, dict[str, torch.Tensor]]) -> Any:
-    snapshot = trainer.snapshot({})
+def replace_moments(run: Run, moments: dict[str, dict[str, torch.Tensor]]) -> Any:
+    snapshot = run.snapshot()
     snapshot.optimiser = moments
     return snapshot
 
 
 def test_moments_of_another_network_are_refused() -> None:
-    trainer = Trainer(recipe().plan(images=48), Team("cpu"), Speed.choose(torch.device("cpu")))
+    run = Run(recipe().plan(images=48), Workers("cpu"), Speed.choose(torch.device("cpu")))
     with pytest.raises(BadInput, match="moments of attic.weight"):
-        restore_moments(trainer.optimiser, trainer.model, {"attic.weight": {"step": torch.tensor(1.0)}})
+        restore_moments(run.optimiser, run.model, {"attic.weight": {"step": torch.tensor(1.0)}})
 
 
 def test_a_compiled_network_saves_plain_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -451,13 +494,28 @@ def test_a_compiled_network_saves_plain_names(tmp_path: Path, monkeypatch: pytes
 def test_progress_says_images_rate_loss_and_time_left() -> None:
     net = nn.Identity()
     state = TrainState(10, 12_000, 120_000, torch.tensor(0.0), 0.12345, 60.0, net, net)
-    assert describe(state) == "12,000 of 120,000 images   60 images/s   loss 0.1235   30 min left"
-    assert describe(replace(state, images=119_940)).endswith("1 s left")
-    assert describe(replace(state, rate=2.54)) == "12,000 of 120,000 images   2.5 images/s   loss 0.1235   11.8 h left"
+    assert describe(state) == "12,000 of 120,000 images   60 images/s   loss 0.1235   30:00 left"
+    assert describe(replace(state, images=119_940)).endswith("00:01 left")
+    assert describe(replace(state, rate=2.54)) == "12,000 of 120,000 images   2.5 images/s   loss 0.1235   11:48:39 left"
     said = CaptionFacts()
     states = [replace(state, rate=math.nan), state, replace(state, images=120_000, preview=Path("x.png"))]
     passed = list(Progress(states, say=said))
     assert len(passed) == 3 and said[0] == describe(state) and said[1].endswith("see x.png") and said[-1].startswith("120,000 of")
+
+
+def test_progress_is_a_bar_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    states = [TrainState(k, 400 * k, 1200, torch.tensor(0.0), 0.25, 60.0, nn.Identity(), nn.Identity()) for k in (1, 2, 3)]
+    states[1].preview = Path("x.png")
+    assert list(Progress(states)) == states
+    assert "see x.png" in screen.getvalue() and screen.getvalue().rstrip().endswith("loss 0.2500]")
+    assert "100%" in screen.getvalue() and "1200/1200" in screen.getvalue()
+    assert list(Progress([])) == []
 
 
 def test_previews_are_the_average_models_pictures_and_change_nothing(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Several processes, one run: the global batch stays the same, each process works on its rows.
 
-Only a launcher makes a team, and accelerate is imported only then. On GPUs ``accelerate launch -m minidiff train RECIPE``;
+Only a launcher starts several, and accelerate is imported only then. On GPUs ``accelerate launch -m minidiff train RECIPE``;
 for two processes on the CPU, put ``ACCELERATE_USE_CPU=true`` before it and ``--multi_gpu --num_processes 2`` after
 ``launch`` (accelerate's own ``--cpu`` starts one process, whatever the number), or use torchrun or mpirun. All processes
 need the same machine or a shared folder only for the launcher: checkpoints are read and written by the first alone.
@@ -18,10 +18,10 @@ from torch import nn
 from minidiff.errors import BadInput, CheckpointError, require
 from minidiff.train.speed import pick_device
 
-__all__ = ["Team", "team"]
+__all__ = ["Workers", "distributed"]
 
 
-class Team:
+class Workers:
     """One process alone: every method is the obvious nothing."""
 
     rank, size = 0, 1
@@ -49,7 +49,7 @@ class Team:
         return flag
 
 
-class _Accelerated(Team):
+class _Accelerated(Workers):
     """One of several processes under accelerate; gradients travel as one vector."""
 
     def __init__(self, device: str | torch.device | None = None) -> None:
@@ -110,7 +110,7 @@ def _has_rows(value: object, n: int) -> bool:
     return hasattr(value, "__getitem__") and not isinstance(value, str | Mapping) and len(value) == n
 
 
-def team(device: str | torch.device | None = None) -> Team:
+def distributed(device: str | torch.device | None = None) -> Workers:
     """The processes that this one works with: itself, unless a launcher started several."""
     sizes = (int(os.environ.get(name) or 1) for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"))
-    return _Accelerated(device) if max(sizes) > 1 else Team(device)
+    return _Accelerated(device) if max(sizes) > 1 else Workers(device)
