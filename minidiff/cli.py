@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--minutes", type=float, help="stop after so many minutes; the same command goes on")
     train.add_argument("--images", type=int, help="stop after so many images instead")
     train.add_argument("--extend", action="store_true",
-                       help="go on with a run that was planned for another number of images; with --images")
+                       help="go on with a run that was planned for another number of images, as a warm restart; with --images")
     train.add_argument("--device", help="cpu, cuda, cuda:1, mps; the best there is when left out")
     train.add_argument("--out", metavar="DIR", help="where checkpoints go (runs/RECIPE)")
     train.add_argument("--ship", action="store_true", help="when trained, put the weights and a card into data/RECIPE")

@@ -51,19 +51,19 @@ class AutoencoderLoss(nn.Module):
     mean |x - y| + edge * mean |edges(x) - edges(y)| + perceptual * MiniLPIPS(x, y) + bottleneck
     + adversarial * adaptive weight * generator's hinge loss (from ``start`` pictures on) + the critic's own loss.
     Bottleneck: kl / (pixels x 3) times the KL **summed** over the latent, so that ``kl`` compares with the 1e-6 of latent
-    diffusion, whose reconstruction is a sum as well; or the codebook's loss when ``codes`` > 0 (the moments' means are
-    then the vectors that are looked up); or, with a ``teacher``, ``keep`` times the mean squared distance of the moments
-    from those of that autoencoder, so that what was trained on its latents can go on with the new one's.
+    diffusion, whose reconstruction is a sum as well; or the codebook's loss when ``codebook_size`` > 0 (the moments' means
+    are then the vectors that are looked up); or, with a ``teacher``, ``distill_weight`` times the mean squared distance of the
+    moments from those of that autoencoder, so that what was trained on its latents can go on with the new one's.
     """
 
     def __init__(self, vae: nn.Module, reader: Reader, *, kl: float = 1e-3, edge: float = 1.0, perceptual: float = 0.2,
-                 adversarial: float = 0.1, start: int = 0, codes: int = 0, teacher: nn.Module | None = None,
-                 keep: float = 1.0) -> None:
+                 adversarial: float = 0.1, start: int = 0, codebook_size: int = 0, teacher: nn.Module | None = None,
+                 distill_weight: float = 1.0) -> None:
         super().__init__()
         self.vae, self.critic = vae, PatchDiscriminator()
-        self.codebook = Codebook(codes, vae.config.latent_channels) if codes else None
+        self.codebook = Codebook(codebook_size, vae.config.latent_channels) if codebook_size else None
         self.kl, self.edge, self.perceptual, self.adversarial, self.start = kl, edge, perceptual, adversarial, start
-        self.keep, self.taught = keep, teacher is not None
+        self.distill_weight, self.taught = distill_weight, teacher is not None
         self._teacher = functools.lru_cache(maxsize=2)(lambda device: teacher.to(device).eval().requires_grad_(False))
         self._eyes = functools.lru_cache(maxsize=2)(lambda device: reader.to(device).eval().requires_grad_(False))
 
@@ -79,7 +79,7 @@ class AutoencoderLoss(nn.Module):
             with torch.no_grad():
                 theirs = self._teacher(x.device)
                 kept = theirs.quant_conv(theirs.encoder(x))
-            return z, self.keep * (moments - kept).square().mean((1, 2, 3))
+            return z, self.distill_weight * (moments - kept).square().mean((1, 2, 3))
         return z, self.kl / x[0].numel() * kl_standard_normal(mu, logvar)
 
     def forward(self, x: Tensor, seen: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def as_vq_model(net: AutoencoderLoss) -> VQModel:
     """The trained codebook autoencoder as ``diffusers.VQModel``, with the same weights (its moments' second half dropped)."""
     from diffusers import VQModel
 
-    require(net.codebook is not None, "net", "an autoencoder without a codebook", "AutoencoderLoss(..., codes=256)")
+    require(net.codebook is not None, "net", "an autoencoder without a codebook", "AutoencoderLoss(..., codebook_size=256)")
     c, z = net.vae.config, net.vae.config.latent_channels
     made = VQModel(block_out_channels=c.block_out_channels, down_block_types=c.down_block_types, up_block_types=c.up_block_types,
                    layers_per_block=c.layers_per_block, latent_channels=z, norm_num_groups=c.norm_num_groups,
@@ -159,10 +159,10 @@ def latent_scale(vae: nn.Module, images: Tensor, *, chunk: int = 64) -> float:
     check_images("images", images, channels=3)
     require(hasattr(vae, "encode") and not hasattr(vae, "quantize"), "vae", type(vae).__name__,
             "an autoencoder with a Gaussian posterior, such as AutoencoderKL")
-    where = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     squares = total = count = 0.0
     for x in images.split(chunk):
         d = vae.encode(x).latent_dist
-        z = (d.mean + d.std * torch.randn(d.mean.shape, generator=where).to(x)).double()
+        z = (d.mean + d.std * torch.randn(d.mean.shape, generator=generator).to(x)).double()
         total, squares, count = total + z.sum().item(), squares + (z**2).sum().item(), count + z.numel()
     return (squares / count - (total / count) ** 2) ** -0.5

@@ -37,14 +37,14 @@ class Quantised(NamedTuple):
 
 
 class Codebook(nn.Module):
-    """``codes`` vectors of ``dim`` numbers; each place of the latent takes the nearest one (van den Oord et al. 2017)."""
+    """``codebook_size`` vectors of ``dim`` numbers; each place of the latent takes the nearest one (van den Oord et al. 2017)."""
 
-    def __init__(self, codes: int = 256, dim: int = 4, *, beta: float = 0.25) -> None:
+    def __init__(self, codebook_size: int = 256, dim: int = 4, *, beta: float = 0.25) -> None:
         super().__init__()
-        require(codes > 1, "codes", codes, "at least two codes", "codes=256")
+        require(codebook_size > 1, "codebook_size", codebook_size, "at least two codes", "codebook_size=256")
         self.beta = beta
-        self.embedding = nn.Embedding(codes, dim)
-        nn.init.uniform_(self.embedding.weight, -1 / codes, 1 / codes)
+        self.embedding = nn.Embedding(codebook_size, dim)
+        nn.init.uniform_(self.embedding.weight, -1 / codebook_size, 1 / codebook_size)
 
     def forward(self, h: Tensor) -> Quantised:
         """h: (B, dim, height, width). loss = ||sg(h) - e||^2 + beta ||h - sg(e)||^2, averaged over what a picture has.

@@ -37,17 +37,17 @@ def net2wider(vae: AutoencoderKL, widths: tuple[int, ...], *, seed: int = 0) -> 
     new = make_autoencoder(2 ** (len(old) - 1), channels=vae.config.latent_channels, widths=tuple(widths),
                            size=vae.config.sample_size)
     new.register_to_config(scaling_factor=vae.config.scaling_factor)
-    where, small = generator(seed, "widened"), vae.state_dict()
-    new.load_state_dict({name: _repeated(small[name], big.shape, where) for name, big in new.state_dict().items()})
+    rng, small = generator(seed, "widened"), vae.state_dict()
+    new.load_state_dict({name: _repeated(small[name], big.shape, rng) for name, big in new.state_dict().items()})
     return new.to(next(vae.parameters()).device)
 
 
-def _repeated(weight: Tensor, shape: torch.Size, where: torch.Generator) -> Tensor:
+def _repeated(weight: Tensor, shape: torch.Size, generator: torch.Generator) -> Tensor:
     """A tensor of ``shape`` that does the work of ``weight``: rows repeated, columns divided among the copies."""
     weight = weight.repeat_interleave(shape[0] // weight.shape[0], dim=0)
     if weight.ndim == 1 or weight.shape[1] == shape[1]:
         return weight
     times = shape[1] // weight.shape[1]
-    share = 0.5 + torch.rand((*shape[:1], weight.shape[1], times, *shape[2:]), generator=where).to(weight)
+    share = 0.5 + torch.rand((*shape[:1], weight.shape[1], times, *shape[2:]), generator=generator).to(weight)
     share = share / share.sum(2, keepdim=True)
     return (weight[:, :, None] * share).reshape(shape)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from minidiff.diffusion import X0, Eps, LearnedRange, V, hybrid_loss, make_schedule, simple_loss
+from minidiff.errors import check_choice
 from minidiff.nets import UNet
-from minidiff.recipes.blocks import BLOCK
+from minidiff.recipes.blocks import BLOCK, T_SAMPLINGS, sample_t
 from minidiff.rng import generator
 from minidiff.train import Budget, Recipe
 from minidiff.world import WorldData
-from minidiff.zoo import load
+from minidiff.zoo import load, write_net
 
 __all__ = ["PIXEL", "PIXEL_NET", "SMALL_NET", "pixel_recipe"]
 
@@ -31,8 +34,13 @@ def pixel_recipe(
     schedule: str = "linear",
     learned: bool = False,
     gamma: float | None = None,
+    t_sampling: str = "uniform",
     start: str = "",
+    batch: int = 32,
     lr: float = 6e-4,
+    lr_shape: str = "cosine",
+    warmup: int = 3_200,
+    ema: float = 0.999,
     data: WorldData | None = None,
     images: tuple[int, int] = (240_000, 4_000_000),
     minutes: tuple[float, float] = (90, 6),
@@ -40,9 +48,12 @@ def pixel_recipe(
 ) -> Recipe:
     """A recipe for an unconditional pixel model. images, minutes: (laptop, gpu).
 
-    predicts: "eps", "x0" or "v"; learned adds the variance head of iDDPM; gamma weights by min-SNR; start: a shipped
-    model of the same network to begin with.
+    predicts: "eps", "x0" or "v"; learned adds the variance head of iDDPM; gamma weights by min-SNR; t_sampling: see
+    :func:`~minidiff.recipes.blocks.sample_t`; start: a shipped model of the same network to begin with; batch, lr, lr_shape,
+    warmup, ema: see :class:`~minidiff.train.Recipe`.
     """
+    check_choice("predicts", predicts, _WRAP)
+    check_choice("t_sampling", t_sampling, T_SAMPLINGS)
     data = data or WorldData(32)
     table = make_schedule(schedule, 1000)
 
@@ -58,9 +69,9 @@ def pixel_recipe(
 
     def draw(i: int, n: int, device: torch.device) -> dict[str, Tensor]:
         x0 = block(i // BLOCK, n, device)[i % BLOCK * n :][:n]
-        where = generator(seed, "t", i)
-        t = torch.randint(0, table.T, (n,), generator=where)
-        noise = torch.randn(x0.shape, generator=where)
+        rng = generator(seed, "t", i)
+        t = sample_t(n, table.T, rng, t_sampling)
+        noise = torch.randn(x0.shape, generator=rng)
         return {"x0": x0, "t": t.to(device), "noise": noise.to(device)}
 
     def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -69,18 +80,27 @@ def pixel_recipe(
             return hybrid_loss(LearnedRange(wrapped), batch["x0"], batch["t"], batch["noise"])
         return simple_loss(wrapped, batch["x0"], batch["t"], batch["noise"], gamma=gamma)
 
+    def export(made: nn.Module, folder: Path) -> dict[str, Any]:
+        config = {"kind": "pixel", "net": made.config, "predicts": predicts, "schedule": {"name": schedule, "T": table.T},
+                  "size": data.size}
+        return write_net(made, config, folder)
+
     return Recipe(
         name=name,
         seed=seed,
         build=build,
         draw=draw,
         loss=loss,
-        batch=32,
+        batch=batch,
         lr=lr,
-        warmup=3_200,
-        ema=0.999,
+        lr_shape=lr_shape,
+        warmup=warmup,
+        ema=ema,
         budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1])},
         expect=expect,
+        identity={"predicts": predicts, "schedule": schedule, "learned": learned, "gamma": gamma, "t_sampling": t_sampling,
+                  "start": start, "data": repr(data) if isinstance(data, WorldData) else f"{len(data)} images of {data.path.name}"},
+        export=export,
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +13,9 @@ from torch import Tensor, nn
 from minidiff.latent.autoencoder import encode
 from minidiff.latent.concat import HINTS, add_input_channels, inpaint_hint, layout_hint, lowres_hint, random_masks
 from minidiff.latent.grounding import phrase_masks
-from minidiff.latent.stable import LatentDiffusion, make_unet
+from minidiff.latent.stable import LatentDiffusion, assemble, make_unet
 from minidiff.latent.text import make_text_encoder, make_tokenizer, token_ids
-from minidiff.recipes.blocks import BLOCK, mixed
+from minidiff.recipes.blocks import BLOCK, mixed_batch
 from minidiff.rng import generator, key, uniform
 from minidiff.train import Budget, Recipe
 from minidiff.world import captions
@@ -24,15 +26,15 @@ __all__ = ["STABLE", "stable_recipe"]
 _PORTIONS = (("simple", 64, 0.2), ("pairs", 64, 0.65), ("full", 64, 0.15))
 
 
-def draw_t(n: int, T: int, where: torch.Generator) -> Tensor:
+def draw_t(n: int, T: int, generator: torch.Generator) -> Tensor:
     """(n,) whole numbers in [0, T): a quarter drawn evenly, a quarter evenly from 0.7 T on, half T sigmoid(N(0.4, 1)).
 
     The logit-normal density is that of Esser et al. 2024 (Stable Diffusion 3, equation 19): in the middle a network learns
     which shape a word has. From 0.7 T on it is settled where things stand. The steps near the clean picture are learned soon.
     """
-    middle = torch.sigmoid(0.4 + torch.randn(n, generator=where))
-    evenly = torch.rand(n, generator=where)
-    die = torch.rand(n, generator=where)
+    middle = torch.sigmoid(0.4 + torch.randn(n, generator=generator))
+    evenly = torch.rand(n, generator=generator)
+    die = torch.rand(n, generator=generator)
     chosen = torch.where(die < 0.25, evenly, torch.where(die < 0.5, 0.7 + 0.3 * evenly, middle))
     return (chosen * T).long().clamp(max=T - 1)
 
@@ -59,7 +61,7 @@ def stable_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: tup
     @torch.no_grad()
     def block(j: int, n: int, device: torch.device) -> dict[str, Tensor]:
         index = torch.arange(j * n * BLOCK, (j + 1) * n * BLOCK, device=device)
-        scenes, images, masks = mixed(index, 64, seed, _PORTIONS)
+        scenes, images, masks = mixed_batch(index, 64, seed, _PORTIONS)
         mix = torch.randperm(len(index), generator=generator(seed, "mix", j))
         texts = captions(scenes, index, seed=seed)
         empty = (uniform(key(seed, "drop"), index.cpu(), 1)[:, 0] < drop).tolist()
@@ -74,16 +76,31 @@ def stable_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: tup
     def draw(i: int, n: int, device: torch.device) -> dict[str, Tensor]:
         rows = slice(i % BLOCK * n, (i % BLOCK + 1) * n)
         batch = {name: value[rows] for name, value in block(i // BLOCK, n, device).items()}
-        where = generator(seed, "t", i)
-        t = draw_t(n, 1000, where)
-        return batch | {"t": t.to(device), "noise": torch.randn(batch["z"].shape, generator=where).to(device)}
+        rng = generator(seed, "t", i)
+        t = draw_t(n, 1000, rng)
+        return batch | {"t": t.to(device), "noise": torch.randn(batch["z"].shape, generator=rng).to(device)}
 
     def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         return model(**batch)
 
     return Recipe(name=name, seed=seed, build=build, draw=draw, loss=loss, batch=16, lr=lr, warmup=4_000, ema=0.999,
                   budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1], batch=256, lr=1e-3)},
-                  expect=expect)
+                  expect=expect, identity={"vae": vae, "ground": ground, "drop": drop, "start": start, "task": task},
+                  export=functools.partial(_export, vae))
+
+
+def _export(vae: str, net: LatentDiffusion, folder: Path) -> dict[str, Any]:
+    """The pipeline as diffusers saves it: U-Net and autoencoder in half precision, which it loads as float32.
+
+    transformers would keep half precision in use, so the text encoder stays float32.
+    """
+    made = assemble(load(vae), net.text_encoder, net.unet)
+    for part in (made.unet, made.vae):
+        part.half()
+    made.save_pretrained(folder)
+    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in made.components.items()
+             if isinstance(part, nn.Module)}
+    return {"parameters": sum(sizes.values()), "parts": sizes}
 
 
 def _hint(task: str, vae: nn.Module, images: Tensor, masks: Tensor, kind: Tensor, holes: Tensor) -> Tensor:

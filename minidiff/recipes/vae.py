@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from minidiff.latent.autoencoder import AutoencoderLoss, as_vq_model, latent_scale, make_autoencoder
 from minidiff.latent.grow import net2wider
-from minidiff.recipes.blocks import BLOCK, mixed
+from minidiff.recipes.blocks import BLOCK, mixed_batch
 from minidiff.rng import generator
 from minidiff.train import Budget, Recipe
 from minidiff.zoo import load
 
-__all__ = ["AUTOENCODERS", "finished", "vae_recipe"]
+__all__ = ["AUTOENCODERS", "to_diffusers", "vae_recipe"]
 
 _PORTIONS = (("simple", 64, 0.2), ("pairs", 64, 0.3), ("full", 64, 0.5))
 
 
-def vae_recipe(name: str, *, seed: int, f: int = 4, images: tuple[int, int] = (45_000, 1_000_000), codes: int = 0,
+def vae_recipe(name: str, *, seed: int, f: int = 4, images: tuple[int, int] = (45_000, 1_000_000), codebook_size: int = 0,
                minutes: tuple[float, float] = (45, 4), lr: float = 1.2e-3, after: float = 0.7, adversarial: float = 0.1,
                start: str = "", widths: tuple[int, ...] = (), expect: str = "") -> Recipe:
-    """A recipe for an autoencoder of 64 x 64 pictures of all levels. codes > 0: a codebook instead of a KL term.
+    """A recipe for an autoencoder of 64 x 64 pictures of all levels. codebook_size > 0: a codebook instead of a KL term.
 
-    images, minutes: (laptop, gpu). after: the share of the laptop budget from which the patch critic counts. start: a
+    images, minutes: (laptop, gpu). after: the share of the laptop budget from which the patch discriminator counts. start: a
     shipped autoencoder that is made as wide as ``widths`` and goes on learning, its latents kept what they are.
     """
 
@@ -33,14 +35,14 @@ def vae_recipe(name: str, *, seed: int, f: int = 4, images: tuple[int, int] = (4
             teacher = load(start)
             vae = net2wider(teacher, widths, seed=seed).requires_grad_(True)
             return AutoencoderLoss(vae, load("readers/guide"), adversarial=adversarial, teacher=teacher)
-        return AutoencoderLoss(make_autoencoder(f), load("readers/guide"), codes=codes, adversarial=adversarial,
+        return AutoencoderLoss(make_autoencoder(f), load("readers/guide"), codebook_size=codebook_size, adversarial=adversarial,
                             start=int(after * images[0]))
 
     @functools.lru_cache(maxsize=1)
     @torch.no_grad()
     def block(j: int, n: int, device: torch.device) -> Tensor:
         index = torch.arange(j * n * BLOCK, (j + 1) * n * BLOCK, device=device)
-        pictures = mixed(index, 64, seed, _PORTIONS)[1]
+        pictures = mixed_batch(index, 64, seed, _PORTIONS)[1]
         return pictures[torch.randperm(len(index), generator=generator(seed, "mix", j)).to(device)]
 
     def draw(i: int, n: int, device: torch.device) -> dict[str, Tensor]:
@@ -51,16 +53,25 @@ def vae_recipe(name: str, *, seed: int, f: int = 4, images: tuple[int, int] = (4
         return model(batch["x"], batch["seen"])
 
     return Recipe(name=name, seed=seed, build=build, draw=draw, loss=loss, batch=16, lr=lr, warmup=1_600, ema=0.998,
-                  budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1])}, expect=expect)
+                  budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1])}, expect=expect,
+                  identity={"f": f, "codebook_size": codebook_size, "adversarial": adversarial, "after": after, "start": start},
+                  export=_export)
 
 
-def finished(net: AutoencoderLoss) -> nn.Module:
+def _export(net: AutoencoderLoss, folder: Path) -> dict[str, Any]:
+    """As diffusers saves it, half precision on disk; diffusers loads it as float32."""
+    made = to_diffusers(net).half()
+    made.save_pretrained(folder)
+    return {"parameters": sum(p.numel() for p in made.parameters())}
+
+
+def to_diffusers(net: AutoencoderLoss) -> nn.Module:
     """The trained autoencoder as diffusers knows it, its scaling_factor measured on 2,048 training pictures."""
     if net.codebook is not None:
         return as_vq_model(net)
     if net.taught:
         return net.vae  # the latents, and with them the scale, are those of the teacher
-    pictures = mixed(torch.arange(2048), 64, 40, _PORTIONS)[1]
+    pictures = mixed_batch(torch.arange(2048), 64, 40, _PORTIONS)[1]
     net.vae.register_to_config(scaling_factor=round(latent_scale(net.vae, pictures), 5))
     return net.vae
 
@@ -77,5 +88,5 @@ AUTOENCODERS: dict[str, dict] = {
     "vae-f2": _STUDY | {"f": 2},
     "vae-f4": _STUDY,
     "vae-f8": _STUDY | {"f": 8},
-    "vq-f4": _STUDY | {"codes": 256},
+    "vq-f4": _STUDY | {"codebook_size": 256},
 }

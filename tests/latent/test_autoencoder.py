@@ -233,7 +233,7 @@ def test_each_part_is_trained_by_its_own_loss(vae, reader):
 def test_with_a_teacher_latents_go_where_the_teacher_has_them(reader):
     torch.manual_seed(6)
     teacher, x = make_autoencoder(4, widths=SMALL), pictures(2)
-    net = AutoencoderLoss(make_autoencoder(4, widths=SMALL), reader, adversarial=0.0, teacher=teacher, keep=3.0)
+    net = AutoencoderLoss(make_autoencoder(4, widths=SMALL), reader, adversarial=0.0, teacher=teacher, distill_weight=3.0)
     with torch.no_grad():
         own, theirs = (v.quant_conv(v.encoder(x)) for v in (net.vae, teacher))
         want = 3.0 * ((own - theirs) ** 2).flatten(1).mean(1)
@@ -276,7 +276,7 @@ def test_a_wider_autoencoder_computes_the_same():
 
 def test_a_trained_codebook_model_is_the_same_as_a_vq_model(reader):
     torch.manual_seed(3)
-    net = AutoencoderLoss(make_autoencoder(4, widths=SMALL), reader, codes=32, perceptual=0.0, adversarial=0.0).eval()
+    net = AutoencoderLoss(make_autoencoder(4, widths=SMALL), reader, codebook_size=32, perceptual=0.0, adversarial=0.0).eval()
     nn.init.normal_(net.codebook.embedding.weight, std=0.5)
     nn.init.normal_(net.vae.quant_conv.bias, std=0.5)
     x, made = pictures(3), as_vq_model(net).eval()
@@ -352,7 +352,7 @@ def test_scaled_latents_have_unit_spread_on_other_pictures(vae):
     (lambda v: make_autoencoder(3), "f"),
     (lambda v: make_autoencoder(4, widths=(8, 16)), "widths"),
     (lambda v: make_autoencoder(4, widths=(8, 12, 16)), "widths"),
-    (lambda v: Codebook(1), "codes"),
+    (lambda v: Codebook(1), "codebook_size"),
     (lambda v: Codebook(8, 4)(torch.zeros(1, 3, 4, 4)), "h"),
     (lambda v: PatchDiscriminator(layers=0), "layers"),
     (lambda v: encode(v, torch.zeros(1, 1, 32, 32)), "images"),

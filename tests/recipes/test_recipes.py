@@ -1,6 +1,10 @@
 """Recipes and shipped models: batches are pure functions, what is published is what is loaded, cards tell the truth."""
 
+import errno
 import json
+import math
+import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,8 +12,11 @@ import torch
 from minidiff import load
 from minidiff.errors import BadInput
 from minidiff.files import data_folder, sha256
-from minidiff.recipes import PIXEL, READERS, RECIPES, STABLE, config, publish, recipe
-from minidiff.train import fit
+from minidiff.recipes import PIXEL, READERS, RECIPES, SMALL_NET, STABLE, pixel_recipe, publish, recipe
+from minidiff.recipes.blocks import sample_t
+from minidiff.rng import generator
+from minidiff.train import Budget, fit
+from minidiff.world import WorldData
 from minidiff.zoo import card, shipped
 
 CPU = torch.device("cpu")
@@ -39,8 +46,14 @@ def test_a_card_tells_the_truth(name):
     assert facts["sha256"] == {p.relative_to(folder).as_posix(): sha256(p) for p in folder.rglob("*.safetensors")} != {}
     assert facts["images"] > 0 and facts["minutes"] > 0 and facts["scores"]
     assert not any(p.requires_grad for p in weights)
-    if name in OURS:
-        assert json.loads((folder / "config.json").read_text()) == json.loads(json.dumps(config(name)))
+    assert facts["hardware"].keys() == {"device", "bf16", "threads", "processes"} and facts["batch"] > 0 and facts["lr"] > 0
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_recipe_exports_the_config_that_ships(name, tmp_path):
+    one = recipe(name)
+    assert one.export(one.build(), tmp_path) == {"parameters": card(name)["parameters"]}
+    assert json.loads((tmp_path / "config.json").read_text()) == json.loads((data_folder() / name / "config.json").read_text())
 
 
 @pytest.mark.parametrize("name", ["readers/final", "pixel-small-learned", "vq-f4", "mini-clip", "mini-sd", "mini-layout"])
@@ -127,6 +140,76 @@ def test_publish_and_load(tmp_path, monkeypatch):
         assert torch.allclose(loaded.net(x, t), net(x, t), atol=2e-3), "fp16 costs more than rounding"
     publish(name, tmp_path / "run", root=data)
     assert [p.name for p in data.iterdir()] == [name], "replacing a model left something behind"
+
+
+def test_a_card_states_what_the_run_was_made_with(tmp_path):
+    """A budget may replace the recipe's batch and rate, and a run may be extended: the card says what was used."""
+    budgets = {"gpu": Budget(64, 1, batch=16, lr=1e-4)}
+    one = replace(recipe("pixel-small-x0"), budgets=budgets)
+    run, settings = tmp_path / "run", {"budget": "gpu", "device": "cpu", "precision": "float32", "say": lambda _: None}
+    list(fit(one, out=run, **settings))
+    list(fit(one, out=run, images=96, extend=True, **settings))
+    facts = json.loads((publish(one, run, root=tmp_path / "data") / "card.json").read_text())
+    assert (facts["batch"], facts["lr"], facts["images"]) == (16, 1e-4, 96) and facts["schedule_history"] == [[0, 64], [64, 96]]
+    assert facts["predicts"] == "x0" and facts["t_sampling"] == "uniform" and facts["hardware"]["bf16"] is False
+    assert facts["batch"] != one.batch and facts["lr"] != one.lr
+
+
+def test_publishing_on_a_full_disk_leaves_the_model_that_was_there(tmp_path, monkeypatch):
+    one = recipe("pixel-small-eps")
+    list(fit(one, images=32, out=tmp_path / "run", device="cpu", say=lambda _: None))
+    folder = publish(one, tmp_path / "run", root=tmp_path / "data")
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        publish(one, tmp_path / "run", root=tmp_path / "data")
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_a_recipe_without_an_export_is_not_published(tmp_path):
+    one = replace(recipe("pixel-small-eps"), export=None)
+    with pytest.raises(BadInput, match="export="):
+        publish(one, tmp_path, root=tmp_path)
+
+
+@pytest.mark.parametrize("how", ["uniform", "mixture"])
+def test_steps_are_drawn_by_their_density(how):
+    n, T = 200_000, 1000
+    t = sample_t(n, T, torch.Generator().manual_seed(0), how)
+    assert t.dtype == torch.long and t.shape == (n,) and 0 <= int(t.min()) and int(t.max()) <= T - 1
+    at = torch.arange(1, T, dtype=torch.float64) / T                                    # t < k exactly when the draw is < k / T
+    normal = 0.5 * (1 + torch.erf(torch.logit(at) / math.sqrt(2)))
+    cdf = {"uniform": at, "mixture": 0.5 * at + 0.5 * normal}
+    gap = {name: float((torch.bincount(t, minlength=T).cumsum(0)[:-1] / n - want).abs().max()) for name, want in cdf.items()}
+    assert gap.pop(how) < 1.63 / math.sqrt(n), "Kolmogorov's bound at 1 %"
+    assert min(gap.values()) > 0.02, "and the bound tells the two apart"
+
+
+def test_a_pixel_recipe_can_be_x0_with_min_snr_small_batches_a_linear_rate_and_a_mixture_of_steps():
+    """The loss of a batch by hand, from the same scenes, steps and noise."""
+    one = pixel_recipe("mine", seed=22, net=SMALL_NET, predicts="x0", gamma=5.0, t_sampling="mixture", batch=16, lr=5e-4,
+                       lr_shape="linear", warmup=1_600, ema=0.9995, images=(32_000, 1))
+    batch = one.draw(9, 16, CPU)
+    rng = generator(22, "t", 9)
+    t = sample_t(16, 1000, rng, "mixture")
+    noise = torch.randn(16, 3, 32, 32, generator=rng)
+    x0 = WorldData(32).batch(9, 16)[0]
+    assert torch.equal(batch["t"], t) and torch.equal(batch["noise"], noise) and torch.allclose(batch["x0"], x0, atol=1e-6)
+    net = one.build()
+    torch.nn.init.normal_(net.out.weight, std=0.05)
+    abar = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)[t][:, None, None, None]
+    x = (abar.sqrt() * x0 + (1 - abar).sqrt() * noise).float()
+    weight = (abar / (1 - abar)).clamp(max=5).flatten()
+    want = weight * ((net(x, t) - x0) ** 2).mean((1, 2, 3))
+    assert torch.allclose(one.loss(net, batch).double(), want, rtol=1e-4, atol=1e-6)
+    plan = one.plan()
+    assert (plan.batch, plan.lr_at(800), plan.lr_at(16_800), plan.lr_at(32_000)) == pytest.approx((16, 2.5e-4, 2.5e-4, 0))
+    with pytest.raises(BadInput, match="'mixture'"):
+        pixel_recipe("mine", seed=1, net=SMALL_NET, t_sampling="mix")
 
 
 def test_readers_differ_in_seed_and_blemishes():
