@@ -19,10 +19,10 @@ from minidiff.measure.interval import Estimate, bootstrap, frechet_interval, fre
 from minidiff.measure.reader import FEATURES, RawReading, Reader, reader_loss
 from minidiff.measure.reading import Reading, decode, read
 from minidiff.measure.scores import ReaderScore, score_reader
-from minidiff.measure.synthesis import VALID_BELOW, Explanation, explain, residual
+from minidiff.measure.synthesis import VALID_BELOW, Explanation, explain, explain_between, residual
 
 __all__ = ["Memorisation", "attribute_tv", "histogram", "memorisation", "total_variation", "Kid", "Moments", "Prdc", "frechet",
            "frechet_between", "frechet_limit", "kid", "mmd2", "moments", "nearest", "prdc", "features", "mini_lpips",
            "Estimate", "bootstrap", "frechet_interval", "frechet_ratio", "wilson", "FEATURES", "RawReading", "Reader",
            "reader_loss", "Reading", "decode", "read", "ReaderScore", "score_reader", "VALID_BELOW", "Explanation", "explain",
-           "residual"]
+           "explain_between", "residual"]

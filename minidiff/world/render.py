@@ -17,9 +17,10 @@ from torch import Tensor
 
 from minidiff.errors import require
 from minidiff.world.backdrops import STYLE, backdrop_table, depth_table, texture
+from minidiff.world.blend import blended_parts, colour_rgb, kind_pairs, pattern_colour
 from minidiff.world.scene import Scene, Scenes
 from minidiff.world.sprites import INK, parts, worn
-from minidiff.world.vocab import COLOURS, KINDS, MAX_THINGS
+from minidiff.world.vocab import KINDS, MAX_THINGS
 
 __all__ = ["Rendered", "render"]
 
@@ -39,7 +40,8 @@ def render(scenes: Scenes | Scene | list[Scene], size: int = 64) -> Rendered:
     """Paint scenes at ``size`` x ``size`` pixels on the device of the scenes.
 
     Masks hold each thing's visible share of every pixel (what nearer things cover is taken away); slots without a
-    thing are zero. Depth is 1 at the sky and smaller for what is nearer. Gradients flow to x, y and size.
+    thing are zero. Depth is 1 at the sky and smaller for what is nearer. Gradients flow to x, y and size,
+    and to the colours and shares of a blend.
 
     Raises BadInput when ``size`` is not an even whole number of at least 16.
     """
@@ -57,6 +59,9 @@ def render(scenes: Scenes | Scene | list[Scene], size: int = 64) -> Rendered:
     require(len(scenes) > 0, "scenes", "no scene", "at least one", "render(sample_scenes(range(8)))")
     device, batch = scenes.x.device, len(scenes)
     canvas = backdrop_table(size).to(device)[scenes.backdrop, scenes.style]
+    if scenes.blend is not None:
+        other = backdrop_table(size).to(device)[scenes.blend.backdrop, scenes.style]
+        canvas = torch.lerp(canvas, other, scenes.blend.backdrop_share[:, None, None, None].expand_as(canvas))
     canvas = canvas.transpose(0, 1).reshape(3, -1)  # (3, B * S * S): one row of pixels a channel
     covers = []
     for k in range(MAX_THINGS):
@@ -89,11 +94,15 @@ def _lay_slot(canvas: Tensor, scenes: Scenes, k: int, size: int) -> tuple[Tensor
     return canvas + change, cover
 
 
-def _groups(scenes: Scenes, present: Tensor, k: int, size: int) -> Iterator[tuple[Tensor, str, int]]:
+def _groups(scenes: Scenes, present: Tensor, k: int, size: int) -> Iterator[tuple[Tensor, str | tuple[str, str], int]]:
     """Scenes whose thing k is of one kind, and the side of a patch that holds it; on the CPU small things get small ones."""
     on_cpu = scenes.x.device.type == "cpu"
     kinds, sizes = scenes.kind[present, k], scenes.size[present, k].detach()
     full = _side(float(sizes.max()), size)
+    if scenes.blend is not None:
+        for chosen, kind, kind_to in kind_pairs(kinds, scenes.blend.kind[present, k]):
+            yield present[chosen], (kind, kind_to), full
+        return
     for number, kind in enumerate(KINDS):
         chosen = torch.nonzero(kinds == number).squeeze(1)
         if len(chosen) == 0:
@@ -116,16 +125,12 @@ def _style_table(device: torch.device) -> Tensor:
 
 
 @functools.cache
-def _colour_table(device: torch.device) -> Tensor:
-    return torch.tensor(list(COLOURS.values()), device=device) / 255.0
-
-
-@functools.cache
 def _fixed(paint: tuple[float, float, float], device: torch.device) -> Tensor:
     return torch.tensor(paint, device=device)[None, :, None, None]
 
 
-def _paint(scenes: Scenes, which: Tensor, k: int, kind: str, size: int, side: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _paint(scenes: Scenes, which: Tensor, k: int, kind: str | tuple[str, str], size: int,
+           side: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Patches of one kind: flat pixel numbers (n * P * P,), rgb (n, 3, P, P), alpha and mask (n, P, P); zero off the picture."""
     device = scenes.x.device
     cx, cy, half = (f[which, k][:, None, None] for f in (scenes.x, scenes.y, scenes.size))
@@ -148,18 +153,26 @@ def _paint(scenes: Scenes, which: Tensor, k: int, kind: str, size: int, side: in
         grain, slow = (t[local] for t in texture(size).to(device).reshape(2, -1))
         wander = style["wobble"] * slow
 
-    base = _colour_table(device)[scenes.colour[which, k]][:, :, None, None]
-    body = base
-    if bool((scenes.pattern[which, k] > 0).any()):
-        luma = (base * _fixed((0.299, 0.587, 0.114), device)).sum(1, keepdim=True)
-        other = torch.where(luma > 0.55, base * 0.66, base + 0.52 * (1 - base))
-        body = torch.lerp(base, other, _pattern(scenes.pattern[which, k], u, v, sharp)[:, None])
+    blend = scenes.blend
+    base = (colour_rgb(scenes.colour[which, k]) if blend is None else blend.rgb[which, k])[:, :, None, None]
+    body, pattern = base, scenes.pattern[which, k]
+    if blend is not None:
+        share = blend.share[which, k][:, None, None].expand_as(u)
+        mixed = torch.lerp(_pattern(pattern, u, v, sharp), _pattern(blend.pattern[which, k], u, v, sharp), share)
+        body = torch.lerp(base, blend.second[which, k][:, :, None, None], mixed[:, None])
+    elif bool((pattern > 0).any()):
+        body = torch.lerp(base, pattern_colour(base, 1), _pattern(pattern, u, v, sharp)[:, None])
     paints = {"body": body, "dark": base * 0.74, "light": base + 0.50 * (1 - base)}
 
     mood, wears = scenes.mood[which, k][:, None, None], scenes.wears[which, k][:, None, None]
     rgb = body.expand(-1, -1, side, side)
     outline = None
-    for distance, paint in itertools.chain(parts(kind, u, v, mood), worn(kind, u, v, wears)):
+    if blend is None:
+        painted = itertools.chain(parts(kind, u, v, mood), worn(kind, u, v, wears))
+    else:
+        to = {"mood_to": blend.mood[which, k][:, None, None], "wears_to": blend.wears[which, k][:, None, None]}
+        painted = blended_parts(*kind, u, v, {"mood": mood, "wears": wears} | to, share)
+    for distance, paint in painted:
         if textured:
             distance = distance + wander
         cover = (0.5 - distance * sharp).clamp(0, 1)[:, None]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from minidiff.errors import BadInput, check_choice, require
+from minidiff.world.blend import Blend, colour_rgb, pattern_colour
 from minidiff.world.vocab import ANIMALS, BACKDROPS, COLOURS, KINDS, MAX_THINGS, MOODS, PATTERNS, STYLES, WEARS
 
 __all__ = ["COLOUR_NAMES", "MOOD_INDEX", "SIZE_LIMITS", "Scene", "Scenes", "Thing"]
@@ -114,9 +115,10 @@ class Scene:
         return dataclasses.replace(self, things=tuple(things))
 
     def interpolate(self, other: Scene, t: float) -> Scene:
-        """The gold morph, t from 0 (self) to 1 (other): x, y and size move in a straight line, words switch at t = 0.5.
+        """The morph in words, t from 0 (self) to 1 (other): x, y and size move in a straight line, words switch at t = 0.5.
 
         Thing i meets thing i; a thing without a partner keeps its place and comes or goes at t = 0.5.
+        ``world.morph`` blends instead.
         """
         t = _number("t", t, 0.0, 1.0)
         near = other if t >= 0.5 else self
@@ -155,7 +157,8 @@ class Scenes:
     """A batch of B scenes as tensors; slot j < 3 is thing j (back to front), and only ``present`` slots count.
 
     backdrop, style (B,) int64; present (B, 3) bool; kind, colour, pattern, mood, wears (B, 3) int64 positions in KINDS,
-    COLOUR_NAMES, PATTERNS, MOOD_INDEX, WEARS; x, y, size (B, 3) float, which may carry gradients.
+    COLOUR_NAMES, PATTERNS, MOOD_INDEX, WEARS; x, y, size (B, 3) float, which may carry gradients. blend: colours as numbers
+    and how far each scene is on its way to another (``world.morph``); None for scenes that words describe.
     """
 
     backdrop: Tensor
@@ -169,6 +172,7 @@ class Scenes:
     x: Tensor
     y: Tensor
     size: Tensor
+    blend: Blend | None = None
 
     def __post_init__(self) -> None:
         b = self.backdrop.shape[0]
@@ -181,7 +185,21 @@ class Scenes:
 
     def tensors(self) -> dict[str, Tensor]:
         """The eleven tensors by name."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "blend"}
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Scenes:
+        """The same change to every tensor: ``scenes.map(lambda t: t[:4])``."""
+        return Scenes(**{name: change(value) for name, value in self.tensors().items()},
+                      blend=None if self.blend is None else self.blend.map(change))
+
+    def blended(self) -> Scenes:
+        """The same scenes with a :class:`Blend` (in its place if there is one already): on the way to themselves."""
+        if self.blend is not None:
+            return self
+        rgb = colour_rgb(self.colour)
+        blend = Blend(rgb, pattern_colour(rgb), self.kind, self.pattern, self.mood, self.wears, torch.zeros_like(self.x),
+                      self.backdrop, torch.zeros_like(self.x[:, 0]))
+        return dataclasses.replace(self, blend=blend)
 
     @staticmethod
     def of(scenes: Iterable[Scene]) -> Scenes:
@@ -208,7 +226,10 @@ class Scenes:
         """Several batches one after another."""
         parts = list(parts)
         require(len(parts) > 0, "parts", "an empty list", "at least one Scenes")
-        return Scenes(**{name: torch.cat([p.tensors()[name] for p in parts]) for name in parts[0].tensors()})
+        if any(p.blend is not None for p in parts):
+            parts = [p.blended() for p in parts]
+        return Scenes(**{name: torch.cat([p.tensors()[name] for p in parts]) for name in parts[0].tensors()},
+                      blend=None if parts[0].blend is None else Blend.cat([p.blend for p in parts]))
 
     def replace(self, **tensors: Tensor) -> Scenes:
         """A changed copy: ``scenes.replace(backdrop=torch.full_like(scenes.backdrop, 3))``."""
@@ -217,7 +238,7 @@ class Scenes:
 
     def to(self, device: torch.device | str) -> Scenes:
         """The same scenes on another device."""
-        return Scenes(**{name: value.to(device) for name, value in self.tensors().items()})
+        return self.map(lambda value: value.to(device))
 
     def __len__(self) -> int:
         return self.backdrop.shape[0]
@@ -229,7 +250,7 @@ class Scenes:
     def __getitem__(self, index: int | slice | Tensor | list[int]) -> Scene | Scenes:
         """One Scene for an int; a smaller Scenes for a slice, a list, or a tensor of positions or of truth values."""
         if not isinstance(index, int):
-            return Scenes(**{name: value[index] for name, value in self.tensors().items()})
+            return self.map(lambda value: value[index])
         if not -len(self) <= index < len(self):
             raise IndexError(f"scene {index} of a batch of {len(self)}")
         return self._scene(index % len(self))

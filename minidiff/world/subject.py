@@ -1,0 +1,292 @@
+"""Subjects: what the world can place though no caption names it. Personalisation learns them and is scored on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minidiff.errors import BadInput, check_choice, check_images, require
+from minidiff.rng import key, uniform
+from minidiff.world.backdrops import backdrop_table
+from minidiff.world.blend import colour_rgb
+from minidiff.world.render import render
+from minidiff.world.scene import COLOUR_NAMES, Scene, Scenes, Thing
+from minidiff.world.sprites import Part
+from minidiff.world.vocab import BACKDROPS, KINDS, STYLES
+
+__all__ = ["Identity", "Shots", "Subject", "subjects"]
+
+_SIDE = 128            # pixels of a sprite along one side
+_REACH = 1.28          # half-side of a sprite, in half-heights of the thing
+_SIZES = (0.13, 0.36)  # half-heights at which a subject is looked for
+
+
+class Shots(NamedTuple):
+    """Pictures of a subject: images (n, 3, S, S) in [-1, 1], masks (n, S, S) in [0, 1], place (n, 3) as x, y, size."""
+
+    images: Tensor
+    masks: Tensor
+    place: Tensor
+    backdrops: list[str]
+
+
+class Identity(NamedTuple):
+    """distance (B,): root mean square difference inside the silhouette at the best place; place (B, 3): x, y, size."""
+
+    distance: Tensor
+    place: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A sprite with a name. sprite (4, P, P): red, green, blue and opacity in [0, 1], a square of 1.28 half-heights each way.
+
+    word: the class that it belongs to, a word that a model of the world knows ("bear" for a panda): what Textual Inversion
+    starts from and what DreamBooth preserves. Make one with :meth:`of`, :meth:`from_parts` or :meth:`from_png`.
+    """
+
+    name: str
+    word: str
+    sprite: Tensor
+
+    def __post_init__(self) -> None:
+        ok = isinstance(self.sprite, Tensor) and self.sprite.ndim == 3 and self.sprite.shape[0] == 4
+        require(ok, "sprite", tuple(getattr(self.sprite, "shape", ())), "a tensor (4, P, P)",
+                "Subject.from_png('panda.png', word='bear')")
+        require(self.sprite.shape[1] == self.sprite.shape[2], "sprite", tuple(self.sprite.shape), "a square")
+        require(bool((self.sprite[3] > 0.5).any()), "sprite", "a sprite without any opaque pixel", "one that can be seen")
+        check_choice("word", self.word, KINDS)
+
+    @staticmethod
+    def of(thing: Thing, *, second_colour: str | tuple[float, float, float] | None = None, name: str = "") -> Subject:
+        """A thing of the world; second_colour (a colour's name or sRGB in [0, 1]) goes into its pattern.
+
+        The opacity is measured: the same thing before a dark and before a light backdrop (triangulation, Smith and Blinn 1996).
+        """
+        require(isinstance(thing, Thing), "thing", type(thing).__name__, "a Thing", "Subject.of(Thing('cat', 'red'))")
+        require(second_colour is None or thing.pattern != "plain", "second_colour", f"{second_colour!r} on a plain thing",
+                "a thing with a pattern", "Thing('cat', 'red', 'striped')")
+        half = 0.5 / _REACH
+        scenes = Scenes.of([Scene((thing.replace(size=half, x=0.5, y=0.5),), b) for b in ("night", "snow")])
+        if second_colour is not None:
+            scenes = scenes.blended()
+            second = torch.tensor(second_colour) if isinstance(second_colour, tuple) else _named(second_colour)
+            scenes = scenes.__class__(**scenes.tensors(), blend=scenes.blend.replace(second=second.expand(2, 3, 3)))
+        with torch.no_grad():
+            dark, light = (render(scenes, 2 * _SIDE).images + 1) / 2
+        behind = backdrop_table(2 * _SIDE)
+        low, high = behind[BACKDROPS.index("night"), 0], behind[BACKDROPS.index("snow"), 0]
+        through = ((light - dark) * (high - low)).sum(0) / ((high - low) ** 2).sum(0)
+        alpha = (1 - through).clamp(0, 1)
+        solid = dark - (1 - alpha) * low                     # colour times opacity
+        both = F.avg_pool2d(torch.cat((solid, alpha[None]))[None], 2)[0]
+        return Subject(name or f"{thing.colour} {thing.kind}", thing.kind, _unmultiplied(both))
+
+    @staticmethod
+    def from_parts(draw: Callable[[Tensor, Tensor], Iterable[Part]], *, word: str, name: str,
+                   colour: tuple[float, float, float] = (0.6, 0.6, 0.65)) -> Subject:
+        """A new kind, from painted parts back to front: ``draw(u, v)`` yields (signed distance, paint) as in world.sprites.
+
+        u to the right, v downwards, in half-heights; paint is sRGB in [0, 1], or "body", "dark", "light" for shades of
+        ``colour``.
+        """
+        big = 4 * _SIDE
+        line = ((torch.arange(big) + 0.5) / big * 2 - 1) * _REACH
+        v, u = torch.meshgrid(line, line, indexing="ij")
+        base = torch.tensor(colour)
+        shades = {"body": base, "dark": base * 0.74, "light": base + 0.5 * (1 - base)}
+        rgb, alpha = torch.zeros(3, big, big), torch.zeros(big, big)
+        for distance, paint in draw(u, v):
+            cover = (0.5 - distance * big / (2 * _REACH)).clamp(0, 1)
+            fill = shades[paint] if isinstance(paint, str) else torch.tensor(paint)
+            rgb = torch.lerp(rgb, fill[:, None, None].expand_as(rgb), cover.expand_as(rgb))
+            alpha = torch.maximum(alpha, cover)
+        both = F.avg_pool2d(torch.cat((rgb * alpha, alpha[None]))[None], 4)[0]
+        return Subject(name, word, _unmultiplied(both))
+
+    @staticmethod
+    def from_png(path: str | Path, *, word: str, name: str = "") -> Subject:
+        """A picture with a transparent background, of any size; it is put into the middle of the sprite, 2 half-heights tall."""
+        from PIL import Image
+
+        path = Path(path)
+        require(path.is_file(), "path", str(path), "a picture file", "data/subjects/panda.png")
+        try:
+            with Image.open(path) as opened:
+                picture = opened.convert("RGBA")
+        except OSError as error:
+            raise BadInput("path", f"{str(path)!r}, which cannot be read as an image ({error})",
+                           "an image file that is whole") from None
+        box = picture.getchannel("A").getbbox()
+        require(box is not None, "path", f"{str(path)!r}, which is transparent everywhere", "a picture of something")
+        require(picture.getextrema()[3][0] < 128, "path", f"{str(path)!r}, without a transparent background", "a cut-out subject",
+                "a PNG whose background is transparent; photographs go to `minidiff personalise` as they are")
+        picture = picture.crop(box)
+        pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).reshape(picture.height, picture.width, 4)
+        pixels = pixels.permute(2, 0, 1).float() / 255
+        rgb, alpha = pixels[:3] * pixels[3:], pixels[3:]
+        longest = max(picture.size)
+        scale = _SIDE / _REACH / longest
+        small = F.interpolate(torch.cat((rgb, alpha))[None], scale_factor=scale, mode="bilinear", antialias=True)[0]
+        left, top = (_SIDE - small.shape[2]) // 2, (_SIDE - small.shape[1]) // 2
+        whole = F.pad(small, (left, _SIDE - left - small.shape[2], top, _SIDE - top - small.shape[1]))
+        return Subject(name or path.stem, word, _unmultiplied(whole))
+
+    def place(self, images: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+        """Lay the sprite over pictures (B, 3, S, S): place (B, 3) holds x, y and size (half-height) as parts of the side.
+
+        Returns the pictures and the opacity (B, S, S). Differentiable in ``place``.
+        """
+        check_images("images", images, channels=3)
+        require(place.shape == (len(images), 3), "place", tuple(place.shape), f"({len(images)}, 3): x, y, size")
+        sprite = _premultiplied(self.sprite).to(images)
+        x, y, half = place.to(images).unbind(1)
+        theta = torch.zeros(len(images), 2, 3, dtype=images.dtype, device=images.device)
+        theta = theta + _row(1 / (2 * half * _REACH), 0) + _row((1 - 2 * x) / (2 * half * _REACH), 1, 0)
+        theta = theta + _row((1 - 2 * y) / (2 * half * _REACH), 1, 1)
+        fine = 3                                                       # drawn at three times the size and averaged: smooth edges
+        size = images.shape[-1] * fine
+        grid = F.affine_grid(theta, [len(images), 4, size, size], align_corners=False)
+        drawn = F.grid_sample(sprite.expand(len(images), -1, -1, -1), grid, padding_mode="zeros", align_corners=False)
+        drawn = F.avg_pool2d(drawn, fine)
+        alpha = drawn[:, 3:].clamp(0, 1)
+        return images * (1 - alpha) + (2 * drawn[:, :3] - alpha), alpha[:, 0]
+
+    def shots(self, n: int, *, seed: int = 0, size: int = 64, backdrops: Sequence[str] = BACKDROPS, style: str = "flat") -> Shots:
+        """n pictures of the subject alone, shot i a pure function of (seed, i): backdrops in turn, place and size at random."""
+        require(isinstance(n, int) and n >= 1, "n", repr(n), "a whole number, 1 or more", "4")
+        for name in backdrops:
+            check_choice("backdrops", name, BACKDROPS)
+        check_choice("style", style, STYLES)
+        u = uniform(key("shots", seed), torch.arange(n), 3).float()
+        half = 0.20 + 0.10 * u[:, 2]
+        x, y = (half * 1.12 + (1 - 2.24 * half) * u[:, i] for i in (0, 1))
+        place = torch.stack((x, y, half), 1)
+        names = [backdrops[i % len(backdrops)] for i in range(n)]
+        behind = backdrop_table(size)[[BACKDROPS.index(b) for b in names], STYLES.index(style)] * 2 - 1
+        images, masks = self.place(behind, place)
+        return Shots(images.clamp(-1, 1), masks, place, names)
+
+    def identity(self, images: Tensor, *, steps: int = 16) -> Identity:
+        """How unlike the subject the most subject-like spot of each picture (B, 3, S, S) is, and where that spot is.
+
+        Every place and size is tried (by convolution: the squared difference inside the silhouette is I^2*m - 2 I*(m s) + m s^2),
+        then the best one is refined by gradient. 0 is a perfect copy; clean shots at any place give less than about 0.1.
+        """
+        check_images("images", images, channels=3)
+        side = images.shape[-1]
+        best, place = torch.full((len(images),), float("inf")), torch.zeros(len(images), 3)
+        low, high = _SIZES
+        for half in torch.arange(low, high + 1e-6, 0.02).tolist():
+            reach = math.ceil(half * _REACH * side)
+            patch = torch.zeros(1, 3, 2 * reach, 2 * reach)
+            here = torch.tensor([[0.5, 0.5, half * side / (2 * reach)]])
+            colour, alpha = self.place(patch, here)
+            weight = _inner(alpha).expand(3, -1, -1)[None]
+            area = float(weight[0, 0].sum())
+            shown = colour / alpha.clamp(min=1e-3)
+            images_padded = F.pad(images, (reach // 2,) * 4, mode="replicate")
+            error = F.conv2d(images_padded**2, weight) - 2 * F.conv2d(images_padded, weight * shown)
+            error = (error[:, 0] + float((weight * shown**2).sum())) / (3 * area)
+            least, at = error.flatten(1).min(1)
+            row, column = at // error.shape[2], at % error.shape[2]
+            centre = torch.stack((column, row), 1) + reach - reach // 2
+            better = least < best
+            best = torch.where(better, least, best)
+            found = torch.cat((centre / side, torch.full((len(images), 1), half)), 1)
+            place = torch.where(better[:, None], found, place)
+        return self._refine(images, place, steps)
+
+    def _refine(self, images: Tensor, place: Tensor, steps: int) -> Identity:
+        place = place.clone().requires_grad_(True)
+        optimiser = torch.optim.Adam([place], lr=0.006)
+        best, kept = torch.full((len(images),), float("inf")), place.detach().clone()
+        for step in range(steps + 1):
+            with torch.set_grad_enabled(step < steps):
+                pasted, alpha = self.place(images, place)
+                inside = _inner(alpha)
+                inside = inside / inside.sum((1, 2), keepdim=True).clamp(min=1.0)
+                shown = (pasted - images) / alpha.clamp(min=1e-3)[:, None]          # sprite minus picture, at full opacity
+                error = ((shown**2).mean(1) * inside).sum((1, 2))
+                error = error + 100 * ((place[:, 2] - _SIZES[1]).relu() ** 2 + (_SIZES[0] - place[:, 2]).relu() ** 2)
+            better = error.detach() < best
+            best = torch.where(better, error.detach(), best)
+            kept = torch.where(better[:, None], place.detach(), kept)
+            if step < steps:
+                optimiser.param_groups[0]["lr"] = 0.006 * (1 - step / steps)
+                optimiser.zero_grad()
+                error.sum().backward()
+                optimiser.step()
+        return Identity(best.clamp(min=0).sqrt(), kept)
+
+
+def subjects(folder: str | Path) -> dict[str, Subject]:
+    """The ladder of lesson 19, from what the model can already draw to what it has never seen; folder: ``data/subjects``.
+
+    "inside": a pair that was held out of training; "crowded": five attributes at once; "paint": a second colour that no
+    caption can name; "kind": a robot; then four drawings from outside, each with the nearest word of the world.
+    """
+    folder = Path(folder)
+    out = {
+        "inside": Subject.of(Thing("rabbit", "pink"), name="pink rabbit"),
+        "crowded": Subject.of(Thing("dog", "orange", "checked", mood="sad", wears="hat"),
+                              name="sad checked orange dog with a hat"),
+        "paint": Subject.of(Thing("fish", "yellow", "striped"), second_colour=(0.15, 0.30, 0.75),
+                            name="yellow fish with blue stripes"),
+        "kind": Subject.from_parts(_robot, word="house", name="robot"),
+    }
+    for name, word in {"panda": "bear", "owl": "bird", "teapot": "house", "octopus": "fish"}.items():
+        out[name] = Subject.from_png(folder / f"{name}.png", word=word)
+    return out
+
+
+def _robot(u: Tensor, v: Tensor) -> Iterable[Part]:
+    from minidiff.world.shapes import box, circle, segment
+
+    ink, glow = (0.17, 0.15, 0.22), (0.35, 0.85, 0.80)
+    yield segment(u, v, 0.0, -0.95, 0.0, -0.60, 0.05), ink
+    yield circle(u, v, 0.0, -0.92, 0.11), (0.90, 0.30, 0.30)
+    yield box(u.abs(), v, 0.72, 0.52, 0.14, 0.30), "dark"
+    yield box(u.abs(), v, 0.28, 0.92, 0.15, 0.10), "dark"
+    yield box(u, v, 0.0, -0.22, 0.62, 0.42), "body"
+    yield box(u, v, 0.0, 0.54, 0.52, 0.32), "light"
+    yield circle(u.abs(), v, 0.27, -0.28, 0.16), glow
+    yield circle(u.abs(), v, 0.27, -0.28, 0.07), ink
+    yield box(u, v, 0.0, 0.04, 0.30, 0.06), ink
+    yield circle(u, v, 0.0, 0.52, 0.13), (0.96, 0.75, 0.25)
+
+
+def _named(colour: str) -> Tensor:
+    check_choice("second_colour", colour, COLOUR_NAMES)
+    return colour_rgb(torch.tensor(COLOUR_NAMES.index(colour)))
+
+
+def _row(value: Tensor, kind: int, axis: int = 0) -> Tensor:
+    """(B,) placed in a (B, 2, 3) affine map: kind 0 on the diagonal, kind 1 in the last column of row ``axis``."""
+    out = torch.zeros(2, 3, dtype=value.dtype, device=value.device)
+    if kind == 0:
+        out[0, 0] = out[1, 1] = 1
+    else:
+        out[axis, 2] = 1
+    return value[:, None, None] * out
+
+
+def _inner(alpha: Tensor) -> Tensor:
+    """Weight of a pixel in the distance: 1 where the subject covers it, 0 where the backdrop mixes in."""
+    return ((alpha - 0.8) / 0.2).clamp(0, 1)
+
+
+def _premultiplied(sprite: Tensor) -> Tensor:
+    return torch.cat((sprite[:3] * sprite[3:], sprite[3:]))
+
+
+def _unmultiplied(both: Tensor) -> Tensor:
+    colour, alpha = both[:3], both[3:]
+    return torch.cat(((colour / alpha.clamp(min=1e-4)).clamp(0, 1) * (alpha > 1e-4), alpha)).clamp(0, 1)
