@@ -72,8 +72,9 @@ def explain_between(images: Tensor, first: Scene, other: Scene, *, steps: int = 
     """Explain frames (n, 3, S, S) of a morph from ``first`` to ``other`` as in-betweens of just these two scenes.
 
     Free are place, size, and the shares of colour, kind and backdrop; colours stay on the line between the two ends, so
-    that half a thing is not taken for a pale one. Each frame is tried from three starts on the way, the best one counts.
-    No reader is asked: ``reading`` is that of the gold frame, with no probabilities.
+    that half a thing is not taken for a pale one (unless the other end is as pale as the backdrop). Each frame is tried
+    from three starts on the way, the best one counts. No reader is asked: ``reading`` is that of
+    the gold frame, with no probabilities.
     """
     check_images("images", images, channels=3)
     found: Explanation | None = None
@@ -99,15 +100,15 @@ def _loosened(reading: Reading, free: frozenset[str]) -> tuple[Scenes, tuple[Ble
     near, far = scenes.blend, scenes.blend
     share, backdrop_share = near.share, near.backdrop_share
     if "colour" in free:
-        rgb = colour_rgb(reading.chance["colour"].topk(2, -1).indices[..., 1])
+        rgb = colour_rgb(reading.probs["colour"].topk(2, -1).indices[..., 1])
         far = far.replace(rgb=rgb, second=pattern_colour(rgb))
     if "kind" in free:
-        p, kind = reading.chance["kind"].topk(2, -1)
+        p, kind = reading.probs["kind"].topk(2, -1)
         face = kind[..., 1] < len(ANIMALS)
         mood = torch.where(face & (scenes.mood > 0), scenes.mood, face.long())
         near, share = near.replace(kind=kind[..., 1], mood=mood), (p[..., 1] / p.sum(-1)).clamp(0.02, 0.5)
     if "backdrop" in free:
-        p, backdrop = reading.chance["backdrop"].topk(2, -1)
+        p, backdrop = reading.probs["backdrop"].topk(2, -1)
         near, backdrop_share = near.replace(backdrop=backdrop[:, 1]), (p[:, 1] / p.sum(-1)).clamp(0.02, 0.5)
     return dataclasses.replace(scenes, blend=near.replace(share=share, backdrop_share=backdrop_share)), (near, far)
 
@@ -168,5 +169,5 @@ def _fit(images: Tensor, scenes: Scenes, reading: Reading, steps: int, lr: float
     scenes = now(kept)
     with torch.no_grad():
         left = residual(images, render(scenes, images.shape[-1]).images)
-    below = VALID_BELOW if reading.chance else BETWEEN_BELOW
+    below = VALID_BELOW if reading.probs else BETWEEN_BELOW
     return Explanation(scenes, left, (left < below) & scenes.present.any(1), reading)

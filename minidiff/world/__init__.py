@@ -4,11 +4,13 @@ from minidiff.world.blend import Blend
 from minidiff.world.caption import VOCABULARY, CaptionFacts, agrees, caption, captions, parse
 from minidiff.world.data import WorldData
 from minidiff.world.folder import ImageFolder
+from minidiff.world.identity import Identity
+from minidiff.world.ladder import subjects
 from minidiff.world.morph import morph
 from minidiff.world.render import Rendered, render
 from minidiff.world.sample import held_out, held_out_pairs, sample_scenes
 from minidiff.world.scene import COLOUR_NAMES, MOOD_INDEX, Scene, Scenes, Thing
-from minidiff.world.subject import Identity, Shots, Subject, subjects
+from minidiff.world.subject import Shots, Subject
 from minidiff.world.vocab import (
     ANIMALS,
     ATTRIBUTES,

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +20,7 @@ from minidiff.errors import require
 from minidiff.world.sprites import Part, parts, worn
 from minidiff.world.vocab import COLOURS, KINDS, MAX_THINGS
 
-__all__ = ["Blend", "blended_parts", "colour_rgb", "pattern_colour"]
+__all__ = ["Blend", "blended_parts", "colour_rgb", "kind_pairs", "pattern_colour", "shortest_float"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +57,13 @@ class Blend:
     def replace(self, **tensors: Tensor) -> Blend:
         """A changed copy."""
         return dataclasses.replace(self, **tensors)
+
+    @staticmethod
+    def of(scenes: Any) -> Blend:
+        """The blend of Scenes that are on the way to themselves: their own colours, shares of zero."""
+        rgb = colour_rgb(scenes.colour)
+        return Blend(rgb, pattern_colour(rgb), scenes.kind, scenes.pattern, scenes.mood, scenes.wears, torch.zeros_like(scenes.x),
+                     scenes.backdrop, torch.zeros_like(scenes.x[:, 0]))
 
     @staticmethod
     def cat(parts: Sequence[Blend]) -> Blend:
@@ -147,3 +156,10 @@ def kind_pairs(kind: Tensor, kind_to: Tensor) -> Iterator[tuple[Tensor, str, str
     pair = kind * len(KINDS) + kind_to
     for number in torch.unique(pair).tolist():
         yield torch.nonzero(pair == number).squeeze(1), KINDS[number // len(KINDS)], KINDS[number % len(KINDS)]
+
+
+def shortest_float(value: float) -> float:
+    """The shortest decimal that is the same float32, so that 0.3 comes back as 0.3."""
+    def narrow(v: float) -> float:
+        return struct.unpack("f", struct.pack("f", v))[0]
+    return next(v for n in range(6, 10) if narrow(v := float(f"{value:.{n}g}")) == narrow(value))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from minidiff.errors import BadInput, check_choice, require
-from minidiff.world.blend import Blend, colour_rgb, pattern_colour
+from minidiff.world.blend import Blend, shortest_float
 from minidiff.world.vocab import ANIMALS, BACKDROPS, COLOURS, KINDS, MAX_THINGS, MOODS, PATTERNS, STYLES, WEARS
 
 __all__ = ["COLOUR_NAMES", "MOOD_INDEX", "SIZE_LIMITS", "Scene", "Scenes", "Thing"]
@@ -118,7 +117,6 @@ class Scene:
         """The morph in words, t from 0 (self) to 1 (other): x, y and size move in a straight line, words switch at t = 0.5.
 
         Thing i meets thing i; a thing without a partner keeps its place and comes or goes at t = 0.5.
-        ``world.morph`` blends instead.
         """
         t = _number("t", t, 0.0, 1.0)
         near = other if t >= 0.5 else self
@@ -143,13 +141,6 @@ class Scene:
         for thing in data["things"]:
             _known("things", thing, (f.name for f in dataclasses.fields(Thing)))
         return Scene(**{**data, "things": tuple(Thing(**t) for t in data["things"])})
-
-
-def _shortest(value: float) -> float:
-    """The shortest decimal that is the same float32, so that 0.3 comes back as 0.3."""
-    def narrow(v: float) -> float:
-        return struct.unpack("f", struct.pack("f", v))[0]
-    return next(v for n in range(6, 10) if narrow(v := float(f"{value:.{n}g}")) == narrow(value))
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,17 +180,11 @@ class Scenes:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Scenes:
         """The same change to every tensor: ``scenes.map(lambda t: t[:4])``."""
-        return Scenes(**{name: change(value) for name, value in self.tensors().items()},
-                      blend=None if self.blend is None else self.blend.map(change))
+        return Scenes(**{n: change(v) for n, v in self.tensors().items()}, blend=self.blend and self.blend.map(change))
 
     def blended(self) -> Scenes:
-        """The same scenes with a :class:`Blend` (in its place if there is one already): on the way to themselves."""
-        if self.blend is not None:
-            return self
-        rgb = colour_rgb(self.colour)
-        blend = Blend(rgb, pattern_colour(rgb), self.kind, self.pattern, self.mood, self.wears, torch.zeros_like(self.x),
-                      self.backdrop, torch.zeros_like(self.x[:, 0]))
-        return dataclasses.replace(self, blend=blend)
+        """The same scenes with a :class:`Blend`, on the way to themselves; unchanged if they have one."""
+        return self if self.blend is not None else dataclasses.replace(self, blend=Blend.of(self))
 
     @staticmethod
     def of(scenes: Iterable[Scene]) -> Scenes:
@@ -226,10 +211,9 @@ class Scenes:
         """Several batches one after another."""
         parts = list(parts)
         require(len(parts) > 0, "parts", "an empty list", "at least one Scenes")
-        if any(p.blend is not None for p in parts):
-            parts = [p.blended() for p in parts]
-        return Scenes(**{name: torch.cat([p.tensors()[name] for p in parts]) for name in parts[0].tensors()},
-                      blend=None if parts[0].blend is None else Blend.cat([p.blend for p in parts]))
+        parts = [p.blended() for p in parts] if any(p.blend is not None for p in parts) else parts
+        return Scenes(**{n: torch.cat([p.tensors()[n] for p in parts]) for n in parts[0].tensors()},
+                      blend=parts[0].blend and Blend.cat([p.blend for p in parts]))
 
     def replace(self, **tensors: Tensor) -> Scenes:
         """A changed copy: ``scenes.replace(backdrop=torch.full_like(scenes.backdrop, 3))``."""
@@ -259,7 +243,7 @@ class Scenes:
         row = {name: value[i].tolist() for name, value in self.tensors().items()}
         try:
             things = tuple(
-                Thing(**{n: words[row[n][j]] for n, words in _WORDS.items()}, **{n: _shortest(row[n][j]) for n in _PLACE})
+                Thing(**{n: words[row[n][j]] for n, words in _WORDS.items()}, **{n: shortest_float(row[n][j]) for n in _PLACE})
                 for j in range(MAX_THINGS) if row["present"][j])
             return Scene(things, BACKDROPS[row["backdrop"]], STYLES[row["style"]])
         except IndexError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,32 +15,29 @@ from minidiff.errors import BadInput, check_choice, check_images, require
 from minidiff.rng import key, uniform
 from minidiff.world.backdrops import backdrop_table
 from minidiff.world.blend import colour_rgb
+from minidiff.world.grammar import BACKDROP_WORDS
 from minidiff.world.render import render
 from minidiff.world.scene import COLOUR_NAMES, Scene, Scenes, Thing
 from minidiff.world.sprites import Part
 from minidiff.world.vocab import BACKDROPS, KINDS, STYLES
 
-__all__ = ["Identity", "Shots", "Subject", "subjects"]
+__all__ = ["Shots", "Subject"]
 
 _SIDE = 128            # pixels of a sprite along one side
 _REACH = 1.28          # half-side of a sprite, in half-heights of the thing
-_SIZES = (0.13, 0.36)  # half-heights at which a subject is looked for
 
 
 class Shots(NamedTuple):
-    """Pictures of a subject: images (n, 3, S, S) in [-1, 1], masks (n, S, S) in [0, 1], place (n, 3) as x, y, size."""
+    """Pictures of a subject: images (n, 3, S, S) in [-1, 1], masks (n, S, S) in [0, 1], place (n, 3) as x, y, size.
+
+    captions: of each, with "{}" where the subject's name goes: "a {} on the grass".
+    """
 
     images: Tensor
     masks: Tensor
     place: Tensor
     backdrops: list[str]
-
-
-class Identity(NamedTuple):
-    """distance (B,): root mean square difference inside the silhouette at the best place; place (B, 3): x, y, size."""
-
-    distance: Tensor
-    place: Tensor
+    captions: list[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,95 +168,17 @@ class Subject:
         names = [backdrops[i % len(backdrops)] for i in range(n)]
         behind = backdrop_table(size)[[BACKDROPS.index(b) for b in names], STYLES.index(style)] * 2 - 1
         images, masks = self.place(behind, place)
-        return Shots(images.clamp(-1, 1), masks, place, names)
+        return Shots(images.clamp(-1, 1), masks, place, names, [f"a {{}} {BACKDROP_WORDS[b][0]}" for b in names])
 
-    def identity(self, images: Tensor, *, steps: int = 16) -> Identity:
+    def identity(self, images: Tensor, *, steps: int = 24) -> Identity:  # noqa: F821
         """How unlike the subject the most subject-like spot of each picture (B, 3, S, S) is, and where that spot is.
 
         Every place and size is tried (by convolution: the squared difference inside the silhouette is I^2*m - 2 I*(m s) + m s^2),
         then the best one is refined by gradient. 0 is a perfect copy; clean shots at any place give less than about 0.1.
         """
-        check_images("images", images, channels=3)
-        side = images.shape[-1]
-        best, place = torch.full((len(images),), float("inf")), torch.zeros(len(images), 3)
-        low, high = _SIZES
-        for half in torch.arange(low, high + 1e-6, 0.02).tolist():
-            reach = math.ceil(half * _REACH * side)
-            patch = torch.zeros(1, 3, 2 * reach, 2 * reach)
-            here = torch.tensor([[0.5, 0.5, half * side / (2 * reach)]])
-            colour, alpha = self.place(patch, here)
-            weight = _inner(alpha).expand(3, -1, -1)[None]
-            area = float(weight[0, 0].sum())
-            shown = colour / alpha.clamp(min=1e-3)
-            images_padded = F.pad(images, (reach // 2,) * 4, mode="replicate")
-            error = F.conv2d(images_padded**2, weight) - 2 * F.conv2d(images_padded, weight * shown)
-            error = (error[:, 0] + float((weight * shown**2).sum())) / (3 * area)
-            least, at = error.flatten(1).min(1)
-            row, column = at // error.shape[2], at % error.shape[2]
-            centre = torch.stack((column, row), 1) + reach - reach // 2
-            better = least < best
-            best = torch.where(better, least, best)
-            found = torch.cat((centre / side, torch.full((len(images), 1), half)), 1)
-            place = torch.where(better[:, None], found, place)
-        return self._refine(images, place, steps)
+        from minidiff.world.identity import identity
 
-    def _refine(self, images: Tensor, place: Tensor, steps: int) -> Identity:
-        place = place.clone().requires_grad_(True)
-        optimiser = torch.optim.Adam([place], lr=0.006)
-        best, kept = torch.full((len(images),), float("inf")), place.detach().clone()
-        for step in range(steps + 1):
-            with torch.set_grad_enabled(step < steps):
-                pasted, alpha = self.place(images, place)
-                inside = _inner(alpha)
-                inside = inside / inside.sum((1, 2), keepdim=True).clamp(min=1.0)
-                shown = (pasted - images) / alpha.clamp(min=1e-3)[:, None]          # sprite minus picture, at full opacity
-                error = ((shown**2).mean(1) * inside).sum((1, 2))
-                error = error + 100 * ((place[:, 2] - _SIZES[1]).relu() ** 2 + (_SIZES[0] - place[:, 2]).relu() ** 2)
-            better = error.detach() < best
-            best = torch.where(better, error.detach(), best)
-            kept = torch.where(better[:, None], place.detach(), kept)
-            if step < steps:
-                optimiser.param_groups[0]["lr"] = 0.006 * (1 - step / steps)
-                optimiser.zero_grad()
-                error.sum().backward()
-                optimiser.step()
-        return Identity(best.clamp(min=0).sqrt(), kept)
-
-
-def subjects(folder: str | Path) -> dict[str, Subject]:
-    """The ladder of lesson 19, from what the model can already draw to what it has never seen; folder: ``data/subjects``.
-
-    "inside": a pair that was held out of training; "crowded": five attributes at once; "paint": a second colour that no
-    caption can name; "kind": a robot; then four drawings from outside, each with the nearest word of the world.
-    """
-    folder = Path(folder)
-    out = {
-        "inside": Subject.of(Thing("rabbit", "pink"), name="pink rabbit"),
-        "crowded": Subject.of(Thing("dog", "orange", "checked", mood="sad", wears="hat"),
-                              name="sad checked orange dog with a hat"),
-        "paint": Subject.of(Thing("fish", "yellow", "striped"), second_colour=(0.15, 0.30, 0.75),
-                            name="yellow fish with blue stripes"),
-        "kind": Subject.from_parts(_robot, word="house", name="robot"),
-    }
-    for name, word in {"panda": "bear", "owl": "bird", "teapot": "house", "octopus": "fish"}.items():
-        out[name] = Subject.from_png(folder / f"{name}.png", word=word)
-    return out
-
-
-def _robot(u: Tensor, v: Tensor) -> Iterable[Part]:
-    from minidiff.world.shapes import box, circle, segment
-
-    ink, glow = (0.17, 0.15, 0.22), (0.35, 0.85, 0.80)
-    yield segment(u, v, 0.0, -0.95, 0.0, -0.60, 0.05), ink
-    yield circle(u, v, 0.0, -0.92, 0.11), (0.90, 0.30, 0.30)
-    yield box(u.abs(), v, 0.72, 0.52, 0.14, 0.30), "dark"
-    yield box(u.abs(), v, 0.28, 0.92, 0.15, 0.10), "dark"
-    yield box(u, v, 0.0, -0.22, 0.62, 0.42), "body"
-    yield box(u, v, 0.0, 0.54, 0.52, 0.32), "light"
-    yield circle(u.abs(), v, 0.27, -0.28, 0.16), glow
-    yield circle(u.abs(), v, 0.27, -0.28, 0.07), ink
-    yield box(u, v, 0.0, 0.04, 0.30, 0.06), ink
-    yield circle(u, v, 0.0, 0.52, 0.13), (0.96, 0.75, 0.25)
+        return identity(self, images, steps=steps)
 
 
 def _named(colour: str) -> Tensor:
@@ -276,11 +194,6 @@ def _row(value: Tensor, kind: int, axis: int = 0) -> Tensor:
     else:
         out[axis, 2] = 1
     return value[:, None, None] * out
-
-
-def _inner(alpha: Tensor) -> Tensor:
-    """Weight of a pixel in the distance: 1 where the subject covers it, 0 where the backdrop mixes in."""
-    return ((alpha - 0.8) / 0.2).clamp(0, 1)
 
 
 def _premultiplied(sprite: Tensor) -> Tensor:
