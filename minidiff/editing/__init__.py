@@ -1,5 +1,6 @@
 """Floor 4: editing methods, one short file each, all on the engine of ``steer``."""
 
 from minidiff.editing.blended import Blend
+from minidiff.editing.result import EditResult, Source, anchors, source_of
 
-__all__ = ["Blend"]
+__all__ = ["Blend", "EditResult", "Source", "anchors", "source_of"]

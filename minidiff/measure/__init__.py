@@ -14,6 +14,8 @@ from minidiff.measure.distance import (
            nearest,
            prdc,
 )
+from minidiff.measure.edit_pairs import EDITS, EditPairs, EditTruth, edit_pairs
+from minidiff.measure.edit_score import EditScores, edit_score, masked_psnr, score_table
 from minidiff.measure.features import features, mini_lpips
 from minidiff.measure.interval import Estimate, bootstrap, frechet_interval, frechet_ratio, wilson
 from minidiff.measure.reader import FEATURES, RawReading, Reader, reader_loss
@@ -25,4 +27,5 @@ __all__ = ["Memorisation", "attribute_tv", "histogram", "memorisation", "total_v
            "frechet_between", "frechet_limit", "kid", "mmd2", "moments", "nearest", "prdc", "features", "mini_lpips",
            "Estimate", "bootstrap", "frechet_interval", "frechet_ratio", "wilson", "FEATURES", "RawReading", "Reader",
            "reader_loss", "Reading", "decode", "read", "ReaderScore", "score_reader", "VALID_BELOW", "Explanation", "explain",
-           "explain_between", "residual"]
+           "explain_between", "residual", "EDITS", "EditPairs", "EditTruth", "edit_pairs",
+           "EditScores", "edit_score", "masked_psnr", "score_table"]
