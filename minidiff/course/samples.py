@@ -22,6 +22,7 @@ from minidiff.zoo import card, load
 __all__ = ["drawn", "fd_mini", "held_out_pictures", "reader_features", "real", "round_trip", "sampled"]
 
 _LOOPS = {"ddpm": ddpm, "ddim": ddim, "dpm2m": dpm2m}
+BLOCK = 64
 
 
 @functools.lru_cache(maxsize=8)
@@ -34,32 +35,45 @@ def _cache() -> Path:
     return Path(__file__).resolve().parents[2] / "runs" / "cache"
 
 
-def sampled(n: int, loop: str, *, name: str = "pixel-ddpm", seed: int = 0, chunk: int = 64, **options: object) -> Tensor:
+@functools.cache
+def _code() -> int:
+    """A key of the code that makes samples: the samplers, the networks, the noise, and this file."""
+    package = Path(__file__).resolve().parents[1]
+    files = [*sorted((package / "diffusion").glob("*.py")), *sorted((package / "nets").glob("*.py")), package / "rng.py"]
+    return key(*(file.read_text() for file in (*files, Path(__file__))))
+
+
+@functools.lru_cache(maxsize=64)
+def _block(name: str, loop: str, seed: int, start: int, stop: int, options: tuple[tuple[str, object], ...]) -> Tensor:
+    """Samples start .. stop - 1 as bytes."""
+    model, rows = load(name), range(start, stop)
+    x = row_noise((len(rows), 3, 32, 32), seed=seed, t=model.schedule.T, rows=rows, stream="start")
+    noise = {} if loop == "dpm2m" else {"seed": seed, "rows": rows}
+    return ((last(_LOOPS[loop](model, x, **noise, **dict(options))).x.clamp(-1, 1) + 1) * 127.5).round().byte()
+
+
+def sampled(n: int, loop: str, *, name: str = "pixel-ddpm", seed: int = 0, **options: object) -> Tensor:
     """n samples (n, 3, 32, 32) of a shipped pixel model by ``loop`` ("ddpm", "ddim" or "dpm2m") with its options.
 
     Sample i depends on (seed, i) alone, and starts from the same noise whatever the loop, so samplers can be compared picture by
-    picture. Chunks are kept on disk by the hash of the weights, so a run that was stopped goes on where it was.
+    picture. Whole blocks of 64 are kept on disk by the hash of the weights and of the code, so a run that was stopped goes on
+    where it was.
     """
-    words = sorted((k, str(v)) for k, v in options.items())
-    cache_key = key(card(name)["sha256"]["model.safetensors"], loop, repr(words), seed, chunk)
-    folder = _cache() / f"{name.replace('/', '-')}-{loop}-{cache_key & 0xFFFFFFFF:08x}"
-    model, out = None, []
-    for i in range(-(-n // chunk)):
-        file = folder / f"{i:05d}.safetensors"
+    words = tuple(sorted(options.items()))
+    cache_key = key(card(name)["sha256"]["model.safetensors"], loop, repr(words), seed, _code())
+    folder = _cache() / f"{name.replace('/', '-')}-{loop}-{cache_key & 0xFFFFFFFFFFFF:012x}"
+    out = []
+    for start in range(0, n, BLOCK):
+        file = folder / f"{start:06d}.safetensors"
         if file.is_file():
-            out.append(load_file(file)["images"].float() / 127.5 - 1)
+            out.append(load_file(file)["images"][: n - start])
             continue
-        model = model or load(name)
-        rows = range(i * chunk, (i + 1) * chunk)
-        x = row_noise((chunk, 3, 32, 32), seed=seed, t=model.schedule.T, rows=rows, stream="start")
-        noise = {} if loop == "dpm2m" else {"seed": seed, "rows": rows}
-        final = last(_LOOPS[loop](model, x, **noise, **options)).x
-        images = ((final.clamp(-1, 1) + 1) * 127.5).round().byte()
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({"images": images}, file.with_suffix(".tmp"))
-        file.with_suffix(".tmp").rename(file)
-        out.append(images.float() / 127.5 - 1)
-    return torch.cat(out)[:n]
+        out.append(_block(name, loop, seed, start, min(start + BLOCK, n), words))
+        if len(out[-1]) == BLOCK:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file({"images": out[-1]}, file.with_suffix(".tmp"))
+            file.with_suffix(".tmp").rename(file)
+    return torch.cat(out).float() / 127.5 - 1
 
 
 def reader_features(images: Tensor, reader: str = "final") -> Tensor:

@@ -22,11 +22,11 @@ STEPS = 25
 
 def good(n: int) -> Tensor:
     """n samples of pixel-ddpm: DDPM with all 1000 steps from 64 samples on, with 50 steps for the few of a notebook."""
-    return sampled(n, "ddpm", clip="x0") if n >= FULL else sampled(n, "ddpm", steps=50, clip="x0", chunk=n)
+    return sampled(n, "ddpm", clip="x0") if n >= FULL else sampled(n, "ddpm", steps=50, clip="x0")
 
 
 def _few(n: int, name: str, **options: object) -> Tensor:
-    return sampled(n, "ddim", name=name, steps=STEPS, clip="both", chunk=min(n, FULL), **options)
+    return sampled(n, "ddim", name=name, steps=STEPS, clip="both", **options)
 
 
 def _fd(n: int, images: Tensor) -> float:
@@ -143,8 +143,7 @@ def vlb_gaussian(n: int) -> Outcome:
     reader="final",
 )
 def variance_few_steps(n: int) -> Outcome:
-    chunk = min(n, FULL)
-    made = [sampled(n, "ddpm", steps=STEPS, variance=kind, clip="x0", chunk=chunk) for kind in ("large", "small")]
+    made = [sampled(n, "ddpm", steps=STEPS, variance=kind, clip="x0") for kind in ("large", "small")]
     return _ratio(n, *made, "both are too far from the world for the variance to matter")
 
 

@@ -26,14 +26,9 @@ CLIP = "both"  # DDPM clips x0 too; here eps is worked out again from the clippe
 # Pictures ------------------------------------------------------------------------------------------------------------
 
 
-def _pictures(n: int, loop: str, **options: object) -> Tensor:
-    """n samples; a small number is made in one small chunk, so that a notebook makes no more than it shows."""
-    return sampled(n, loop, chunk=FULL if n >= FULL else n, **options)
-
-
 @functools.lru_cache(maxsize=64)
 def _features(n: int, loop: str, options: tuple[tuple[str, object], ...] = ()) -> Tensor:
-    return reader_features(real(n, start=n) if loop == "real" else _pictures(n, loop, **dict(options)))
+    return reader_features(real(n, start=n) if loop == "real" else sampled(n, loop, **dict(options)))
 
 
 def _of(n: int, loop: str, **options: object) -> Tensor:
