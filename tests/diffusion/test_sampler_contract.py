@@ -116,7 +116,7 @@ def test_a_batch_is_a_loop_of_singles_in_float32(name: str, eta: float) -> None:
     if name == "pixel-ddpm":
         model, x, cond, way = load(name), start((3, 3, 32, 32), torch.float32)[0], None, {}
     else:
-        from minidiff.latent.sample import denoiser, encode_prompt, scheduler_options
+        from minidiff.latent import denoiser, encode_prompt, scheduler_options
 
         pipe = load(name)
         model, x, way = denoiser(pipe), start((3, 4, 16, 16), torch.float32)[0], scheduler_options(pipe)
