@@ -15,29 +15,36 @@ class Mistake(Exception):
     """What a check smells in an answer, in one sentence addressed to the learner."""
 
 
-def call(fn: Callable, *args: Any, shape: tuple[int, ...] | None = None, **kwargs: Any) -> Tensor:
-    """Call a learner's function on copies and look at what comes back: a finite tensor of the right shape, inputs untouched.
+def call(
+    fn: Callable, *args: Any, shape: tuple[int, ...] | None = None, dtype: torch.dtype | None = None, **kwargs: Any
+) -> Tensor:
+    """Call a learner's function on copies and look at what comes back: a finite tensor, inputs untouched.
 
-    Python numbers become 0-d tensors. Returns float64 where the answer is floating point.
+    shape, dtype: what the result must have where they are given; ``torch.int64`` stands for whole numbers of any width. Python
+    numbers become 0-d tensors, lists of numbers 1-d ones. Returns float64 where the answer is floating point.
     """
-
-    def copy(x: Any) -> Any:
-        return x.clone() if isinstance(x, Tensor) else x
-
-    given, named = [copy(a) for a in args], {k: copy(v) for k, v in kwargs.items()}
+    given, named = [_copy(a) for a in args], {k: _copy(v) for k, v in kwargs.items()}
     out = fn(*given, **named)
     for number, (before, after) in enumerate(zip((*args, *kwargs.values()), (*given, *named.values()), strict=True)):
-        if isinstance(before, Tensor) and not torch.equal(before, after):
+        if not _same(before, after):
             raise Mistake(f"It changes its input number {number + 1} in place; work on a copy.")
     if out is None or out is Ellipsis:
         raise Mistake("It returns nothing; is a return missing?")
     if not isinstance(out, Tensor):
         try:
-            out = torch.as_tensor(out)
+            plain, out = out, torch.as_tensor(out)
+            if isinstance(plain, float | list | tuple) and out.is_floating_point():
+                out = torch.tensor(plain, dtype=torch.float64)                     # Python's floats are float64
         except (TypeError, ValueError, RuntimeError):
             raise Mistake(f"It returns {type(out).__name__}, but a tensor is expected.") from None
     if shape is not None and tuple(out.shape) != tuple(shape):
         raise Mistake(f"The shape is {tuple(out.shape)}, but {tuple(shape)} is expected.")
+    if dtype is not None:
+        whole = not out.is_floating_point() and not out.is_complex() and out.dtype is not torch.bool
+        if dtype is torch.int64 and not whole:
+            raise Mistake(f"The result is {out.dtype}, but whole numbers are expected.")
+        if dtype is not torch.int64 and out.dtype is not dtype:
+            raise Mistake(f"The result is {out.dtype}, but {dtype} is expected.")
     if out.is_floating_point():
         if not torch.isfinite(out).all():
             raise Mistake("The result has values that are NaN or infinite.")
@@ -45,8 +52,27 @@ def call(fn: Callable, *args: Any, shape: tuple[int, ...] | None = None, **kwarg
     return out
 
 
+def _copy(x: Any) -> Any:
+    """A learner's own copy of an argument: tensors and what holds them; functions and models are handed on."""
+    if isinstance(x, Tensor):
+        return x.clone()
+    if isinstance(x, list | tuple):
+        return type(x)(_copy(item) for item in x)
+    return {key: _copy(value) for key, value in x.items()} if isinstance(x, dict) else x
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return a.shape == b.shape and torch.equal(a, b)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    return a is b or bool(a == b)
+
+
 def expect(
-    got: Tensor, want: Tensor, *, wrong: Mapping[str, Tensor] | None = None, otherwise: str = "", tol: float = 2e-4
+    got: Tensor, want: Tensor, *, wrong: Mapping[str, Tensor] | None = None, otherwise: str = "", tol: float = 2e-5
 ) -> None:
     """Raise Mistake unless ``got`` equals ``want`` within tol (relative to the largest value of want).
 

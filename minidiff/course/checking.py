@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import json
 import os
+import signal
+import threading
 import traceback
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from types import FunctionType
 from typing import Any
+
+import torch
 
 from minidiff.course.answers import Mistake
 from minidiff.course.tasks import Exercise, find
 
 __all__ = ["Result", "check", "hint", "solution", "solution_markdown", "RECORD"]
 
+LIMIT = 20.0                    # seconds of computing that an answer may take, however busy the machine is
 RECORD = "MINIDIFF_GRADE"        # environment variable: file to which every check appends one line of JSON
 _HINTS: Counter[str] = Counter()
 
@@ -53,14 +60,40 @@ def _judge(task: Exercise, answer: Any) -> tuple[str, str]:
     if answer is None or answer is Ellipsis or _is_stub(answer):
         return "not attempted", "not attempted yet."
     try:
-        task.test(answer)
-    except NotImplementedError:
-        return "not attempted", "not attempted yet."
+        with torch.enable_grad(), _time_limit(LIMIT):
+            task.test(answer)
     except Mistake as mistake:
         return "wrong", f"not yet. {mistake}"
-    except Exception as error:  # noqa: BLE001  whatever a learner's code raises
+    except _Late:
+        return "wrong", f"not yet. It has not come to an end after {LIMIT:g} seconds; is there a loop that never stops?"
+    except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a learner's code raises
+        if isinstance(error, NotImplementedError) and not error.args:           # a stub that says so itself
+            return "not attempted", "not attempted yet."
         return "wrong", f"not yet. {_where(answer, error)}"
     return "correct", f"correct ({task.points} point{'s' * (task.points != 1)})."
+
+
+class _Late(BaseException):
+    """Raised in a learner's code when its time is over; no Exception, so that nothing there catches it."""
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Stop the block after so many seconds of computing; without an alarm (Windows, another thread) it runs on."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(*_: object) -> None:
+        raise _Late
+
+    before = signal.signal(signal.SIGPROF, ring)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def _is_stub(answer: Any) -> bool:
@@ -74,14 +107,17 @@ def _is_stub(answer: Any) -> bool:
             and not any(step.opname.startswith("LOAD_FAST") for step in dis.get_instructions(code)))
 
 
-def _where(answer: Any, error: Exception) -> str:
-    what = f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else 'no message'}"
+def _where(answer: Any, error: BaseException) -> str:
+    try:
+        said = str(error).splitlines()[0][:160] if str(error) else "no message"
+    except Exception:  # noqa: BLE001  an error of the learner's own whose message is an error
+        said = "no message"
+    what = f"{type(error).__name__}: {said}"
     code = getattr(answer, "__code__", None)
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if code is not None and f.filename == code.co_filename]
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if code is not None and frame.f_code is code]
     if not lines:
         return f"The check could not use this answer ({what})."
-    first = code.co_firstlineno
-    return f"Your code stops in its line {lines[-1] - first + 1} with {what}"
+    return f"Your code stops in its line {lines[-1] - code.co_firstlineno + 1} with {what}"
 
 
 def hint(id: str) -> None:

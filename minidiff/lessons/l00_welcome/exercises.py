@@ -67,33 +67,29 @@ def to_pixels(images):
 
 @checks(to_pixels)
 def _to_pixels(fn) -> None:
-    x = normal((2, 3, 5, 7), "to_pixels", dtype=torch.float64) * 0.7
-    x[0, 0, 0] = torch.tensor([-1.3, 1.4, -1.0, 1.0, 0.0, 0.99999, -0.5])
-    scaled = (x.clamp(-1, 1) + 1) * 127.5
-    want = scaled.round().permute(0, 2, 3, 1)
-    got = call(fn, x.float())
-    if got.is_floating_point():
-        raise Mistake("The result has fractions; convert it to uint8.")
-    if got.ndim == 4 and got.shape[1] == 3:
-        raise Mistake("The channels still come before rows and columns; permute them to the end.")
-    if got.shape == (2, 7, 5, 3):
-        raise Mistake("Rows and columns are swapped: (B, H, W, 3) is expected.")
-    unclamped = ((x + 1) * 127.5).round().permute(0, 2, 3, 1)
-    expect(
-        got.double(),
-        want,
-        tol=1e-6,
-        wrong={
-            "Values outside [-1, 1] wrapped around: clamp before converting.": unclamped % 256,
+    for B, H, W in ((2, 5, 7), (3, 8, 4)):
+        x = normal((B, 3, H, W), "to_pixels", H, dtype=torch.float64) * 0.7
+        x[0, 0, 0, :4] = torch.tensor([-1.3, 1.4, 1.0, 0.99999])
+        x[1, 2, :4, 0] = torch.tensor([-1.0, 0.0, -0.5, -1.05])
+        scaled = (x.clamp(-1, 1) + 1) * 127.5
+        want = scaled.round().permute(0, 2, 3, 1)
+        got = call(fn, x.float())
+        if got.is_floating_point():
+            raise Mistake("The result has fractions; convert it to uint8.")
+        if got.dtype is not torch.uint8:
+            raise Mistake(f"The result is {got.dtype}; pictures are torch.uint8, one byte a number.")
+        if got.ndim == 4 and got.shape[1] == 3:
+            raise Mistake("The channels still come before rows and columns; permute them to the end.")
+        if got.shape == (B, W, H, 3):
+            raise Mistake("Rows and columns are swapped: (B, H, W, 3) is expected.")
+        expect(got.double(), want, tol=1e-6, wrong={
+            "Values outside [-1, 1] wrapped around: clamp before converting.":
+                ((x + 1) * 127.5).round().permute(0, 2, 3, 1) % 256,
             "It cuts fractions off instead of rounding.": scaled.floor().permute(0, 2, 3, 1),
             "It maps -1 to 1 instead of 0: add 1 before scaling.": (x.clamp(0, 1) * 255).round().permute(0, 2, 3, 1),
-            "It scales by 128; the largest byte is 255, so the factor is 127.5.": ((x.clamp(-1, 1) + 1) * 128)
-            .round()
-            .clamp(max=255)
-            .permute(0, 2, 3, 1),
-        },
-        otherwise="Some bytes are wrong: 0 should become 127 or 128, -1 should become 0, 1 should become 255.",
-    )
+            "It scales by 128; the largest byte is 255, so the factor is 127.5.":
+                ((x.clamp(-1, 1) + 1) * 128).round().clamp(max=255).permute(0, 2, 3, 1),
+        }, otherwise="Some bytes are wrong: 0 should become 127 or 128, -1 should become 0, 1 should become 255.")
 
 
 @exercise("00.iou", "Overlap of two masks", hints=(
@@ -104,7 +100,7 @@ def _to_pixels(fn) -> None:
 def iou(a, b):
     """a, b: (B, H, W) masks in {0, 1}. Intersection over union of each pair, (B,); 0 where both are empty."""
     ### BEGIN SOLUTION
-    a, b = a > 0.5, b > 0.5
+    a, b = a.bool(), b.bool()
     both, either = (a & b).sum((1, 2)), (a | b).sum((1, 2))
     return both / either.clamp(min=1)
     ### END SOLUTION
@@ -112,29 +108,28 @@ def iou(a, b):
 
 @checks(iou)
 def _iou(fn) -> None:
-    u = uniform(7, torch.arange(5), 2 * 36).reshape(5, 2, 6, 6)
-    a, b = (u[:, 0] < 0.5).double(), (u[:, 1] < 0.35).double()
-    a[3], b[3] = 0, 0
-    a[4] = b[4]
-    both, either = (a * b).sum((1, 2)), torch.maximum(a, b).sum((1, 2))
-    want = both / either.clamp(min=1)
-    try:
-        got = call(fn, a.float(), b.float())
-    except Mistake as mistake:
-        raise Mistake("Two empty masks give 0 / 0; return 0 there.") if "NaN" in str(mistake) else mistake from None
-    if got.ndim == 0:
-        raise Mistake("One number for the whole batch: sum over rows and columns only, so that one value a pair is left.")
-    expect(
-        got,
-        want,
-        wrong={
-            "This is the Dice score: 2 |A and B| / (|A| + |B|).": 2 * both / (a.sum((1, 2)) + b.sum((1, 2))).clamp(min=1),
-            "It divides by |A| + |B|, which counts the intersection twice.": both / (a.sum((1, 2)) + b.sum((1, 2))).clamp(min=1),
+    for B, H, W in ((5, 6, 4), (6, 3, 7)):
+        u = uniform(H, torch.arange(B), 2 * H * W).reshape(B, 2, H, W)
+        a, b = (u[:, 0] < 0.5).double(), (u[:, 1] < 0.35).double()
+        a[3], b[3] = 0, 0
+        a[4], b[4] = 0, 0
+        a[4, 0, 1] = b[4, 0, 1] = 1                                     # one pixel in all, and both have it
+        a[0] = b[0]
+        both, either = (a * b).sum((1, 2)), torch.maximum(a, b).sum((1, 2))
+        try:
+            got = call(fn, a.float(), b.float())
+        except Mistake as mistake:
+            raise Mistake("Two empty masks give 0 / 0; return 0 there.") if "NaN" in str(mistake) else mistake from None
+        if got.ndim == 0:
+            raise Mistake("One number for the whole batch: sum over rows and columns only, so that one value a pair is left.")
+        areas = (a.sum((1, 2)) + b.sum((1, 2))).clamp(min=1)
+        expect(got, both / either.clamp(min=1), wrong={
+            "This is the Dice score: 2 |A and B| / (|A| + |B|).": 2 * both / areas,
+            "It divides by |A| + |B|, which counts the intersection twice.": both / areas,
             "It divides by the area of the first mask: that is recall, not overlap.": both / a.sum((1, 2)).clamp(min=1),
             "It divides by the area of the second mask: that is precision, not overlap.": both / b.sum((1, 2)).clamp(min=1),
             "It counts where the masks agree, background included: that is pixel accuracy.": (a == b).double().mean((1, 2)),
-        },
-    )
+        }, otherwise="Equal masks must give 1, also masks of a single pixel; masks without a common pixel must give 0.")
 
 
 @exercise("00.psnr", "Peak signal-to-noise ratio", hints=(
@@ -146,31 +141,28 @@ def psnr(x, y):
     """x, y: (B, 3, H, W) in [-1, 1]. 10 log10(peak^2 / mean squared error) of each pair in decibels, (B,)."""
     ### BEGIN SOLUTION
     error = ((x - y) ** 2).mean((1, 2, 3))
-    return 10 * torch.log10(2.0 ** 2 / error)
+    return 10 * torch.log10(4 / error)                 # the peak is 2
     ### END SOLUTION
 
 
 @checks(psnr)
 def _psnr(fn) -> None:
-    x, y = normal((4, 3, 6, 6), "psnr", 0, dtype=torch.float64) * 0.4, normal((4, 3, 6, 6), "psnr", 1, dtype=torch.float64) * 0.4
-    y = x + y * torch.tensor([0.01, 0.1, 0.5, 1.0]).view(4, 1, 1, 1).double()
-    error = ((x - y) ** 2).mean((1, 2, 3))
-    want = 10 * torch.log10(4 / error)
-    got = call(fn, x, y)
-    if got.ndim == 0:
-        raise Mistake("One number for the whole batch: take the mean over channels, rows and columns only.")
-    expect(
-        got,
-        want,
-        wrong={
+    for B, H, W in ((4, 6, 5), (2, 3, 8)):
+        x, step = (normal((B, 3, H, W), "psnr", H, k, dtype=torch.float64) * 0.4 for k in range(2))
+        y = x + step * torch.tensor([0.01, 0.1, 0.5, 1.0])[:B].view(B, 1, 1, 1).double()
+        error = ((x - y) ** 2).mean((1, 2, 3))
+        want = 10 * torch.log10(4 / error)
+        got = call(fn, x, y)
+        if got.ndim == 0:
+            raise Mistake("One number for the whole batch: take the mean over channels, rows and columns only.")
+        expect(got, want, wrong={
             "The peak is 1 there; values run from -1 to 1, so the peak is 2.": 10 * torch.log10(1 / error),
             "The peak is 255 there, which belongs to bytes; here it is 2.": 10 * torch.log10(255**2 / error),
             "The factor is 20 there; with a squared error it is 10.": 20 * torch.log10(4 / error),
             "It takes the natural logarithm; decibels use base ten.": 10 * torch.log(4 / error),
             "The peak is not squared.": 10 * torch.log10(2 / error),
             "The sign is turned round: peak over error, not error over peak.": -want,
-        },
-    )
+        }, otherwise="Pictures that differ by 0.02 everywhere must give 40 decibels.")
 
 
 @exercise("00.frechet_1d", "Frechet distance of two Gaussians on the line", points=2, hints=(
@@ -187,24 +179,21 @@ def frechet_1d(a, b):
 
 @checks(frechet_1d)
 def _frechet_1d(fn) -> None:
-    a = normal((9,), "frechet", 0, dtype=torch.float64) * 2 + 1
-    b = normal((7,), "frechet", 1, dtype=torch.float64) * 0.7 - 0.5
-    mean, spread = (a.mean() - b.mean()) ** 2, (a.std() - b.std()) ** 2
-    got = call(fn, a, b)
-    expect(
-        got,
-        mean + spread,
-        wrong={
-            "The spread term compares variances; it is the standard deviations that are subtracted.": mean
-            + (a.var() - b.var()) ** 2,
+    for N, M, stretch in ((9, 7, 0.7), (6, 11, 3.0)):
+        a = normal((N,), "frechet", 0, dtype=torch.float64) * 2 + 1
+        b = normal((M,), "frechet", 1, dtype=torch.float64) * stretch - 0.5
+        mean, spread = (a.mean() - b.mean()) ** 2, (a.std() - b.std()) ** 2
+        expect(call(fn, a, b), mean + spread, wrong={
+            "The spread term compares variances; it is the standard deviations that are subtracted.":
+                mean + (a.var() - b.var()) ** 2,
             "It uses the biased standard deviation (divided by N).": mean + (a.std(correction=0) - b.std(correction=0)) ** 2,
             "The cross term is missing: S_a + S_b - 2 sqrt(S_a S_b).": mean + a.var() + b.var(),
             "The means are not squared.": (a.mean() - b.mean()).abs() + spread,
             "Only the means are compared; the spreads count too.": mean,
             "Only the spreads are compared; the means count too.": spread,
             "It takes the root; the squared distance is what FID reports.": (mean + spread).sqrt(),
-        },
-    )
+        }, otherwise="A set against itself moved by 3 must give 9; against itself stretched to twice its width about its mean, "
+                     "its variance.")
 
 
 @exercise("00.total_variation", "Total variation of two histograms", hints=(
@@ -221,20 +210,17 @@ def total_variation(counts_a, counts_b):
 
 @checks(total_variation)
 def _total_variation(fn) -> None:
-    a, b = torch.tensor([5.0, 0.0, 3.0, 12.0]).double(), torch.tensor([1.0, 4.0, 9.0, 2.0]).double()
-    p, q = a / a.sum(), b / b.sum()
-    expect(
-        call(fn, a, b),
-        (p - q).abs().sum() / 2,
-        wrong={
+    for a, b in ((torch.tensor([5.0, 0.0, 3.0, 12.0]).double(), torch.tensor([1.0, 4.0, 9.0, 2.0]).double()),
+                 (torch.tensor([7.0, 1.0, 0.0]).double(), torch.tensor([0.0, 30.0, 20.0]).double())):
+        p, q = a / a.sum(), b / b.sum()
+        expect(call(fn, a, b), (p - q).abs().sum() / 2, wrong={
             "The half is missing: two histograms without overlap should be 1 apart, not 2.": (p - q).abs().sum(),
             "Counts are compared, not shares: divide each by its own sum.": (a - b).abs().sum() / 2,
             "It takes the largest difference instead of half the sum.": (p - q).abs().max(),
             "It squares the differences; take absolute values.": ((p - q) ** 2).sum() / 2,
             "The signs cancel: take absolute values before summing.": (p - q).sum() / 2,
             "It takes a mean over the values; it is a sum.": (p - q).abs().mean() / 2,
-        },
-    )
+        }, otherwise="Counts (1, 0) against (0, 5) must give 1; the same counts twice must give 0.")
 
 
 @exercise("00.forty_of_forty", "What forty of forty proves", hints=(

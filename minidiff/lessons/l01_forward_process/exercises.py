@@ -31,34 +31,39 @@ def noise_batch(x0, t, noise, abar):
 
 @checks(noise_batch)
 def _q_sample(fn: Callable) -> None:
-    abar = linear(40).abar
-    x0, noise, t = normal((4, 3, 4, 4), "01 x0", dtype=torch.float64), normal((4, 3, 4, 4), "01 n", dtype=torch.float64), \
-        torch.tensor([0, 7, 21, 39])           # four pictures of width four: the wrong broadcast runs without an error
+    # As many pictures as columns: the wrong broadcast runs without an error. Then other sizes, another table, other steps.
+    for (B, C, H, W), T, steps in (((4, 3, 5, 4), 40, [0, 7, 21, 39]), ((3, 2, 6, 5), 25, [24, 3, 0])):
+        abar, t = linear(T).abar, torch.tensor(steps)
+        x0, noise = (normal((B, C, H, W), "01", word, dtype=torch.float64) for word in ("x0", "noise"))
 
-    def mix(signal: Tensor, rest: Tensor, shape: tuple[int, ...] = (-1, 1, 1, 1)) -> Tensor:
-        return signal.view(shape) * x0 + rest.view(shape) * noise
+        def mix(signal: Tensor, rest: Tensor, x0: Tensor = x0, noise: Tensor = noise) -> Tensor:
+            return signal.view(-1, 1, 1, 1) * x0 + rest.view(-1, 1, 1, 1) * noise
 
-    a, early, late = abar[t], abar[t - 1], abar[(t + 1).clamp(max=39)]
-    got = call(fn, x0, t, noise, abar, shape=x0.shape)
-    if torch.equal(call(fn, x0, t, noise, abar), call(fn, x0, t, -noise, abar)):
-        raise Mistake("The result does not depend on the noise that was given; use it instead of drawing your own.")
-    if not torch.equal(got, call(fn, x0, t, noise, abar)):
-        raise Mistake("Two calls with the same arguments differ: use the noise that was given instead of drawing your own.")
-    expect(got, mix(a.sqrt(), (1 - a).sqrt()), wrong={
-        "The square roots are missing: alpha-bar and 1 - alpha-bar are variances, and x is multiplied by their roots.":
-            mix(a, 1 - a),
-        "The noise needs its standard deviation, the square root of 1 - alpha-bar, not its variance.": mix(a.sqrt(), 1 - a),
-        "The picture needs the square root of alpha-bar.": mix(a, (1 - a).sqrt()),
-        "1 - sqrt(alpha-bar) is not sqrt(1 - alpha-bar): the squares of the two factors must add up to 1.":
-            mix(a.sqrt(), 1 - a.sqrt()),
-        "Picture and noise have swapped their factors.": mix((1 - a).sqrt(), a.sqrt()),
-        "You look up alpha-bar one index early: index 0 already means one noising step.": mix(early.sqrt(), (1 - early).sqrt()),
-        "You look up alpha-bar one index late.": mix(late.sqrt(), (1 - late).sqrt()),
-        "The factors are lined up with the width of the pictures, not with the batch: give them the shape (B, 1, 1, 1).":
-            mix(a.sqrt(), (1 - a).sqrt(), (1, 1, 1, -1)),
-        "Every picture has the step of the first one; t holds one step for each.": mix(*(f.expand(4) for f in (
-            a[:1].sqrt(), (1 - a[:1]).sqrt()))),
-    }, otherwise="The picture should keep sqrt(abar[t]) of itself and gain sqrt(1 - abar[t]) of the noise.")
+        a, early, late = abar[t], abar[t - 1], abar[(t + 1).clamp(max=T - 1)]
+        wrong = {
+            "The square roots are missing: alpha-bar and 1 - alpha-bar are variances, and x is multiplied by their roots.":
+                mix(a, 1 - a),
+            "The noise needs its standard deviation, the square root of 1 - alpha-bar, not its variance.": mix(a.sqrt(), 1 - a),
+            "The picture needs the square root of alpha-bar.": mix(a, (1 - a).sqrt()),
+            "1 - sqrt(alpha-bar) is not sqrt(1 - alpha-bar): the squares of the two factors must add up to 1.":
+                mix(a.sqrt(), 1 - a.sqrt()),
+            "Picture and noise have swapped their factors.": mix((1 - a).sqrt(), a.sqrt()),
+            "You look up alpha-bar one index early: index 0 already means one noising step.":
+                mix(early.sqrt(), (1 - early).sqrt()),
+            "You look up alpha-bar one index late.": mix(late.sqrt(), (1 - late).sqrt()),
+            "Every picture has the step of the first one; t holds one step for each.":
+                mix(*(v.sqrt().expand(B) for v in (a[:1], 1 - a[:1]))),
+        }
+        if B == W:
+            wrong["The factors are lined up with the width of the pictures, not with the batch: give them the shape (B, 1, 1, 1)."
+                  ] = a.sqrt() * x0 + (1 - a).sqrt() * noise
+        got = call(fn, x0, t, noise, abar, shape=x0.shape)
+        if torch.equal(call(fn, x0, t, noise, abar), call(fn, x0, t, -noise, abar)):
+            raise Mistake("The result does not depend on the noise that was given; use it instead of drawing your own.")
+        if not torch.equal(got, call(fn, x0, t, noise, abar)):
+            raise Mistake("Two calls with the same arguments differ: use the noise that was given instead of drawing your own.")
+        expect(got, mix(a.sqrt(), (1 - a).sqrt()), wrong=wrong,
+               otherwise="The picture should keep sqrt(abar[t]) of itself and gain sqrt(1 - abar[t]) of the noise.")
 
 
 @exercise("01.snr_one", "Predict: where signal and noise are equal", hints=(
@@ -105,13 +110,13 @@ def cosine_betas(T, s=0.008):
 
 @checks(cosine_betas)
 def _cosine_betas(fn: Callable) -> None:
-    def betas(T: int, s: float, *, power: int = 2, top: float = 0.999, angle: float = math.pi / 2) -> Tensor:
+    def betas(T: int, s: float, *, power: int = 2, top: float = 0.999) -> Tensor:
         u = torch.arange(T + 1, dtype=torch.float64) / T
-        abar = torch.cos((u + s) / (1 + s) * angle) ** power
+        abar = torch.cos((u + s) / (1 + s) * math.pi / 2) ** power
         return (1 - abar[1:] / abar[:-1]).clamp(max=top)
 
-    for T, s in ((20, 0.008), (12, 0.1)):
-        got = call(fn, T, s)
+    for T, offset in ((20, (0.008,)), (12, (0.1,)), (300, (0.03,)), (15, ())):          # the last without s: 0.008
+        got, s = call(fn, T, *offset, dtype=torch.float64), offset[0] if offset else 0.008
         if tuple(got.shape) == (T + 1,):
             raise Mistake(f"There are {T + 1} moments but only {T} steps between them; {T} betas are expected.")
         if tuple(got.shape) == (T - 1,):
@@ -120,18 +125,17 @@ def _cosine_betas(fn: Callable) -> None:
             raise Mistake("Some betas are below 0 or above 1: alpha-bar must fall from start to end. Is it pi / 2 in the cosine?")
         u = torch.arange(T + 1, dtype=torch.float64) / T
         abar = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
-        expect(got, betas(T, s), tol=1e-5, wrong={
+        expect(got, betas(T, s), tol=1e-9, wrong={
             "The last beta is 1, which leaves nothing of the picture: clip the betas at 0.999.": betas(T, s, top=1.0),
             "The small offset s is missing.": betas(T, 0.0),
             "The offset s is always 0.008 in your code; use the argument.": betas(T, 0.008),
             "The cosine must be squared.": betas(T, s, power=1),
             "These are values of alpha-bar, not betas: beta = 1 - abar(t) / abar(t - 1).": abar[1:],
             "These are the alphas, the shares that are kept; beta is 1 minus that.": 1 - betas(T, s),
-            "1 - alpha-bar is the variance of all the noise so far; beta is that of one step alone.":
-                1 - abar[1:],
+            "1 - alpha-bar is the variance of all the noise so far; beta is that of one step alone.": 1 - abar[1:],
             "The moments are one step early: beta number t goes from t to t + 1.":
                 torch.cat([betas(T, s)[:1] * 0, betas(T, s)[:-1]]),
-        }, otherwise="beta = 1 - abar(t / T) / abar((t - 1) / T), at most 0.999.")
+        }, otherwise="beta = 1 - abar(t / T) / abar((t - 1) / T), at most 0.999, in float64 throughout; s is 0.008 by default.")
 
 
 @exercise("01.same_noise", "Break it, then mend it: two schedules called sigmoid", points=2, hints=(
@@ -142,35 +146,33 @@ def same_noise(t, abar_from, abar_to):
     """The indices of abar_to whose log-SNR is nearest to that of abar_from at t. t: (B,) integers; returns (B,) integers."""
     ### BEGIN SOLUTION
     want, have = torch.logit(abar_from[t]), torch.logit(abar_to)      # logit(abar) = log(abar / (1 - abar)) = log SNR
-    return (have[None, :] - want[:, None]).abs().argmin(1)
+    return (have - want[:, None]).abs().argmin(1)
     ### END SOLUTION
 
 
 @checks(same_noise)
 def _same_noise(fn: Callable) -> None:
-    here, there = sigmoid(1000).abar, sigmoid_beta(40, start=0.0025, end=0.5).abar
-    t = torch.arange(1000)        # all of them: in another measure than log-SNR the nearest differs only now and then
-
     def nearest(want: Tensor, have: Tensor) -> Tensor:
         return (have[None] - want[:, None]).abs().argmin(1)
 
-    want, have = torch.logit(here[t]), torch.logit(there)
-    got = call(fn, t, here, there, shape=t.shape)
-    if bool((got.double() != got.double().round()).any()):
-        raise Mistake("Some results are not whole numbers; an index into abar_to is expected.")
-    below = torch.searchsorted(-there, -here[t]).clamp(max=len(there) - 1)
-    expect(got, nearest(want, have), wrong={
-        "You give back the same t: the same index is another amount of noise on another schedule.": t,
-        "You scale t by the lengths: that is the same share of the steps, not the same noise.": t * len(there) // len(here),
-        "You compare alpha-bar, not log-SNR: near both ends of the chain that cannot tell noise levels apart.":
-            nearest(here[t], there),
-        "You compare the SNR, not its log: for much noise all SNRs are close to 0, for little all differences are huge.":
-            nearest(here[t] / (1 - here[t]), there / (1 - there)),
-        "The schedules have changed places.": nearest(torch.logit(there[t.clamp(max=len(there) - 1)]), torch.logit(here)),
-        "You take the first index with more noise; the one before may be nearer.": below,
-        "You take the last index with less noise; the one after may be nearer.": (below - 1).clamp(min=0),
-        "You look one index late.": nearest(want, have) + 1,
-    }, otherwise="Find, for each t, the index whose log-SNR differs least.")
+    # All indices in an odd order (in another measure than log-SNR the nearest differs only now and then), then the way back.
+    long, short = sigmoid(1000).abar, sigmoid_beta(40, start=0.0025, end=0.5).abar
+    for here, there, t in ((long, short, torch.arange(1000) * 7 % 1000), (short, long, torch.tensor([39, 3, 3, 20, 0, 11, 28]))):
+        want, have = torch.logit(here[t]), torch.logit(there)
+        got = call(fn, t, here, there, shape=t.shape, dtype=torch.int64)
+        below = torch.searchsorted(-there, -here[t]).clamp(max=len(there) - 1)
+        expect(got, nearest(want, have), tol=1e-9, wrong={
+            "You give back the same t: the same index is another amount of noise on another schedule.": t,
+            "You scale t by the lengths: that is the same share of the steps, not the same noise.": t * len(there) // len(here),
+            "You compare alpha-bar, not log-SNR: near both ends of the chain that cannot tell noise levels apart.":
+                nearest(here[t], there),
+            "You compare the SNR, not its log: for much noise all SNRs are close to 0, for little all differences are huge.":
+                nearest(here[t] / (1 - here[t]), there / (1 - there)),
+            "The schedules have changed places.": nearest(torch.logit(there[t.clamp(max=len(there) - 1)]), torch.logit(here)),
+            "You take the first index with more noise; the one before may be nearer.": below,
+            "You take the last index with less noise; the one after may be nearer.": (below - 1).clamp(min=0),
+            "You look one index late.": nearest(want, have) + 1,
+        }, otherwise="Find, for each t, the index whose log-SNR differs least.")
 
 
 @exercise("01.zero_terminal", "End in pure noise", hints=(
@@ -223,35 +225,37 @@ def fuse(m1, v1, m2, v2):
 
 @checks(fuse)
 def _fuse(fn: Callable) -> None:
-    rng = generator("01 fuse")
-    m1, m2 = (torch.randn(6, generator=rng, dtype=torch.float64) for _ in range(2))
-    v1, v2 = (torch.rand(6, generator=rng, dtype=torch.float64) + 0.1 for _ in range(2))
-
     def both(mean: Tensor, var: Tensor) -> Tensor:
         return torch.stack([mean, var])
 
-    total = v1 + v2
-    mean, var = (m1 * v2 + m2 * v1) / total, v1 * v2 / total
-    s1, s2 = v1.sqrt(), v2.sqrt()
-    expect(call(fn, m1, v1, m2, v2, shape=(2, 6)), both(mean, var), wrong={
-        "The mean is the plain average, but the surer witness (the smaller variance) must count more.": both((m1 + m2) / 2, var),
-        "The weights are swapped: you give more weight to the larger variance.": both((m1 * v1 + m2 * v2) / total, var),
-        "The variances add up when you add two numbers; when you multiply densities their inverses do.": both(mean, total),
-        "The second row is the precision 1 / var; the variance is expected.": both(mean, 1 / var),
-        "The second row is a standard deviation; the variance is expected.": both(mean, var.sqrt()),
-        "The variance is the average of the two, but two witnesses together are surer than either.": both(mean, total / 2),
-        "Weigh with variances, not with standard deviations.": both((m1 * s2 + m2 * s1) / (s1 + s2), var),
-        "The means are added without dividing by the sum of the weights.": both(m1 / v1 + m2 / v2, var),
-        "The harmonic mean of the variances is twice what is wanted.": both(mean, 2 * var),
-        "First the mean, then the variance, please: the rows are swapped.": both(var, mean),
-    }, otherwise="1 / var = 1 / v1 + 1 / v2, and mean / var = m1 / v1 + m2 / v2.")
-    zero = torch.zeros_like(v1)
-    try:
-        got = call(fn, m1, zero, m2, v2, shape=(2, 6))
-    except Mistake:
-        raise Mistake("With v1 = 0, a witness who is certain, it divides by zero; multiply through by v1 * v2. "
-                      "This case comes up at the very last step, where x_0 itself is the answer.") from None
-    expect(got, both(m1, zero), otherwise="With v1 = 0 the answer must be m1 exactly, with variance 0.")
+    for B in (6, 5):
+        rng = generator("01 fuse", B)
+        m1, m2 = (torch.randn(B, generator=rng, dtype=torch.float64) for _ in range(2))
+        v1, v2 = (torch.rand(B, generator=rng, dtype=torch.float64) + 0.1 for _ in range(2))
+        total = v1 + v2
+        mean, var = (m1 * v2 + m2 * v1) / total, v1 * v2 / total
+        s1, s2 = v1.sqrt(), v2.sqrt()
+        expect(call(fn, m1, v1, m2, v2, shape=(2, B)), both(mean, var), wrong={
+            "The mean is the plain average, but the surer witness (the smaller variance) must count more.":
+                both((m1 + m2) / 2, var),
+            "The weights are swapped: you give more weight to the larger variance.": both((m1 * v1 + m2 * v2) / total, var),
+            "The variances add up when you add two numbers; when you multiply densities their inverses do.": both(mean, total),
+            "The second row is the precision 1 / var; the variance is expected.": both(mean, 1 / var),
+            "The second row is a standard deviation; the variance is expected.": both(mean, var.sqrt()),
+            "The variance is the average of the two, but two witnesses together are surer than either.": both(mean, total / 2),
+            "Weigh with variances, not with standard deviations.": both((m1 * s2 + m2 * s1) / (s1 + s2), var),
+            "The means are added without dividing by the sum of the weights.": both(m1 / v1 + m2 / v2, var),
+            "The harmonic mean of the variances is twice what is wanted.": both(mean, 2 * var),
+            "First the mean, then the variance, please: the rows are swapped.": both(var, mean),
+        }, otherwise="1 / var = 1 / v1 + 1 / v2, and mean / var = m1 / v1 + m2 / v2.")
+        sure = v1 * torch.tensor([0.0, 1.0, 0.0, 1.0, 1.0, 0.0], dtype=torch.float64)[:B]        # some certain, some not
+        try:
+            got = call(fn, m1, sure, m2, v2, shape=(2, B))
+        except Mistake:
+            raise Mistake("With v1 = 0, a witness who is certain, it divides by zero; multiply through by v1 * v2. "
+                          "This case comes up at the very last step, where x_0 itself is the answer.") from None
+        expect(got, both((m1 * v2 + m2 * sure) / (sure + v2), sure * v2 / (sure + v2)),
+               otherwise="Where v1 = 0 the answer must be m1 exactly, with variance 0; the other rows stay as they were.")
 
 
 @exercise("01.ideal_denoiser", "The denoiser that knows all the data", points=3, hints=(
@@ -262,7 +266,7 @@ def _fuse(fn: Callable) -> None:
 def ideal_denoiser(x, points, abar):
     """E[x_0 | x_t = x] when the data are exactly these points, each as likely. x: (B, D), points: (N, D), abar: a float."""
     ### BEGIN SOLUTION
-    far = ((x[:, None] - abar**0.5 * points[None]) ** 2).sum(-1)       # (B, N)
+    far = ((x[:, None] - abar**0.5 * points) ** 2).sum(-1)             # (B, N)
     weight = torch.softmax(-far / (2 * (1 - abar)), dim=1)
     return weight @ points
     ### END SOLUTION
@@ -270,17 +274,17 @@ def ideal_denoiser(x, points, abar):
 
 @checks(ideal_denoiser)
 def _ideal_denoiser(fn: Callable) -> None:
-    points = normal((7, 2), "01 points", dtype=torch.float64)
-    for abar in (0.3, 0.8):
-        x = abar**0.5 * points[:5] + (1 - abar) ** 0.5 * normal((5, 2), "01 noise", dtype=torch.float64)
+    for abar, B, N, D in ((0.3, 5, 7, 2), (0.8, 4, 6, 3), (0.55, 3, 5, 4)):
+        points = normal((N, D), "01 points", dtype=torch.float64)
+        x = abar**0.5 * points[:B] + (1 - abar) ** 0.5 * normal((B, D), "01 noise", dtype=torch.float64)
 
         def mean(*, a: float = abar**0.5, width: float = 2 * (1 - abar), sign: float = -1.0, dim: int = 1, power: int = 2,
-                 x: Tensor = x) -> Tensor:
+                 x: Tensor = x, points: Tensor = points) -> Tensor:
             far = torch.cdist(x, a * points, compute_mode="donot_use_mm_for_euclid_dist") ** power
             return torch.softmax(sign * far / width, dim) @ points
 
         want, near = mean(), torch.cdist(x, abar**0.5 * points).argmin(1)
-        expect(call(fn, x, points, abar, shape=(5, 2)), want, wrong={
+        expect(call(fn, x, points, abar, shape=(B, D)), want, wrong={
             "The points must be scaled by sqrt(abar) before they are compared with x: the chain shrinks them.": mean(a=1.0),
             "The points are scaled by abar; the forward chain scales them by its square root.": mean(a=abar),
             "The width is off: divide by 2 (1 - abar), twice the variance, not by the variance.": mean(width=1 - abar),
@@ -291,12 +295,12 @@ def _ideal_denoiser(fn: Callable) -> None:
             "The distance must be squared.": mean(power=1),
             "That is the nearest point, but several points are possible: average them with their probabilities.": points[near],
             "These are scaled by sqrt(abar); average the points themselves.": abar**0.5 * want,
-            "That is the plain mean of the data, right only for pure noise.": points.mean(0).expand(5, 2),
+            "That is the plain mean of the data, right only for pure noise.": points.mean(0).expand(B, D),
         }, otherwise="Weights softmax_n(-|x - sqrt(abar) p_n|^2 / (2 (1 - abar))), then the weighted average of the points.")
     try:
-        got = call(fn, points + 0.3, points, 0.9999, shape=(7, 2))
+        got = call(fn, points + 0.3, points, 0.9999, shape=points.shape)
     except Mistake:
         raise Mistake("With little noise every exp() becomes 0 and you divide 0 by 0; "
                       "torch.softmax takes out the largest first.") from None
-    expect(got, points[torch.cdist(points + 0.3, 0.9999**0.5 * points).argmin(1)],
+    expect(got, points[torch.cdist(points + 0.3, 0.9999**0.5 * points).argmin(1)], tol=1e-6,
            otherwise="With next to no noise the answer must be the nearest point.")

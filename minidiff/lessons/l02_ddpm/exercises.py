@@ -11,12 +11,10 @@ from minidiff.rng import normal
 
 __all__: list[str] = []
 
-_ABAR = torch.tensor([0.97, 0.5, 0.08], dtype=torch.float64).view(3, 1, 1, 1)
-_PREV = torch.tensor([0.99, 0.62, 0.11], dtype=torch.float64).view(3, 1, 1, 1)
 
 
 def _noise(name: str, *shape: int) -> Tensor:
-    return normal(shape or (3, 2, 4, 4), "lesson02", name, dtype=torch.float64)
+    return normal(shape, "lesson02", name, dtype=torch.float64)
 
 
 @exercise("02.posterior_mean", "The mean of the posterior", points=2, hints=(
@@ -25,7 +23,8 @@ def _noise(name: str, *shape: int) -> Tensor:
     "c2 = (1 - abar_prev) sqrt(alpha_t) / (1 - abar_t) goes with x_t.",
 ))
 def posterior_mean(x0, x_t, abar_t, abar_prev):
-    """Mean of q(x_{t-1} | x_t, x_0). x0, x_t: (B, C, H, W); abar_t, abar_prev: (B, 1, 1, 1), alpha-bar at t and at t - 1."""
+    """Mean of q(x_{t-1} | x_t, x_0). x0, x_t: (B, C, H, W); abar_t, abar_prev: (B, 1, 1, 1), alpha-bar at t and at t - 1;
+    at the last step abar_prev is 1."""
     ### BEGIN SOLUTION
     alpha = abar_t / abar_prev
     beta = 1 - alpha
@@ -35,26 +34,41 @@ def posterior_mean(x0, x_t, abar_t, abar_prev):
     ### END SOLUTION
 
 
+def _each(values: list[float]) -> Tensor:
+    """One number a picture, (B, 1, 1, 1) float64."""
+    return torch.tensor(values, dtype=torch.float64).view(-1, 1, 1, 1)
+
+
+PICTURES = (((3, 2, 5, 4), [0.97, 0.5, 0.08], [0.99, 0.62, 0.11]),
+            ((4, 5, 3, 6), [0.9, 0.002, 0.4, 0.71], [0.96, 0.03, 0.75, 0.72]))
+
+
+"""Sizes of a batch (B, C, H, W), alpha-bar at t and alpha-bar at t - 1 of each picture."""
+
+
 @checks(posterior_mean)
 def _posterior_mean(fn) -> None:
-    x0, x_t, a, p = _noise("x0"), _noise("x_t"), _ABAR, _PREV
-    alpha, beta = a / p, 1 - a / p
-    c1, c2 = beta * p.sqrt() / (1 - a), (1 - p) * alpha.sqrt() / (1 - a)
-    expect(
-        call(fn, x0, x_t, a, p, shape=(3, 2, 4, 4)),
-        c1 * x0 + c2 * x_t,
-        wrong={
+    for shape, abar, before in (*PICTURES, ((2, 3, 4, 7), [0.9, 0.6], [1.0, 0.85])):              # the last step of one picture
+        x0, x_t, a, p = _noise("x0", *shape), _noise("x_t", *shape), _each(abar), _each(before)
+        alpha, beta = a / p, 1 - a / p
+        c1, c2 = beta * p.sqrt() / (1 - a), (1 - p) * alpha.sqrt() / (1 - a)
+        wrong = {
             "x0 and x_t are swapped.": c1 * x_t + c2 * x0,
             "In c1 it is the root of alpha-bar at t - 1, not at t.": beta * a.sqrt() / (1 - a) * x0 + c2 * x_t,
             "In c1 the root of alpha-bar is missing.": beta * p / (1 - a) * x0 + c2 * x_t,
             "In c2 it is the root of alpha_t, not of alpha-bar_t.": c1 * x0 + (1 - p) * a.sqrt() / (1 - a) * x_t,
             "In c2 the root of alpha_t is missing.": c1 * x0 + (1 - p) * alpha / (1 - a) * x_t,
-            "The denominator is 1 - alpha-bar at t, not at t - 1.": (beta * p.sqrt() * x0 + (1 - p) * alpha.sqrt() * x_t)
-            / (1 - p),
+            "The denominator is 1 - alpha-bar at t, not at t - 1.":
+                (beta * p.sqrt() * x0 + (1 - p) * alpha.sqrt() * x_t) / (1 - p).clamp(min=1e-12),
             "That is the mean of the forward step; the posterior looks backwards.": alpha.sqrt() * x_t,
-        },
-        otherwise="At abar_prev = 1 the mean must be x0 itself; does yours do that?",
-    )
+        }
+        try:
+            got = call(fn, x0, x_t, a, p, shape=shape)
+        except Mistake as mistake:
+            last = Mistake("At the last step abar_prev is 1: multiply through, so that nothing is divided by 1 - abar_prev.")
+            raise last if "NaN" in str(mistake) and before[0] == 1 else mistake from None
+        expect(got, c1 * x0 + c2 * x_t, wrong=wrong,
+               otherwise="At abar_prev = 1 the mean must be x0 itself; does yours do that?")
 
 
 @exercise("02.v_target", "The target v", hints=(
@@ -70,21 +84,17 @@ def v_target(x0, eps, abar):
 
 @checks(v_target)
 def _v_target(fn) -> None:
-    x0, eps, a = _noise("x0"), _noise("eps"), _ABAR
-    c, s = a.sqrt(), (1 - a).sqrt()
-    expect(
-        call(fn, x0, eps, a, shape=(3, 2, 4, 4)),
-        c * eps - s * x0,
-        wrong={
+    for shape, abar, _ in (*PICTURES, ((2, 3, 4, 7), [0.35, 0.0], [])):
+        x0, eps, a = _noise("x0", *shape), _noise("eps", *shape), _each(abar)
+        c, s = a.sqrt(), (1 - a).sqrt()
+        expect(call(fn, x0, eps, a, shape=shape), c * eps - s * x0, wrong={
             "The sign is turned round: v = sqrt(abar) eps - sqrt(1 - abar) x0.": s * x0 - c * eps,
             "x0 and eps are swapped.": c * x0 - s * eps,
-            "That is x_t itself: the second term of v is subtracted.": c * eps + s * x0,
             "The weights are swapped: eps gets sqrt(abar), x0 gets sqrt(1 - abar).": s * eps - c * x0,
+            "The second term is subtracted: v = sqrt(abar) eps - sqrt(1 - abar) x0.": c * eps + s * x0,
             "The roots are missing.": a * eps - (1 - a) * x0,
             "That is x_t, the noised picture.": c * x0 + s * eps,
-        },
-        otherwise="At abar = 1 (no noise) v must be eps; at abar = 0 it must be -x0.",
-    )
+        }, otherwise="At abar = 1 (no noise) v must be eps; at abar = 0 it must be -x0.")
 
 
 @exercise("02.reverse_step", "One ancestral step", hints=(
@@ -102,23 +112,20 @@ def reverse_step(mean, variance, noise, t):
 
 @checks(reverse_step)
 def _reverse_step(fn) -> None:
-    mean, noise, t = _noise("mean"), _noise("noise"), torch.tensor([3, 0, 1])
-    var = torch.tensor([0.2, 0.05, 0.01]).double().view(3, 1, 1, 1)
-    moving = (t > 0).view(3, 1, 1, 1)
-    expect(
-        call(fn, mean, var, noise, t, shape=(3, 2, 4, 4)),
-        mean + moving * var.sqrt() * noise,
-        wrong={
+    for shape, steps, variances in (((3, 2, 5, 4), [3, 0, 1], [0.2, 0.05, 0.01]),
+                                    ((4, 5, 3, 6), [0, 1, 700, 0], [0.3, 0.0, 0.4, 1.5])):
+        mean, noise, t, var = _noise("mean", *shape), _noise("noise", *shape), torch.tensor(steps), _each(variances)
+        moving = (t > 0).view(-1, 1, 1, 1)
+        expect(call(fn, mean, var, noise, t, shape=shape), mean + moving * var.sqrt() * noise, wrong={
             "It adds noise at t = 0 too: the last step returns the mean.": mean + var.sqrt() * noise,
             "It multiplies the noise by the variance; a draw needs the standard deviation.": mean + moving * var * noise,
             "It multiplies the noise by the variance, and adds it at t = 0 too.": mean + var * noise,
             "It adds no noise at all.": mean,
-            "It leaves the noise out at t = 1 as well; only t = 0 goes without.": mean
-            + (t > 1).view(3, 1, 1, 1) * var.sqrt() * noise,
-            "It adds noise only at t = 0, and nowhere else.": mean + (t == 0).view(3, 1, 1, 1) * var.sqrt() * noise,
+            "It leaves the noise out at t = 1 as well; only t = 0 goes without.":
+                mean + (t > 1).view(-1, 1, 1, 1) * var.sqrt() * noise,
+            "It adds noise only at t = 0, and nowhere else.": mean + (t == 0).view(-1, 1, 1, 1) * var.sqrt() * noise,
             "The noise is subtracted; that is fair in distribution, but not this draw.": mean - moving * var.sqrt() * noise,
-        },
-    )
+        }, otherwise="With variance 0, and with t = 0, each row must be its mean; elsewhere sqrt(variance) * noise is added.")
 
 
 @exercise("02.min_snr", "Min-SNR weights for eps", hints=(
@@ -136,31 +143,28 @@ def min_snr(abar, gamma):
 
 @checks(min_snr)
 def _min_snr(fn) -> None:
-    a = torch.tensor([0.999, 0.95, 0.9, 0.6, 0.3, 0.01, 0.0], dtype=torch.float64)
-    snr = a / (1 - a)
-    want = (5 / snr).clamp(max=1)
-    try:
-        got = call(fn, a, 5.0, shape=(7,))
-    except Mistake as mistake:
-        raise (
-            Mistake("At abar = 0 it divides zero by zero, as published codes do; write min(1, gamma / SNR).")
-            if "NaN" in str(mistake)
-            else mistake
-        ) from None
-    expect(
-        got,
-        want,
-        wrong={
-            "That is min(SNR, gamma), the weight for x0-prediction; for eps divide by SNR.": snr.clamp(max=5),
-            "That is the weight for v-prediction: it divides by SNR + 1.": snr.clamp(max=5) / (snr + 1),
-            "It takes the larger of the two; the weight is capped, so take the smaller.": (5 / snr.clamp(min=1e-30))
-            .clamp(min=1)
-            .clamp(max=1e30),
+    for gamma, levels in ((5.0, [0.999, 0.95, 0.9, 0.6, 0.3, 0.01, 0.0]),
+                          (0.7, [0.98, 0.5, 0.2, 0.4, 0.0]), (12.0, [0.3, 0.97, 0.9])):
+        a = torch.tensor(levels, dtype=torch.float64)
+        snr = a / (1 - a)
+        try:
+            got = call(fn, a, gamma, shape=a.shape)
+        except Mistake as mistake:
+            raise (
+                Mistake("At abar = 0 it divides zero by zero, as published codes do; write min(1, gamma / SNR).")
+                if "NaN" in str(mistake)
+                else mistake
+            ) from None
+        expect(got, (gamma / snr).clamp(max=1), wrong={
+            "That is min(SNR, gamma), the weight for x0-prediction; for eps divide by SNR.": snr.clamp(max=gamma),
+            "That is the weight for v-prediction: it divides by SNR + 1.": snr.clamp(max=gamma) / (snr + 1),
+            "It takes the larger of the two; the weight is capped, so take the smaller.":
+                (gamma / snr.clamp(min=1e-30)).clamp(min=1, max=1e30),
             "All weights are 1: SNR = abar / (1 - abar), and SNR above gamma is weighted down.": torch.ones_like(a),
-            "The ratio is upside down: SNR = abar / (1 - abar).": (5 * snr).clamp(max=1),
-            "SNR is a ratio of squares already; do not take its root.": (5 / snr.sqrt()).clamp(max=1),
-        },
-    )
+            "The ratio is upside down: SNR = abar / (1 - abar).": (gamma * snr).clamp(max=1),
+            "SNR is a ratio of squares already; do not take its root.": (gamma / snr.sqrt()).clamp(max=1),
+            "gamma is always 5 in your code; use the argument.": (5 / snr).clamp(max=1),
+        }, otherwise="Where the SNR is at most gamma the weight is 1; where it is twice gamma the weight is one half.")
 
 
 @exercise("02.gaussian_kl", "One term of the bound", points=2, hints=(
@@ -177,14 +181,12 @@ def gaussian_kl(mean1, var1, mean2, var2):
 
 @checks(gaussian_kl)
 def _gaussian_kl(fn) -> None:
-    m1, m2 = _noise("m1", 5), _noise("m2", 5)
-    v1, v2 = _noise("v1", 5).exp(), _noise("v2", 5).exp()
-    square = (m1 - m2) ** 2
-    want = 0.5 * (torch.log(v2 / v1) - 1 + (v1 + square) / v2)
-    expect(
-        call(fn, m1, v1, m2, v2, shape=(5,)),
-        want,
-        wrong={
+    for shape in ((5,), (3, 4), (2, 6)):
+        m1, m2 = _noise("m1", *shape), _noise("m2", *shape)
+        v1, v2 = _noise("v1", *shape).exp(), _noise("v2", *shape).exp()
+        square = (m1 - m2) ** 2
+        want = 0.5 * (torch.log(v2 / v1) - 1 + (v1 + square) / v2)
+        expect(call(fn, m1, v1, m2, v2, shape=shape), want, wrong={
             "The two Gaussians are swapped: KL is not symmetric.": 0.5 * (torch.log(v1 / v2) - 1 + (v2 + square) / v1),
             "The half is missing.": 2 * want,
             "The - 1 is missing: equal Gaussians must give 0.": want + 0.5,
@@ -192,8 +194,7 @@ def _gaussian_kl(fn) -> None:
             "The means are not squared.": 0.5 * (torch.log(v2 / v1) - 1 + (v1 + (m1 - m2).abs()) / v2),
             "It is in bits; nats are asked for (natural logarithm).": want / torch.log(torch.tensor(2.0).double()),
             "The squared difference is not divided by var2.": 0.5 * (torch.log(v2 / v1) - 1 + v1 / v2 + square),
-        },
-    )
+        }, otherwise="Equal Gaussians must give 0; equal variances must give half the squared difference over the variance.")
 
 
 @exercise("02.learned_range", "A variance between two", hints=(
@@ -210,25 +211,22 @@ def learned_range(v, beta, beta_tilde):
 
 @checks(learned_range)
 def _learned_range(fn) -> None:
-    v = torch.tensor([-1.0, -0.4, 0.0, 0.5, 1.0]).double()
-    b, s = torch.full((5,), 0.02).double(), torch.full((5,), 0.004).double()
-    share = (v + 1) / 2
+    for values, large, small in (([-1.0, -0.4, 0.0, 0.5, 1.0], [0.02] * 5, [0.004] * 5),
+                                 ([0.3, -0.8, 0.9], [0.7, 0.05, 0.3], [0.0006, 0.04, 0.02])):
+        v, b, s = (torch.tensor(x).double() for x in (values, large, small))
+        share = (v + 1) / 2
 
-    def blend(w: Tensor) -> Tensor:
-        return torch.exp(w * b.log() + (1 - w) * s.log())
+        def blend(w: Tensor, b: Tensor = b, s: Tensor = s) -> Tensor:
+            return torch.exp(w * b.log() + (1 - w) * s.log())
 
-    expect(
-        call(fn, v, b, s, shape=(5,)),
-        blend(share),
-        wrong={
+        expect(call(fn, v, b, s, shape=v.shape), blend(share), wrong={
             "v runs from -1 to 1; the share is (v + 1) / 2.": blend(v),
             "It interpolates the variances; iDDPM interpolates their logarithms.": share * b + (1 - share) * s,
             "The ends are swapped: v = 1 means beta.": blend(1 - share),
             "It returns the logarithm; take the exponential.": share * b.log() + (1 - share) * s.log(),
             "It returns the standard deviation; the variance is asked for.": blend(share).sqrt(),
             "It takes a sigmoid of v; v itself is the position between the two.": blend(v.sigmoid()),
-        },
-    )
+        }, otherwise="v = 1 must give beta, v = -1 beta_tilde, and v = 0 their geometric mean.")
 
 
 @exercise("02.immiscible", "Spot the bug: noise that was reassigned", points=2, hints=(
@@ -249,23 +247,18 @@ def noised_pair(x0, noise, order, abar):
 
 @checks(noised_pair)
 def _immiscible(fn) -> None:
-    x0, noise, order, a = _noise("x0"), _noise("noise"), torch.tensor([2, 0, 1]), _ABAR
-    mine = noise[order]
-    c, s = a.sqrt(), (1 - a).sqrt()
-    x_t = c * x0 + s * mine
-    got = call(fn, x0, noise, order, a, shape=(2, 3, 2, 4, 4))
-    expect(
-        got,
-        torch.stack([x_t, mine]),
-        wrong={
+    for (shape, abar, _), places in zip(PICTURES, ([2, 0, 1], [1, 2, 3, 0]), strict=True):
+        x0, noise, order, a = _noise("x0", *shape), _noise("noise", *shape), torch.tensor(places), _each(abar)
+        mine = noise[order]
+        c, s = a.sqrt(), (1 - a).sqrt()
+        x_t = c * x0 + s * mine
+        expect(call(fn, x0, noise, order, a, shape=(2, *shape)), torch.stack([x_t, mine]), wrong={
             "That is the published bug: the target is the noise before it was reordered.": torch.stack([x_t, noise]),
             "The target is reordered, but the picture holds the noise as it was.": torch.stack([c * x0 + s * noise, mine]),
             "The noise was not reordered at all.": torch.stack([c * x0 + s * noise, noise]),
             "The pictures were reordered instead of the noise.": torch.stack([c * x0[order] + s * noise, noise]),
-            "The order was inverted: picture b gets noise number order[b].": torch.stack(
-                [c * x0 + s * noise[order.argsort()], noise[order.argsort()]]
-            ),
+            "The order was inverted: picture b gets noise number order[b].":
+                torch.stack([c * x0 + s * noise[order.argsort()], noise[order.argsort()]]),
             "The two results are swapped: x_t first, then the target.": torch.stack([mine, x_t]),
             "The roots are missing in x_t.": torch.stack([a * x0 + (1 - a) * mine, mine]),
-        },
-    )
+        }, otherwise="The second result is noise[order]; the first is sqrt(abar) x0 + sqrt(1 - abar) times that same noise.")

@@ -38,6 +38,7 @@ WRONG = {
         "rendered": (lambda s: render(s.replace(backdrop="snow").replace_thing(0, wears="hat")), "render comes later"),
     },
     "00.to_pixels": {
+        "whole but wide": (lambda x: _bytes(x).long().permute(0, 2, 3, 1), "int64"),
         "no clamp": (
             lambda x: ((x + 1) * 127.5).round().to(torch.int64).remainder(256).to(torch.uint8).permute(0, 2, 3, 1),
             "clamp",
@@ -124,4 +125,23 @@ HONEST = {
         "positive part": lambda a, b: (a / a.sum() - b / b.sum()).clamp(min=0).sum(),
     },
     "00.forty_of_forty": {"exact": 0.91238, "rounded": 0.91, "tensor": torch.tensor(0.912)},
+}
+
+EQUIVALENT = {
+    "00.make_it_snow": {
+        "return scene.replace(backdrop='snow').replace_thing(wears='hat')": "the first thing is what it means by default",
+    },
+    "00.iou": {
+        "b, a = (a.bool(), b.bool())": "overlap is symmetric",
+        "a, b = (b.bool(), a.bool())": "overlap is symmetric",
+    },
+    "00.total_variation": {
+        "q, p = (counts_a / counts_a.sum(), counts_b / counts_b.sum())": "the distance is symmetric",
+        "p, q = (counts_b / counts_b.sum(), counts_a / counts_a.sum())": "the distance is symmetric",
+    },
+}
+
+ONCE = {
+    "00.to_pixels": {"images, axis 1: 3": "the colours"},
+    "00.psnr": {"x, axis 1: 3": "the colours", "y, axis 1: 3": "the colours"},
 }

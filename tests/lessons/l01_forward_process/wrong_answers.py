@@ -225,6 +225,7 @@ WRONG = {
         "one_too_many": (cosine(give="long"), "steps between them"),
         "pi": (cosine(half=1.0), "pi / 2"),
         "one_step_late": (cosine(give="late"), "early"),
+        "float32": (cosine_single, "float64"),
     },
     "01.same_noise": {
         "same_index": (lambda t, a, b: t.clone(), "same index"),
@@ -273,7 +274,7 @@ WRONG = {
         "scaled_result": (denoiser(after=lambda b: b**0.5), "average the points themselves"),
         "no_softmax": (no_softmax, "0 by 0"),
         "unnormalised": (unnormalised, "softmax"),
-        "plain_mean": (lambda x, p, b: p.mean(0).expand(len(x), 2), "plain mean"),
+        "plain_mean": (lambda x, p, b: p.mean(0).expand(len(x), -1), "plain mean"),
     },
 }
 
@@ -283,7 +284,7 @@ HONEST = {
         "einsum": by_einsum,
     },
     "01.snr_one": {"integer": 259, "float": 259.0, "tensor": torch.tensor(259)},
-    "01.cosine_betas": {"python_loop": cosine_loop, "float32": cosine_single, "solution_form": cosine()},
+    "01.cosine_betas": {"python_loop": cosine_loop, "solution_form": cosine()},
     "01.same_noise": {
         "python_loop": noise_loop,
         "log": nearest(lambda a: 0.5 * (a.log() - torch.log1p(-a))),
@@ -299,3 +300,15 @@ HONEST = {
     "01.ideal_denoiser": {"inner_products": by_inner_products, "python_loop": denoiser_loop, "float32": denoiser_single,
                           "softmax": denoiser()},
 }
+
+EQUIVALENT = {
+    "01.same_noise": {
+        "return (have - want[:, None]).square().argmin(1)": "the nearest is the nearest, squared or not",
+    },
+    "01.zero_terminal": {
+        "root = (root - root[-1]) * root[0] / (root[-1] - root[0])": "the sign goes when the root is squared",
+        "root = (root[-1] - root) * root[0] / (root[0] - root[-1])": "the sign goes when the root is squared",
+    },
+}
+
+ONCE: dict[str, dict[str, str]] = {}

@@ -21,10 +21,17 @@ def _einsum_mean(x0, x_t, a, p):
 
 
 def _bayes_mean(x0, x_t, a, p):
-    """Product of two Gaussians: precision-weighted."""
+    """Product of two Gaussians, precision-weighted: at p = 1 the second precision is infinite."""
     alpha = a / p
     left, right = alpha / (1 - alpha), 1 / (1 - p)
     return (left * x_t / alpha**0.5 + right * p**0.5 * x0) / (left + right)
+
+
+def _gain_mean(x0, x_t, a, p):
+    """The prior of x_{t-1} given x0, corrected by what x_t says."""
+    alpha = a / p
+    gain = (1 - p) * alpha**0.5 / (1 - a)
+    return p**0.5 * x0 + gain * (x_t - a**0.5 * x0)
 
 
 def _in_place_v(x0, eps, abar):
@@ -66,6 +73,7 @@ WRONG = {
         "no root in c2": (lambda x0, x_t, a, p: _c(a, p)[0] * x0 + (1 - p) * (a / p) / (1 - a) * x_t, "c2"),
         "wrong denominator": (lambda x0, x_t, a, p: _mean(x0, x_t, a, p) * (1 - a) / (1 - p), "denominator"),
         "forward": (lambda x0, x_t, a, p: (a / p) ** 0.5 * x_t, "forward"),
+        "by Bayes": (_bayes_mean, "last step"),
     },
     "02.v_target": {
         "sign": (lambda x0, e, a: (1 - a).sqrt() * x0 - a.sqrt() * e, "sign"),
@@ -90,6 +98,7 @@ WRONG = {
         "ones": (lambda a, g: torch.ones_like(a), "all weights are 1"),
         "upside down": (lambda a, g: (g * _snr(a)).clamp(max=1), "upside down"),
         "root": (lambda a, g: (g / _snr(a).sqrt()).clamp(max=1), "root"),
+        "always 5": (lambda a, g: (5 / _snr(a)).clamp(max=1), "argument"),
     },
     "02.gaussian_kl": {
         "swapped": (lambda m1, v1, m2, v2: _kl(m2, v2, m1, v1), "swapped"),
@@ -120,7 +129,7 @@ WRONG = {
 HONEST = {
     "02.posterior_mean": {
         "einsum": _einsum_mean,
-        "by Bayes": _bayes_mean,
+        "by gain": _gain_mean,
         "float32": lambda x0, x_t, a, p: _mean(x0.float(), x_t.float(), a.float(), p.float()),
     },
     "02.v_target": {
@@ -150,3 +159,7 @@ HONEST = {
         "float32": lambda x0, n, o, a: torch.stack([_pair(x0.float(), n.float()[o], a.float()), n.float()[o]]),
     },
 }
+
+EQUIVALENT: dict[str, dict[str, str]] = {}
+
+ONCE: dict[str, dict[str, str]] = {}
