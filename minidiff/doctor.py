@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,42 +35,45 @@ def _requirements() -> tuple[str, dict[str, list[str]]]:
         import tomllib
         project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
         return project["requires-python"], {"core": project["dependencies"], **project["optional-dependencies"]}
+    from packaging.requirements import Requirement
+
     meta = importlib.metadata.metadata("minidiff")
     groups: dict[str, list[str]] = {"core": []}
+    extras = meta.get_all("Provides-Extra") or []
     for line in meta.get_all("Requires-Dist") or []:
-        extra = re.search(r"extra\s*==\s*['\"](\w+)['\"]", line)
-        groups.setdefault(extra.group(1) if extra else "core", []).append(line.partition(";")[0].strip())
+        wanted = Requirement(line)
+        group = next((e for e in extras if wanted.marker and wanted.marker.evaluate({"extra": e})), "core")
+        groups.setdefault(group, []).append(f"{wanted.name}{wanted.specifier}")
     return meta["Requires-Python"], groups
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.match(r"[\d.]*", version).group().strip(".").split(".") if part)
-
-
 def _python(wanted: str) -> Finding:
+    from packaging.specifiers import SpecifierSet
+
     here = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
-    low, high = (_numbers(part.strip(" <>=")) for part in sorted(wanted.split(","), key=lambda part: "<" in part))
-    if low <= sys.version_info[:2] < high:
+    if SpecifierSet(wanted).contains(".".join(map(str, sys.version_info[:3])), prereleases=True):
         return Finding("ok", here)
     return Finding("broken", f"{here}; minidiff needs {wanted}", "make clean, then make lab PYTHON=python3.12")
 
 
 def _packages(groups: dict[str, list[str]]) -> Iterator[Finding]:
+    from packaging.requirements import Requirement
+
     for group, lines in groups.items():
         if group not in ("core", "notebooks"):
             continue
         install = f"pip install --constraint constraints.txt --editable '.{'' if group == 'core' else f'[{group}]'}'"
-        for line in lines:
-            name, _, bound = (part.strip() for part in line.partition(">="))
+        for wanted in map(Requirement, lines):
             try:
-                version = importlib.metadata.version(name)
+                version = importlib.metadata.version(wanted.name)
             except importlib.metadata.PackageNotFoundError:
                 what = "" if group == "core" else f" (only the {group} need it)"
-                yield Finding("broken" if group == "core" else "note", f"{name} is not installed{what}", install)
+                yield Finding("broken" if group == "core" else "note", f"{wanted.name} is not installed{what}", install)
                 continue
-            old = _numbers(version) < _numbers(bound)
-            yield Finding("broken" if old else "ok", f"{name} {version}" + (f" is too old; it must be >= {bound}" if old else ""),
-                          install if old else "")
+            if wanted.specifier.contains(version, prereleases=True):
+                yield Finding("ok", f"{wanted.name} {version}")
+            else:
+                yield Finding("broken", f"{wanted.name} {version} does not do; it must be {wanted.specifier}", install)
 
 
 def _devices() -> Iterator[Finding]:
@@ -146,6 +149,10 @@ def _lost(data: Path) -> list[str]:
 
 def examine() -> Iterator[tuple[str, Finding]]:
     """Look at everything: pairs of a heading and a finding. Never raises for what it finds broken."""
+    if importlib.util.find_spec("packaging") is None:
+        yield "packages", Finding("broken", "packaging is not installed; without it the others cannot be looked at",
+                                  "pip install --constraint constraints.txt --editable .")
+        return
     pythons, groups = _requirements()
     yield "Python", _python(pythons)
     for heading, findings in (("packages", _packages(groups)), ("devices", _devices()), ("models", _models())):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -37,6 +39,27 @@ def numbers(version: str) -> tuple[int, ...]:
 @pytest.mark.parametrize(("name", "bound"), requirements())
 def test_every_requirement_is_pinned_above_its_lower_bound(name: str, bound: str) -> None:
     assert numbers(pins()[name]) >= numbers(bound)
+
+
+def imported() -> set[str]:
+    """What the package imports from outside the standard library, at the top or inside a function."""
+    found: set[str] = set()
+    for path in (ROOT / "minidiff").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(node.module.partition(".")[0])
+    return {{"PIL": "pillow"}.get(name, name) for name in found} - sys.stdlib_module_names - {"minidiff"}
+
+
+def test_what_is_declared_is_imported_and_what_is_imported_is_declared() -> None:
+    """Packages of the test extra serve the tests alone: scipy is an oracle there, and no part of the package."""
+    core, notebooks = ({line.partition(">=")[0] for line in group}
+                       for group in (PROJECT["dependencies"], PROJECT["optional-dependencies"]["notebooks"]))
+    brought = {"IPython", "traitlets", "jupyter_client"}            # parts of ipykernel and ipywidgets
+    assert core <= imported() and imported() <= core | notebooks | brought
+    assert "scipy" in {line.partition(">=")[0] for line in PROJECT["optional-dependencies"]["test"]}
 
 
 def test_torch_is_the_one_that_was_tested_and_brings_no_sister() -> None:
