@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from minidiff.nets.count import multiply_adds, parameters
+from minidiff.nets.lucidrains import LucidrainsUNet
 from minidiff.nets.unet import PRESETS, UNet
 
-__all__ = ["PRESETS", "UNet", "multiply_adds", "parameters"]
+__all__ = ["PRESETS", "LucidrainsUNet", "UNet", "multiply_adds", "parameters"]

@@ -35,11 +35,11 @@ class _Attention(nn.Module):
     """norm -> q, k, v -> mix(q, k, v) -> zero-initialised projection -> added to the input. (B, C, H, W) in and out."""
 
     def __init__(self, channels: int, *, heads: int | None = 4, head_dim: int | None = None, memory: int = 0,
-                 norm: str = "group", groups: int = 32) -> None:
+                 norm: str = "group") -> None:
         super().__init__()
         self.heads, self.head_dim = head_shape(channels, heads, head_dim)
         inner = self.heads * self.head_dim
-        self.norm = make_norm(norm, channels, groups=groups)
+        self.norm = make_norm(norm, channels)
         self.qkv = nn.Linear(channels, 3 * inner, bias=False)
         self.memory = nn.Parameter(torch.randn(2, self.heads, memory, self.head_dim)) if memory else None
         self.out = nn.Linear(inner, channels)

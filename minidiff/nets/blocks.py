@@ -7,14 +7,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minidiff.errors import check_choice, require
 from minidiff.nets.norm import make_norm
 
-__all__ = ["BLOCKS", "RESAMPLES", "space_to_depth", "depth_to_space", "film", "ResBlock", "PostBlock", "make_block",
-           "SpaceToDepth", "Upsample", "make_down", "make_up"]
-
-BLOCKS = ("adm", "ddpm", "lucidrains")
-RESAMPLES = ("conv", "shuffle", "biggan")
+__all__ = ["space_to_depth", "depth_to_space", "film", "ResBlock", "PostBlock", "SpaceToDepth", "Upsample"]
 
 
 def space_to_depth(x: Tensor, p: int) -> Tensor:
@@ -47,14 +42,14 @@ class ResBlock(nn.Module):
     convolution starts at zero, so the block starts as its shortcut.
     """
 
-    def __init__(self, cin: int, cout: int, emb: int, *, scale_shift: bool = True, norm: str = "group", groups: int = 32,
-                 dropout: float = 0.0, resample: str | None = None) -> None:
+    def __init__(self, cin: int, cout: int, emb: int, *, scale_shift: bool = True, dropout: float = 0.0,
+                 resample: str | None = None) -> None:
         super().__init__()
         self.scale_shift, self.resample = scale_shift, resample
-        self.norm1 = make_norm(norm, cin, groups=groups)
+        self.norm1 = make_norm("group", cin)
         self.conv1 = nn.Conv2d(cin, cout, 3, padding=1)
         self.emb = nn.Linear(emb, 2 * cout if scale_shift else cout)
-        self.norm2 = make_norm(norm, cout, groups=groups)
+        self.norm2 = make_norm("group", cout)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(cout, cout, 3, padding=1)
         self.skip = nn.Identity() if cin == cout else nn.Conv2d(cin, cout, 1)
@@ -80,30 +75,19 @@ class PostBlock(nn.Module):
 
     zeros: tuple[nn.Module, ...] = ()
 
-    def __init__(self, cin: int, cout: int, emb: int, *, norm: str = "rms", groups: int = 32, dropout: float = 0.0) -> None:
+    def __init__(self, cin: int, cout: int, emb: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(cin, cout, 3, padding=1)
-        self.norm1 = make_norm(norm, cout, groups=groups)
+        self.norm1 = make_norm("rms", cout)
         self.emb = nn.Linear(emb, 2 * cout)
         self.conv2 = nn.Conv2d(cout, cout, 3, padding=1)
-        self.norm2 = make_norm(norm, cout, groups=groups)
+        self.norm2 = make_norm("rms", cout)
         self.dropout = nn.Dropout(dropout)
         self.skip = nn.Identity() if cin == cout else nn.Conv2d(cin, cout, 1)
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         h = self.dropout(F.silu(film(self.norm1(self.conv1(x)), self.emb(e))))
         return self.skip(x) + F.silu(self.norm2(self.conv2(h)))
-
-
-def make_block(kind: str, cin: int, cout: int, emb: int, *, norm: str = "group", groups: int = 32, dropout: float = 0.0,
-               resample: str | None = None) -> ResBlock | PostBlock:
-    """``"adm"``: :class:`ResBlock` with AdaGN; ``"ddpm"``: the same with an added time; ``"lucidrains"``: :class:`PostBlock`."""
-    check_choice("block", kind, BLOCKS)
-    if kind == "lucidrains":
-        require(resample is None, "resample", "'biggan' with block='lucidrains'", "a block that can resample inside",
-                "block='adm'")
-        return PostBlock(cin, cout, emb, norm=norm, groups=groups, dropout=dropout)
-    return ResBlock(cin, cout, emb, scale_shift=kind == "adm", norm=norm, groups=groups, dropout=dropout, resample=resample)
 
 
 class SpaceToDepth(nn.Module):
@@ -126,15 +110,3 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(_resample(x, "up"))
-
-
-def make_down(kind: str, cin: int, cout: int) -> nn.Module:
-    """``"conv"``: 3 x 3 with stride 2 (DDPM); ``"shuffle"``: :class:`SpaceToDepth`."""
-    check_choice("resample", kind, RESAMPLES)
-    return SpaceToDepth(cin, cout) if kind == "shuffle" else nn.Conv2d(cin, cout, 3, stride=2, padding=1)
-
-
-def make_up(kind: str, cin: int, cout: int) -> nn.Module:
-    """:class:`Upsample` for both kinds."""
-    check_choice("resample", kind, RESAMPLES)
-    return Upsample(cin, cout)

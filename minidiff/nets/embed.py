@@ -11,7 +11,7 @@ from minidiff.errors import check_choice, require
 
 __all__ = ["TIMES", "sinusoid", "Sinusoid", "Fourier", "TimeEmbedding"]
 
-TIMES = ("sinusoidal", "openai", "learned", "random")
+TIMES = ("sinusoidal", "learned", "random")
 
 
 def _check(dim: int, convention: str) -> None:
@@ -38,15 +38,15 @@ def sinusoid(t: Tensor, dim: int, *, convention: str = "ho", theta: float = 10_0
 
 
 class Sinusoid(nn.Module):
-    """:func:`sinusoid` as a layer without weights."""
+    """:func:`sinusoid` in Ho's convention, as a layer without weights."""
 
-    def __init__(self, dim: int, *, convention: str = "ho", theta: float = 10_000.0) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        _check(dim, convention)
-        self.dim, self.convention, self.theta = dim, convention, theta
+        _check(dim, "ho")
+        self.dim = dim
 
     def forward(self, t: Tensor) -> Tensor:
-        return sinusoid(t, self.dim, convention=self.convention, theta=self.theta)
+        return sinusoid(t, self.dim)
 
 
 class Fourier(nn.Module):
@@ -76,7 +76,7 @@ class Fourier(nn.Module):
 class TimeEmbedding(nn.Module):
     """Features of t, then Linear -> SiLU -> Linear to ``width`` (Ho et al. 2020: width = 4 dim).
 
-    kind: ``"sinusoidal"`` (Ho's convention), ``"openai"`` (the other one), ``"learned"`` or ``"random"`` (Fourier).
+    kind: ``"sinusoidal"`` (Ho's convention), ``"learned"`` or ``"random"`` (Fourier).
     """
 
     def __init__(self, kind: str, dim: int, width: int) -> None:
@@ -87,7 +87,7 @@ class TimeEmbedding(nn.Module):
             self.features = Fourier(learned=kind == "learned")
             inner = self.features.dim + 1
         else:
-            self.features = Sinusoid(dim, convention="openai" if kind == "openai" else "ho")
+            self.features = Sinusoid(dim)
             inner = dim
         self.mlp = nn.Sequential(nn.Linear(inner, width), nn.SiLU(), nn.Linear(width, width))
 

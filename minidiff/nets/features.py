@@ -28,7 +28,8 @@ class Feature(NamedTuple):
     note: str = ""
 
 
-_NET, _BLOCKS, _ATTENTION = "minidiff.nets.unet.UNet", "minidiff.nets.blocks.", "minidiff.nets.attention."
+_NET, _LUCID = "minidiff.nets.unet.UNet", "minidiff.nets.lucidrains.LucidrainsUNet"
+_BLOCKS, _ATTENTION = "minidiff.nets.blocks.", "minidiff.nets.attention."
 _EMBED, _DIFF, _TRAIN = "minidiff.nets.embed.", "minidiff.diffusion.", "minidiff.train."
 
 
@@ -39,35 +40,35 @@ def _f(part: str, name: str, where: str = "", use: str = "", note: str = "") -> 
 FEATURES: tuple[Feature, ...] = (
     _f("unet", "dim, dim_mults, channels, out_dim", _NET, "UNet(1, 2, dim=16, mults=(1, 2, 4))"),
     _f("unet", "init_dim", note="left out: the stem is dim wide"),
-    _f("unet", "7 x 7 stem", _NET, "UNet(layout='lucidrains')", "3 x 3 by default, on 2 x 2 patches: a quarter of the cost"),
-    _f("unet", "2 blocks a level, at the width they receive", _NET, "UNet(layout='lucidrains', blocks=2)"),
+    _f("unet", "7 x 7 stem", _LUCID, "LucidrainsUNet()", "UNet: 3 x 3 on 2 x 2 patches, a quarter of the cost"),
+    _f("unet", "2 blocks a level, at the width they receive", _LUCID, "LucidrainsUNet()"),
     _f("unet", "downsample: space to depth and 1 x 1; last level 3 x 3", _BLOCKS + "SpaceToDepth",
-       "UNet(layout='lucidrains', resample='shuffle')"),
+       "LucidrainsUNet()"),
     _f("unet", "middle: block, full attention, block", "minidiff.nets.unet.Stage", "UNet().middle"),
     _f("unet", "up path: skip concat, 2 blocks, nearest and 3 x 3", _BLOCKS + "Upsample", "UNet(blocks=2)",
        "one skip a block, as there; Ho has one more block a level"),
-    _f("unet", "global skip from the stem, 1 x 1 out", _NET, "UNet(layout='lucidrains')", "the last layer starts at zero here"),
+    _f("unet", "global skip from the stem, 1 x 1 out", _LUCID, "LucidrainsUNet()", "the last layer starts at zero here"),
     _f("unet", "block: conv, RMSNorm, scale and shift, SiLU, dropout", _BLOCKS + "PostBlock minidiff.nets.norm.RMSNorm",
-       "UNet(block='lucidrains', norm='rms', dropout=0.1)"),
+       "LucidrainsUNet(dropout=0.1)"),
     _f("unet", "time MLP, 4 dim wide", _EMBED + "TimeEmbedding", "UNet()", "SiLU as in Ho et al., not GELU"),
-    _f("unet", "sinusoidal embedding, theta 10000", _EMBED + "sinusoid", "UNet(time='sinusoidal')",
-       "Ho's [sin, cos] over half - 1; time='openai' has [cos, sin] over half"),
-    _f("unet", "learned or random Fourier features, dim 16, beside t", _EMBED + "Fourier", "UNet(time='learned')",
+    _f("unet", "sinusoidal embedding, theta 10000", _EMBED + "sinusoid", "UNet()",
+       "Ho's [sin, cos] over half - 1; convention='openai' has [cos, sin] over half"),
+    _f("unet", "learned or random Fourier features, dim 16, beside t", _EMBED + "Fourier", "LucidrainsUNet(time='learned')",
        "of t / 1000 with frequencies of size 16; theirs takes the raw t"),
-    _f("unet", "linear attention", _ATTENTION + "LinearAttention", "UNet(linear=(16,))", "without the norm after the projection"),
+    _f("unet", "linear attention", _ATTENTION + "LinearAttention", "LucidrainsUNet()", "without the norm after the projection"),
     _f("unet", "full attention at the innermost level, or full_attn", _ATTENTION + "Attention", "UNet(attention=(16, 8))",
-       "named by the side of the map; the middle always has it, unless attention=None"),
-    _f("unet", "heads 4 x 32", _ATTENTION + "head_shape", "UNet(heads=4, head_dim=32)"),
-    _f("unet", "4 memory keys and values", _ATTENTION + "Attention", "UNet(memory=4)"),
+       "named by the side of the map; the middle has it too, unless UNet(attention=None)"),
+    _f("unet", "heads 4 x 32", _ATTENTION + "head_shape", "LucidrainsUNet(heads=4, head_dim=32)"),
+    _f("unet", "4 memory keys and values", _ATTENTION + "Attention", "LucidrainsUNet(memory=4)"),
     _f("unet", "flash attention switch", _ATTENTION + "Attention", "UNet()",
        "no switch: torch's scaled_dot_product_attention picks the fastest kernel"),
-    _f("unet", "self_condition", _NET, "UNet(self_condition=True)", "net(x, t, self_cond=x0); None equals zeros"),
+    _f("unet", "self_condition", _LUCID, "LucidrainsUNet(self_condition=True)", "net(x, t, self_cond=x0); None equals zeros"),
     _f("unet", "learned_variance", _NET, "UNet(learned_variance=True)", "mean first, then variance: for LearnedRange"),
     _f("unet", "divisibility assertion (downsample_factor)", _NET, "UNet().factor", "the error says which size to use"),
 
-    _f("adm", "AdaGN, or time added before the norm", _BLOCKS + "ResBlock " + _BLOCKS + "film", "UNet(block='adm')",
-       "block='ddpm' adds it"),
-    _f("adm", "BigGAN up and down blocks", _BLOCKS + "ResBlock", "UNet(resample='biggan')"),
+    _f("adm", "AdaGN, or time added before the norm", _BLOCKS + "ResBlock " + _BLOCKS + "film", "UNet(scale_shift=True)",
+       "scale_shift=False adds it"),
+    _f("adm", "BigGAN up and down blocks", _BLOCKS + "ResBlock", "UNet(resblock_updown=True)"),
     _f("adm", "64 channels a head", _ATTENTION + "head_shape", "UNet(heads=None, head_dim=64)"),
     _f("adm", "attention at several resolutions", _NET, "UNet(mults=(1, 2, 2), attention=(16, 8, 4))"),
     _f("adm", "class embedding added to the time embedding", _NET, "UNet(cond_dim=21)", "any vector; zeros mean no condition"),
@@ -88,7 +89,7 @@ FEATURES: tuple[Feature, ...] = (
        "None weights every t alike; theirs keeps the SNR denominator when it is off"),
     _f("diffusion", "immiscible assignment (Hungarian on L2)",
        note="left out; theirs permutes the noise but not the target, a bug worth finding in an exercise"),
-    _f("diffusion", "self-conditioning with probability 0.5", _NET, "UNet(self_condition=True)",
+    _f("diffusion", "self-conditioning with probability 0.5", _LUCID, "LucidrainsUNet(self_condition=True)",
        "the net takes it; losses and samplers here do not feed it, a few lines around them do"),
     _f("diffusion", "return_all_timesteps", _DIFF + "Step", "[step.x for step in ddim(model, x)]",
        "samplers are generators: every step can be read"),

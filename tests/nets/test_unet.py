@@ -12,43 +12,49 @@ import torch
 from torch.nn import functional as F
 
 from minidiff.errors import BadInput
-from minidiff.nets import PRESETS, UNet, features, multiply_adds, parameters
+from minidiff.nets import PRESETS, LucidrainsUNet, UNet, features, multiply_adds, parameters
 from minidiff.nets.attention import Attention, LinearAttention
 from minidiff.nets.blocks import PostBlock, ResBlock, SpaceToDepth, depth_to_space, space_to_depth
 from minidiff.nets.embed import Fourier, TimeEmbedding, sinusoid
 from minidiff.nets.norm import RMSNorm, make_norm
 
 OPTIONS: dict[str, dict] = {
-    "plain": {}, "ddpm block": {"block": "ddpm"}, "lucidrains block": {"block": "lucidrains"}, "rms": {"norm": "rms"},
-    "lucidrains layout": {"layout": "lucidrains"}, "shuffle": {"resample": "shuffle"}, "biggan": {"resample": "biggan"},
+    "plain": {}, "added time": {"scale_shift": False}, "biggan": {"resblock_updown": True},
     "two blocks": {"blocks": 2}, "three levels": {"mults": (1, 2, 2), "attention": (4, 8)},
     "patch 1": {"patch": 1, "attention": (16,)},
     "patch 4": {"patch": 4, "attention": (4,)}, "no attention": {"attention": None}, "middle only": {"attention": ()},
-    "linear": {"linear": (16,)}, "memory": {"memory": 3, "linear": (16,)}, "heads": {"heads": 2, "head_dim": 12},
-    "adm heads": {"heads": None, "head_dim": 4}, "openai": {"time": "openai"}, "learned": {"time": "learned"},
-    "random": {"time": "random"}, "cond": {"cond_dim": 5}, "self": {"self_condition": True},
+    "heads": {"heads": 2, "head_dim": 12}, "adm heads": {"heads": None, "head_dim": 4}, "cond": {"cond_dim": 5},
     "variance": {"learned_variance": True}, "grey to two": {"channels": 1, "out_channels": 2}, "dropout": {"dropout": 0.3},
 }
-LUCIDRAINS = {**PRESETS["lucidrains"], "mults": (1, 2, 4), "attention": (32, 16, 8), "linear": ()}
+LUCIDRAINS: dict[str, dict] = {
+    "as published": {}, "full attention": {"attention": (32, 16)}, "linear alone": {"attention": ()}, "no memory": {"memory": 0},
+    "learned": {"time": "learned"}, "random": {"time": "random"}, "self": {"self_condition": True},
+    "variance": {"learned_variance": True}, "grey to two": {"channels": 1, "out_channels": 2}, "dropout": {"dropout": 0.3},
+}
+EVERY = [*((UNet, name) for name in OPTIONS), *((LucidrainsUNet, name) for name in LUCIDRAINS)]
 
 
-def build(seed: int = 0, **options) -> UNet:
+def options_of(kind: type, name: str) -> dict:
+    return {"dim": 16, **OPTIONS[name]} if kind is UNet else {"dim": 8, "mults": (1, 2), **LUCIDRAINS[name]}
+
+
+def build(seed: int = 0, kind: type = UNet, **options) -> UNet | LucidrainsUNet:
     """A small net with every zero start perturbed, so that a wrong wire changes the output."""
     torch.manual_seed(seed)
-    net = UNet(**{"dim": 16, **options}).double()
+    net = kind(**{"dim": 16, **options}).double()
     with torch.no_grad():
         for p in net.parameters():
             p += 0.1 * torch.randn_like(p)
     return net
 
 
-def inputs(net: UNet, batch: int = 2, side: tuple[int, int] = (32, 32)) -> dict[str, torch.Tensor]:
+def inputs(net: UNet | LucidrainsUNet, batch: int = 2, side: tuple[int, int] = (32, 32)) -> dict[str, torch.Tensor]:
     g = torch.Generator().manual_seed(1)
     x = torch.randn(batch, net.channels, *side, generator=g, dtype=torch.float64)
     given = {"x": x, "t": torch.tensor([3.0, 700.0])[:batch]}
-    if net.cond_dim:
+    if getattr(net, "cond_dim", None):
         given["cond"] = torch.randn(batch, net.cond_dim, generator=g, dtype=torch.float64)
-    if net.self_condition:
+    if getattr(net, "self_condition", False):
         given["self_cond"] = x.flip(0)
     return given
 
@@ -78,26 +84,22 @@ BASE = (conv(D, E, 1) + conv(E, E, 1)                     # time
         + resblock(4 * D, 2 * D, E) + attention(2 * D) + conv(2 * D, D)       # 8 x 8, then up and narrower
         + resblock(2 * D, D, E)                           # 16 x 16
         + 2 * D + conv(D, 3 * 4))                         # norm and out
-NORMED = 2 * D + 3 * D + 2 * 4 * D + 6 * D + 3 * D + 3 * 2 * D + D            # channels of all the norms
 OUTS = D + 2 * D + 2 * 2 * D + 2 * D + D                                      # widths of all the blocks
-POST = -sum(2 * (i - o) for i, o in ((D, 2 * D), (4 * D, 2 * D), (2 * D, D)))  # first norm at the output width
 
 DELTA = {
-    "plain": 0, "ddpm block": -(E + 1) * OUTS, "lucidrains block": POST, "rms": -NORMED,
-    "shuffle": conv(4 * D, D, 1) - conv(D, D), "biggan": resblock(D, D, E) - conv(D, D) + resblock(2 * D, D, E) - conv(2 * D, D),
+    "plain": 0, "added time": -(E + 1) * OUTS,
+    "biggan": resblock(D, D, E) - conv(D, D) + resblock(2 * D, D, E) - conv(2 * D, D),
     "two blocks": resblock(D, D, E) + resblock(2 * D, 2 * D, E) + resblock(4 * D, 2 * D, E) + resblock(2 * D, D, E)
     + 2 * attention(2 * D),
     "three levels": conv(2 * D, 2 * D) + 2 * resblock(2 * D, 2 * D, E) + resblock(2 * D + 2 * D, 2 * D, E)
     - resblock(2 * D, 2 * D, E) + 2 * attention(2 * D) + conv(2 * D, 2 * D),
     "patch 1": conv(3, D) - conv(12, D) + conv(D, 3) - conv(D, 12),
     "patch 4": conv(48, D) - conv(12, D) + conv(D, 48) - conv(D, 12),
-    "no attention": -3 * attention(2 * D), "middle only": -2 * attention(2 * D), "linear": 2 * attention(D),
-    "memory": 2 * attention(D) + 3 * 2 * 3 * 2 * D + 2 * 2 * 3 * D, "heads": 3 * 4 * 2 * D * (24 - 2 * D),
-    "adm heads": 0, "openai": 0,
-    "learned": conv(17, E, 1) - conv(D, E, 1) + 8, "random": conv(17, E, 1) - conv(D, E, 1), "cond": 5 * E,
-    "self": 9 * 12 * D, "variance": conv(D, 24) - conv(D, 12),
+    "no attention": -3 * attention(2 * D), "middle only": -2 * attention(2 * D),
+    "heads": 3 * 4 * 2 * D * (24 - 2 * D), "adm heads": 0, "cond": 5 * E, "variance": conv(D, 24) - conv(D, 12),
     "grey to two": conv(4, D) - conv(12, D) + conv(D, 8) - conv(D, 12), "dropout": 0,
 }
+assert DELTA.keys() == OPTIONS.keys()
 
 
 @pytest.mark.parametrize("name", DELTA)
@@ -109,7 +111,7 @@ def test_parameters_by_formula(name: str) -> None:
                                                 ({"learned_variance": True}, 722_758), ({"time": "learned"}, 722_779)])
 def test_parameters_of_the_published_lucidrains_net(options: dict, published: int) -> None:
     """denoising-diffusion-pytorch 2.3.4: Unet(16, dim_mults=(1, 2, 4), full_attn=(True,) * 3) with the same option."""
-    assert parameters(UNet(dim=16, **{**LUCIDRAINS, **options})) == published
+    assert parameters(LucidrainsUNet(dim=16, mults=(1, 2, 4), attention=(32, 16, 8), **options)) == published
 
 
 def test_multiply_adds_of_the_plain_net() -> None:
@@ -139,25 +141,25 @@ def test_the_shipped_size() -> None:
 
 # Shapes, starts and wires ----------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name", OPTIONS)
-def test_every_option(name: str) -> None:
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_every_option(kind: type, name: str) -> None:
     """Shape, exact zero at the start, gradient to every parameter, and the same net again from its config."""
     torch.manual_seed(0)
-    fresh = UNet(dim=16, **OPTIONS[name]).double().eval()
+    fresh = kind(**options_of(kind, name)).double().eval()
     given = inputs(fresh)
     out = fresh(**given)
     assert out.shape == (2, fresh.out_channels, 32, 32) and out.dtype == torch.float64
     assert torch.count_nonzero(out) == 0
 
-    net = build(**OPTIONS[name]).eval()
+    net = build(kind=kind, **options_of(kind, name)).eval()
     out = net(**given)
     assert torch.isfinite(out).all() and out.std() > 0
     (out * torch.randn(out.shape, generator=torch.Generator().manual_seed(2), dtype=out.dtype)).sum().backward()
     silent = [n for n, p in net.named_parameters() if p.grad is None or float(p.grad.abs().max()) < 1e-9]
     assert not silent
 
-    assert net.config.keys() == inspect.signature(UNet).parameters.keys()
-    again = UNet(**json.loads(json.dumps(net.config))).double().eval()
+    assert net.config.keys() == inspect.signature(kind).parameters.keys()
+    again = kind(**json.loads(json.dumps(net.config))).double().eval()
     again.load_state_dict(net.state_dict())
     assert torch.equal(again(**given), out)
 
@@ -170,8 +172,8 @@ def test_presets(preset: str) -> None:
 
 def test_half_precision() -> None:
     """Under autocast, as the training loop runs it, and with bfloat16 weights: 1 to 3 per cent off."""
-    for name in ("memory", "ddpm block", "lucidrains block", "learned", "biggan"):
-        net = build(**OPTIONS[name]).float()
+    for kind, name in ((UNet, "plain"), (UNet, "added time"), (UNet, "biggan"), (LucidrainsUNet, "learned")):
+        net = build(kind=kind, **options_of(kind, name)).float()
         given = {"x": torch.randn(2, 3, 32, 32), "t": torch.tensor([3, 900])}
         exact = net(**given)
         with torch.autocast("cpu", torch.bfloat16):
@@ -197,20 +199,20 @@ def test_other_sizes_and_formats() -> None:
 
 
 def test_rows_do_not_mix() -> None:
-    for options in (OPTIONS["cond"], OPTIONS["memory"], OPTIONS["self"], PRESETS["lucidrains"]):
-        net = build(**options)
+    for kind, name in ((UNet, "cond"), (UNet, "biggan"), (LucidrainsUNet, "self"), (LucidrainsUNet, "learned")):
+        net = build(kind=kind, **options_of(kind, name))
         given = inputs(net)
         alone = torch.cat([net(**{k: v[i:i + 1] for k, v in given.items()}) for i in range(2)])
         assert torch.allclose(net(**given), alone, atol=1e-10)
 
 
 def test_time_and_condition_are_heard() -> None:
-    for block in ("adm", "ddpm", "lucidrains"):
-        net = build(block=block, cond_dim=5)
+    for net in (build(cond_dim=5), build(scale_shift=False, cond_dim=5), build(kind=LucidrainsUNet, mults=(1, 2))):
         given = inputs(net)
         base = net(**given)
         assert (net(**{**given, "t": given["t"] + 40}) - base).abs().max() > 1e-3
-        assert (net(**{**given, "cond": -given["cond"]}) - base).abs().max() > 1e-3
+        if "cond" in given:
+            assert (net(**{**given, "cond": -given["cond"]}) - base).abs().max() > 1e-3
 
 
 def test_time_survives_the_norm_in_narrow_nets() -> None:
@@ -233,22 +235,22 @@ def test_int_and_float_times_agree() -> None:
 
 
 def test_absent_equals_zeros() -> None:
-    net = build(cond_dim=5, self_condition=True)
-    given = inputs(net)
-    x, t = given["x"], given["t"]
-    plain = net(x, t)
-    assert torch.equal(plain, net(x, t, torch.zeros(2, 5).double(), torch.zeros_like(x)))
-    assert not torch.allclose(plain, net(x, t, given["cond"]))
-    assert not torch.allclose(plain, net(x, t, self_cond=x))
+    net = build(cond_dim=5)
+    x, t, cond = inputs(net).values()
+    assert torch.equal(net(x, t), net(x, t, torch.zeros(2, 5).double())) and not torch.allclose(net(x, t), net(x, t, cond))
+    net = build(kind=LucidrainsUNet, mults=(1, 2), self_condition=True)
+    x, t, guess = inputs(net).values()
+    assert torch.equal(net(x, t), net(x, t, torch.zeros_like(x))) and not torch.allclose(net(x, t), net(x, t, guess))
 
 
 def test_self_condition_comes_first() -> None:
     """Channels are [guess, x], lucidrains' order: swapping the stem's two halves swaps the two inputs."""
-    net = build(self_condition=True, patch=1, attention=(16,))
+    options = {"kind": LucidrainsUNet, "mults": (1, 2), "self_condition": True}
+    net = build(**options)
     x, guess = torch.randn(2, 1, 3, 32, 32, dtype=torch.float64)
     t = torch.tensor([5.0])
     before = net(x, t, self_cond=guess)
-    only_x = build(self_condition=True, patch=1, attention=(16,))
+    only_x = build(**options)
     with torch.no_grad():
         only_x.stem.weight[:, :3] = 0
         net.stem.weight.copy_(net.stem.weight.roll(3, dims=1))
@@ -256,20 +258,20 @@ def test_self_condition_comes_first() -> None:
     assert torch.allclose(net(guess, t, self_cond=x), before, atol=1e-10)
 
 
-def test_dropout() -> None:
-    given = inputs(build())
-    for block in ("adm", "lucidrains"):
-        off, on = build(block=block).train(), build(block=block, dropout=0.5).train()
-        assert torch.equal(off(**given), off.eval()(**given))
-        assert not torch.allclose(on(**given), off(**given))
-        assert torch.equal(on.eval()(**given), off(**given))
+@pytest.mark.parametrize("options", [{}, {"kind": LucidrainsUNet, "mults": (1, 2)}], ids=["ours", "lucidrains"])
+def test_dropout(options: dict) -> None:
+    off, on = build(**options).train(), build(**options, dropout=0.5).train()
+    given = inputs(off)
+    assert torch.equal(off(**given), off.eval()(**given))
+    assert not torch.allclose(on(**given), off(**given))
+    assert torch.equal(on.eval()(**given), off(**given))
 
 
 def test_the_start_is_repeatable() -> None:
     torch.manual_seed(3)
-    a = UNet(dim=16, time="random").state_dict()
+    a = LucidrainsUNet(dim=16, time="random").state_dict()
     torch.manual_seed(3)
-    b = UNet(dim=16, time="random").state_dict()
+    b = LucidrainsUNet(dim=16, time="random").state_dict()
     assert all(torch.equal(a[k], b[k]) for k in a) and a.keys() == b.keys()
     bound = math.sqrt(6 / (9 * 16 + 9 * 16))              # uniform with variance 2 / (fan in + fan out)
     w = UNet(dim=16).downs[0].blocks[0].conv1.weight
@@ -302,7 +304,7 @@ def test_whole_net_by_hand() -> None:
 
 def test_whole_lucidrains_net_by_hand() -> None:
     """Theirs line by line; 2.3.4 with its weights copied into ours gave the same numbers (full attention, SiLU in the MLP)."""
-    net = build(**{**LUCIDRAINS, "mults": (1, 2), "attention": (32, 16)})
+    net = build(kind=LucidrainsUNet, mults=(1, 2), attention=(32, 16))
     x, t = inputs(net).values()
     e = silu(net.time(t))
     x = first = net.stem(x)
@@ -420,16 +422,15 @@ def test_attention(kind: type, memory: int) -> None:
 
 
 def test_attention_at_the_start_is_the_identity() -> None:
-    for name in ("adm heads", "linear", "memory"):
-        net = UNet(dim=16, **OPTIONS[name])
+    for net, count in ((UNet(dim=16, **OPTIONS["adm heads"]), 3), (LucidrainsUNet(dim=16, mults=(1, 2)), 5)):
         layers = [m for m in net.modules() if isinstance(m, (Attention, LinearAttention))]
-        assert len(layers) == {"adm heads": 3, "linear": 5, "memory": 5}[name]
+        assert len(layers) == count
         for layer in layers:
             x = torch.randn(2, layer.out.out_features, 4, 4)
             assert torch.equal(layer(x), x)
 
 
-@pytest.mark.parametrize("name", ["plain", "ddpm block", "biggan"])
+@pytest.mark.parametrize("name", ["plain", "added time", "biggan"])
 def test_blocks_at_the_start_are_their_shortcut(name: str) -> None:
     blocks = [m for m in UNet(dim=16, **OPTIONS[name]).modules() if isinstance(m, ResBlock)]
     assert len(blocks) == (8 if name == "biggan" else 6)
@@ -440,17 +441,21 @@ def test_blocks_at_the_start_are_their_shortcut(name: str) -> None:
 
 
 def test_attention_lands_on_the_named_sides() -> None:
-    def sides(**options) -> list[tuple[str, int]]:
-        net, seen = UNet(dim=16, mults=(1, 2, 2), **options), []
+    def sides(net: torch.nn.Module) -> list[tuple[str, int]]:
+        seen = []
         for m in net.modules():
             if isinstance(m, (Attention, LinearAttention)):
                 m.register_forward_pre_hook(lambda mod, args: seen.append((type(mod).__name__, args[0].shape[-1])))
         net(torch.zeros(1, 3, 32, 32), torch.zeros(1))
         return seen
-    assert sides(attention=(16,)) == [("Attention", 16), ("Attention", 4), ("Attention", 16)]
-    assert sides(attention=(), linear=(8,)) == [("LinearAttention", 8), ("Attention", 4), ("LinearAttention", 8)]
-    assert sides(attention=(8,), blocks=2, layout="lucidrains") == [("Attention", 8), ("Attention", 4), ("Attention", 8)]
-    assert len(sides(attention=(8,), blocks=2)) == 5
+    three = {"dim": 16, "mults": (1, 2, 2)}
+    assert sides(UNet(**three, attention=(16,))) == [("Attention", 16), ("Attention", 4), ("Attention", 16)]
+    assert sides(UNet(**three, attention=())) == [("Attention", 4)] and sides(UNet(**three, attention=None)) == []
+    assert len(sides(UNet(**three, attention=(8,), blocks=2))) == 5
+    down = [("LinearAttention", 32), ("LinearAttention", 16), ("Attention", 8)]
+    assert sides(LucidrainsUNet(**three)) == [*down, ("Attention", 8), *reversed(down)]
+    down = [("LinearAttention", 32), ("Attention", 16), ("LinearAttention", 8)]
+    assert sides(LucidrainsUNet(**three, attention=(16,))) == [*down, ("Attention", 8), *reversed(down)]
 
 
 def test_patches() -> None:
@@ -496,17 +501,17 @@ def test_time_embedding_keeps_float64() -> None:
 # Bad inputs ------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("options, argument, says", [
-    ({"attention": (7,)}, "attention", r"\[16, 8\]"), ({"linear": (32,)}, "linear", r"\[16, 8\]"),
-    ({"attention": (8,), "linear": (8,)}, "linear", "attention"), ({"size": 30}, "size", "multiple of 4"),
-    ({"block": "admm"}, "block", "'adm'"), ({"norm": "layer"}, "norm", "rms"), ({"time": "sinus"}, "time", "sinusoidal"),
-    ({"layout": "unet"}, "layout", "ddpm"), ({"resample": "pool"}, "resample", "conv"), ({"dropout": 1.0}, "dropout", "0.1"),
+    ({"attention": (7,)}, "attention", r"\[16, 8\]"), ({"size": 30}, "size", "multiple of 4"),
+    ({"dropout": 1.0}, "dropout", "0.1"),
     ({"dim": 18, "heads": 8}, "heads", "divisor"), ({"heads": None, "head_dim": 64}, "head_dim", "divisor"),
-    ({"heads": None}, "heads", "head_dim"), ({"block": "lucidrains", "resample": "biggan"}, "resample", "adm"),
-    ({"mults": ()}, "mults, blocks", "level"), ({"dim": 15, "heads": 1}, "dim", "even"),
+    ({"heads": None}, "heads", "head_dim"), ({"mults": ()}, "mults, blocks", "level"), ({"dim": 15, "heads": 1}, "dim", "even"),
+    ({"kind": LucidrainsUNet, "time": "sinus"}, "time", "sinusoidal"),
+    ({"kind": LucidrainsUNet, "attention": (64,)}, "attention", r"\[32, 16, 8, 4\]"),
+    ({"kind": LucidrainsUNet, "size": 20}, "size", "multiple of 8"),
 ])
 def test_bad_options(options: dict, argument: str, says: str) -> None:
     with pytest.raises(BadInput, match=says) as caught:
-        UNet(**{"dim": 16, **options})
+        build(**options)
     assert caught.value.argument == argument
 
 
@@ -516,7 +521,6 @@ def test_bad_options(options: dict, argument: str, says: str) -> None:
     ({"x": torch.zeros(3, 32, 32)}, "x", "B, C, H, W"), ({"x": torch.zeros(2, 3, 32, 32, dtype=torch.uint8)}, "x", "127.5"),
     ({"t": 5}, "t", "torch.full"), ({"t": torch.tensor(5)}, "t", "expand"), ({"t": torch.zeros(3)}, "t", r"\(2,\)"),
     ({"cond": torch.zeros(2, 5)}, "cond", "cond_dim"),
-    ({"self_cond": torch.zeros(2, 3, 32, 32)}, "self_cond", "self_condition=True"),
 ])
 def test_bad_inputs(change: dict, argument: str, says: str) -> None:
     net = UNet(dim=16)
@@ -526,13 +530,15 @@ def test_bad_inputs(change: dict, argument: str, says: str) -> None:
 
 
 def test_bad_conditions() -> None:
-    net = UNet(dim=16, cond_dim=5, self_condition=True)
-    x, t = torch.zeros(2, 3, 32, 32), torch.zeros(2)
+    net, x, t = UNet(dim=16, cond_dim=5), torch.zeros(2, 3, 32, 32), torch.zeros(2)
     for cond in (torch.zeros(2, 4), torch.zeros(5), torch.zeros(1, 5), 3):
         with pytest.raises(BadInput, match=r"\(2, 5\)"):
             net(x, t, cond)
+    small = {"dim": 8, "mults": (1, 2)}
+    with pytest.raises(BadInput, match="self_condition=True"):
+        LucidrainsUNet(**small)(x, t, self_cond=x)
     with pytest.raises(BadInput, match="as x"):
-        net(x, t, self_cond=x[:1])
+        LucidrainsUNet(**small, self_condition=True)(x, t, self_cond=x[:1])
 
 
 # The table of features ---------------------------------------------------------------------------------------------------
@@ -568,8 +574,8 @@ def test_features_are_where_the_table_says(feature: features.Feature) -> None:
     for where in feature.where:
         module, name = where.rsplit(".", 1)
         assert hasattr(importlib.import_module(module), name)
-    if feature.use.startswith("UNet("):
-        assert eval(feature.use, {"UNet": UNet}) is not None
+    if feature.use.startswith(("UNet(", "LucidrainsUNet(")):
+        assert eval(feature.use, {"UNet": UNet, "LucidrainsUNet": LucidrainsUNet}) is not None
 
 
 def test_features_as_a_table() -> None:
