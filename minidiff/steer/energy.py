@@ -202,9 +202,9 @@ class EpsGuidance(_Guidance):
         return gradient
 
     def on_predict(self, pred: Mapping[str, Prediction], z: Latents, ctx: StepContext) -> dict[str, Prediction]:
-        p, x = pred[self.branch], z[self.branch].detach()
-        eps = p.eps + self._push(self._gradient(pred, z, ctx), p.eps.detach())
-        return {self.branch: Prediction((x - (1 - ctx.abar) ** 0.5 * eps) / ctx.abar**0.5, eps)}
+        p = pred[self.branch]
+        push = self._push(self._gradient(pred, z, ctx), p.eps.detach())
+        return {self.branch: Prediction(p.x0 - ((1 - ctx.abar) / ctx.abar) ** 0.5 * push, p.eps + push)}  # no push: bit for bit
 
 
 class MeanGuidance(EpsGuidance):

@@ -9,6 +9,7 @@ import torch
 
 from minidiff.diffusion import last
 from minidiff.editing.blended import Blend
+from minidiff.editing.self_guidance import self_guidance
 from minidiff.latent import denoise
 from minidiff.rng import normal
 from minidiff.steer import Energy, EpsGuidance, LatentGuidance, MeanGuidance, Pin, Recorder, Trajectory
@@ -59,6 +60,13 @@ def _pinned(pipe, z, prompts, strength, rows):
     return [Pin(Trajectory(way.latents + strength * 0.1, way.timesteps, way.eps))]
 
 
+def _self_guided(pipe, z, prompts, strength, rows):
+    words = tuple("cat" if "cat" in prompt else "dog" for prompt in prompts)
+    made = self_guidance(pipe, prompts, move={words: (0.2 * strength, -0.1 * strength)}, resize={words: 1 + 0.3 * strength},
+                         latents=z, steps=STEPS, guidance=GUIDANCE)
+    return {branch: way.clean for branch, way in made.trajectory.items()}
+
+
 METHODS = [
     Method("plain, recorded", _with(lambda *a: [Recorder(lambda site: True, modules=["mid_block"])])),
     Method("blended", _with(_blended)),
@@ -66,4 +74,5 @@ METHODS = [
     Method("latent guidance", _with(lambda *a: [LatentGuidance(_energy(*a), relative=0.2 * a[3])])),
     Method("eps guidance", _with(lambda *a: [EpsGuidance(_energy(*a), relative=0.2 * a[3])])),
     Method("mean guidance", _with(lambda *a: [MeanGuidance(_energy(*a), relative=0.2 * a[3])])),
+    Method("self-guidance", _self_guided, edited="edit", source="source"),
 ]
