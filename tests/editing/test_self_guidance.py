@@ -190,7 +190,8 @@ def test_zero_shift_is_the_source_and_a_shift_lowers_the_energy():
         assert float((still.trajectory[branch].clean - plain).abs().max()) <= 1e-5 * float(plain.abs().max())
     assert not still.details["energy"].any()
     moved = self_guidance(pipe, [PROMPT] * 2, move={"cat": (0.3, 0.0)}, keep=["dog"], latents=z, steps=4)
-    assert torch.equal(moved.images["source"], still.images["source"]) and not torch.equal(moved.images["edit"], moved.images["source"])
+    assert torch.equal(moved.images["source"], still.images["source"])
+    assert not torch.equal(moved.images["edit"], moved.images["source"])
     assert moved.details["energy"].shape == (3, 2) and bool((moved.details["energy"] > 0).all())
 
 
