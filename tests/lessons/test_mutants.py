@@ -73,7 +73,7 @@ def test_every_mutant_is_rejected(id: str, monkeypatch: pytest.MonkeyPatch, caps
             if check(id, answer).state != "wrong":
                 passed.add(line)
     capsys.readouterr()
-    assert len(made) >= (2 if ALL[id].is_value else 5)
+    assert len(made) >= (1 if ALL[id].is_value else 5)
     assert passed - equivalent.keys() == set(), "accepted: mend the check, or list them in EQUIVALENT with the reason"
     assert equivalent.keys() - passed == set(), "listed as equivalent, but not made, or rejected"
     assert all(equivalent.values())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from minidiff.course.answers import Mistake, call, expect, expect_number, number
 from minidiff.course.tasks import checks, exercise
-from minidiff.diffusion import ddim_sigma, ddim_step, slerp, timesteps
+from minidiff.diffusion import ddim_sigma, ddim_step, timesteps
 from minidiff.rng import normal
 
 __all__ = ["LEVELS"]
@@ -65,11 +65,14 @@ def ddim_update(x, eps, abar, abar_prev, sigma, noise):
     ### END SOLUTION
 
 
+SHAPES = ((2, 3, 4, 5), (3, 1, 6, 4))              # (B, C, H, W)
+
+
 @checks(ddim_update)
 def _ddim_step(fn: Callable) -> None:
-    x, eps, z = normal((3, 2, 1, 4, 4), "lesson 03 step", 0, dtype=torch.float64)
-    for a, b in ((0.2, 0.5), (0.6, 0.8)):
-        for sigma in (0.0, 0.3):
+    for (a, b), shape in zip(((0.2, 0.5), (0.6, 0.8)), SHAPES, strict=True):
+        x, eps, z = normal((3, *shape), "lesson 03 step", 0, dtype=torch.float64)
+        for sigma in (0.0, 0.3, 0.17):
             got = call(fn, x, eps, number(a), number(b), number(sigma), z, shape=x.shape)
             x0 = (x - (1 - a) ** 0.5 * eps) / a**0.5
             direction = (1 - b - sigma**2) ** 0.5
@@ -93,7 +96,8 @@ def _ddim_step(fn: Callable) -> None:
                         b**0.5 * x0 + direction * eps + sigma**2 * z,
                     "The new noise is missing.": b**0.5 * x0 + direction * eps,
                 }
-            expect(got, b**0.5 * x0 + direction * eps + new, wrong=wrong)
+            expect(got, b**0.5 * x0 + direction * eps + new, wrong=wrong,
+                   otherwise="With sigma = 0 and abar_prev = abar the step must give x back; with abar_prev = 1 it must give x0.")
 
 
 def _list(steps: Iterable[int]) -> Tensor:
@@ -117,7 +121,7 @@ def visited_steps(T, S, spacing):
 def _timesteps(fn: Callable) -> None:
     for T, S in ((1000, 10), (1000, 7), (1000, 16), (77, 21), (20, 20)):
         for spacing in ("leading", "trailing"):
-            got = call(fn, T, S, spacing).reshape(-1).double()
+            got = call(fn, T, S, spacing, dtype=torch.int64).reshape(-1).double()
             say = f"T = {T}, S = {S}, {spacing}: "
             want = _list(timesteps(T, S, spacing=spacing))
             if len(got) != S:
@@ -160,13 +164,13 @@ def clipped_step(x, eps, abar, abar_prev):
 
 @checks(clipped_step)
 def _clip_step(fn: Callable) -> None:
-    x, eps = normal((2, 2, 1, 6, 6), "lesson 03 clip", 0, dtype=torch.float64)
-    for a, b in ((0.2, 0.5), (0.05, 0.3)):
+    for (a, b), shape in zip(((0.2, 0.5), (0.05, 0.3)), SHAPES, strict=True):
+        x, eps = normal((2, *shape), "lesson 03 clip", 0, dtype=torch.float64)
         got = call(fn, x, eps, number(a), number(b), shape=x.shape)
         free = (x - (1 - a) ** 0.5 * eps) / a**0.5
 
-        def follow(x0: Tensor, level: float = a) -> Tensor:
-            return (x - level**0.5 * x0) / (1 - level) ** 0.5  # noqa: B023  used before the loop goes on
+        def follow(x0: Tensor, level: float = a, x: Tensor = x) -> Tensor:
+            return (x - level**0.5 * x0) / (1 - level) ** 0.5
 
         x0 = free.clamp(-1, 1)
         expect(got, ddim_step(x0, follow(x0), b), wrong={
@@ -231,8 +235,8 @@ def heun_step(slope, x_bar, sigma, sigma_next):
 
 @checks(heun_step)
 def _heun_step(fn: Callable) -> None:
-    x = normal((2, 1, 4, 4), "lesson 03 heun", 0, dtype=torch.float64)
-    for s, n in ((3.0, 1.5), (1.0, 0.4), (0.5, 0.0)):
+    for (s, n), shape in zip(((3.0, 1.5), (1.0, 0.4), (0.5, 0.0)), (*SHAPES, (4, 2, 3, 5)), strict=True):
+        x = normal(shape, "lesson 03 heun", 0, dtype=torch.float64)
         calls: list[float] = []
 
         def slope(x: Tensor, sigma: Tensor, calls: list[float] = calls) -> Tensor:
@@ -305,42 +309,42 @@ def invert_step(predict, x_prev, abar_prev, abar, repeats):
 
 @checks(invert_step)
 def _invert_step(fn: Callable) -> None:
-    x = normal((2, 1, 4, 4), "lesson 03 invert", 0, dtype=torch.float64)
-    for repeats in (0, 1, 3):
-        for a_prev, a in ((0.9, 0.6), (1.0, 0.7)):
-            def predict(y: Tensor) -> Tensor:
-                return 0.8 * torch.sin(y) + 0.2 * y.roll(1, -1)
+    def predict(y: Tensor) -> Tensor:
+        return 0.8 * torch.sin(y) + 0.2 * y.roll(1, -1)
 
-            def repeat(times: int, *, walk: bool = False, lazy: bool = False) -> Tensor:
+    for repeats in (2, 0, 1, 3):
+        for (a_prev, a), shape in zip(((0.9, 0.6), (1.0, 0.7), (0.45, 0.2)), (*SHAPES, (4, 2, 3, 5)), strict=True):
+            x = normal(shape, "lesson 03 invert", 0, dtype=torch.float64)
+
+            def repeat(times: int, up: Callable[[Tensor, Tensor, float, float], Tensor] = _up, *, walk: bool = False,
+                       x: Tensor = x, a_prev: float = a_prev, a: float = a) -> Tensor:
                 guess, base = x, x
-                for i in range(times):
-                    if i == 0 or not lazy:
-                        eps = predict(guess)
-                    guess = _up(eps, base, a_prev, a)  # noqa: B023  used at once
+                for _ in range(times):
+                    guess = up(predict(guess), base, a_prev, a)
                     base = guess if walk else base
                 return guess
 
             got = call(fn, predict, x, number(a_prev), number(a), repeats, shape=x.shape)
-            want, eps = repeat(1 + repeats), predict(x)
+            want, n = repeat(1 + repeats), 1 + repeats
             wrong = {
                 "The levels are the wrong way round: this step goes towards the picture.":
-                    a_prev**0.5 * (x - (1 - a) ** 0.5 * eps) / a**0.5 + (1 - a_prev) ** 0.5 * eps,
-                "x0 was taken out with abar, but x_prev is at the level abar_prev.":
-                    a**0.5 * (x - (1 - a) ** 0.5 * eps) / a**0.5 + (1 - a) ** 0.5 * eps,
+                    repeat(n, lambda eps, x, a_prev, a: _up(eps, x, a, a_prev)),
                 "This is plain noising of x_prev, as if it were clean; x_prev still holds noise, which must first come out.":
-                    a**0.5 * x + (1 - a) ** 0.5 * eps,
-                "The result is x0, not x at the level abar.": (x - (1 - a_prev) ** 0.5 * eps) / a_prev**0.5,
+                    repeat(n, lambda eps, x, a_prev, a: a**0.5 * x + (1 - a) ** 0.5 * eps),
+                "The result is x0, not x at the level abar.":
+                    repeat(n, lambda eps, x, a_prev, a: (x - (1 - a_prev) ** 0.5 * eps) / a_prev**0.5),
                 "One repeat too many: repeats = 0 asks the network once.": repeat(2 + repeats),
             }
             if repeats:
                 wrong |= {
+                    "The result is x_prev itself: x0 was taken out with abar, but x_prev is at the level abar_prev.": x,
                     "repeats has no effect.": repeat(1),
                     "One repeat too few: the first update comes before the repeats.": repeat(repeats),
                     "Each repeat starts from the newest guess, so it walks further and further; x_prev must stay what it was.":
                         repeat(1 + repeats, walk=True),
                 }
-            expect(got, want, tol=1e-4, wrong={k: v for k, v in wrong.items() if not torch.allclose(v, want, atol=1e-3)},
-                   otherwise="DDIM does not lead from here back to x_prev. Check it for repeats = 0 first.")
+            expect(got, want, wrong={k: v for k, v in wrong.items() if not torch.allclose(v, want, atol=1e-3)},
+                   otherwise="DDIM does not lead from here back to x_prev. Check it for repeats = 0 first, which asks once.")
 
 
 @exercise("03.slerp", "slerp", points=2, hints=(
@@ -359,40 +363,41 @@ def my_slerp(a, b, weight):
 
 @checks(my_slerp)
 def _slerp(fn: Callable) -> None:
-    a, b = normal((2, 3, 2, 3, 3), "lesson 03 slerp", 0, dtype=torch.float64)
-    a = a * torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64).view(3, 1, 1, 1)          # rows of different length
-    b = 0.6 * b + 0.8 * a
+    for shape, towards, weights in (((3, 2, 4, 5), 0.8, (0.25, 0.5, 0.9)), ((4, 3, 6, 2), -0.5, (0.7, 0.0, 1.0))):
+        a, b = normal((2, *shape), "lesson 03 slerp", 0, dtype=torch.float64)
+        a = a * torch.tensor([0.5, 1.0, 2.0, 0.7], dtype=torch.float64)[:len(a)].view(-1, 1, 1, 1)     # rows of different length
+        b = 0.6 * b + towards * a                                        # first acute angles, then obtuse ones
 
-    def circle(cos: Tensor, w: float) -> Tensor:
-        angle = torch.arccos(cos.clamp(-1, 1))
-        return torch.sin((1 - w) * angle) / torch.sin(angle) * a + torch.sin(w * angle) / torch.sin(angle) * b
+        def circle(cos: Tensor, w: float, a: Tensor = a, b: Tensor = b) -> Tensor:
+            angle = torch.arccos(cos.clamp(-1, 1))
+            return torch.sin((1 - w) * angle) / torch.sin(angle) * a + torch.sin(w * angle) / torch.sin(angle) * b
 
-    def cosine(*dims: int, keep: bool = True) -> Tensor:
-        def norm(x: Tensor) -> Tensor:
-            return x.square().sum(dims, keepdim=keep).sqrt()
-        return (a * b).sum(dims, keepdim=keep) / (norm(a) * norm(b))
+        def cosine(*dims: int, a: Tensor = a, b: Tensor = b) -> Tensor:
+            size = a.square().sum(dims, keepdim=True) * b.square().sum(dims, keepdim=True)
+            return (a * b).sum(dims, keepdim=True) / size.sqrt()
 
-    for w in (0.25, 0.5, 0.9):
-        got = call(fn, a, b, w, shape=a.shape)
-        straight = (1 - w) * a + w * b
-        norms = [x.flatten(1).norm(dim=1).view(-1, 1, 1, 1) for x in (straight, a, b)]
-        angle = torch.arccos(cosine(1, 2, 3))
-        parts = (torch.sin((1 - w) * angle), torch.sin(w * angle), torch.sin(angle))
-        wrong = {
-            "This is lerp, the straight line.": straight,
-            "This is the straight line stretched to the right length: the same circle, but not at even speed.":
-                straight / norms[0] * ((1 - w) * norms[1] + w * norms[2]),
-            "This is the straight line stretched to the length of a.": straight / norms[0] * norms[1],
-            "One angle was taken for the whole batch; each row has its own.": circle(cosine(0, 1, 2, 3), w),
-            "The angle was taken along the channels only; flatten each picture first.": circle(cosine(1), w),
-            "The angle was taken for each channel; flatten each picture first.": circle(cosine(2, 3), w),
-            "The angle was taken along the last dimension only; flatten each picture first.": circle(cosine(3), w),
-            "The division by sin(angle) is missing.": parts[0] * a + parts[1] * b,
-            "The two weights sit the wrong way round: weight 0 must give a.": (parts[1] * a + parts[0] * b) / parts[2],
-            "cos(angle) is the scalar product divided by both norms; a division is missing.":
-                circle((a * b).sum((1, 2, 3), keepdim=True), w),
-            "cos(angle) was used as the angle; take its arccos.":
-                (torch.sin((1 - w) * angle.cos()) * a + torch.sin(w * angle.cos()) * b) / torch.sin(angle.cos()),
-        }
-        expect(got, slerp(a, b, w), wrong={k: v for k, v in wrong.items() if bool(torch.isfinite(v).all())},
-               otherwise="Not on the great circle. Check the ends first: weight 0 gives a, weight 1 gives b.")
+        for w in weights:
+            got = call(fn, a, b, w, shape=shape)
+            straight = (1 - w) * a + w * b
+            norms = [x.flatten(1).norm(dim=1).view(-1, 1, 1, 1) for x in (straight, a, b)]
+            angle = torch.arccos(cosine(1, 2, 3))
+            parts = (torch.sin((1 - w) * angle), torch.sin(w * angle), torch.sin(angle))
+            wrong = {
+                "This is lerp, the straight line.": straight,
+                "This is the straight line stretched to the right length: the same circle, but not at even speed.":
+                    straight / norms[0] * ((1 - w) * norms[1] + w * norms[2]),
+                "This is the straight line stretched to the length of a.": straight / norms[0] * norms[1],
+                "One angle was taken for the whole batch; each row has its own.": circle(cosine(0, 1, 2, 3), w),
+                "The angle was taken along the channels only; flatten each picture first.": circle(cosine(1), w),
+                "The angle was taken for each channel; flatten each picture first.": circle(cosine(2, 3), w),
+                "The angle was taken along the last dimension only; flatten each picture first.": circle(cosine(3), w),
+                "The division by sin(angle) is missing.": parts[0] * a + parts[1] * b,
+                "The two weights sit the wrong way round: weight 0 must give a.": (parts[1] * a + parts[0] * b) / parts[2],
+                "cos(angle) is the scalar product divided by both norms; a division is missing.":
+                    circle((a * b).sum((1, 2, 3), keepdim=True), w),
+                "cos(angle) was used as the angle; take its arccos.":
+                    (torch.sin((1 - w) * angle.cos()) * a + torch.sin(w * angle.cos()) * b) / torch.sin(angle.cos()),
+                "The scalar product lost its sign; the angle is obtuse where it is negative.": circle(cosine(1, 2, 3).abs(), w),
+            }
+            expect(got, circle(cosine(1, 2, 3), w), wrong={k: v for k, v in wrong.items() if bool(torch.isfinite(v).all())},
+                   otherwise="Not on the great circle. Check the ends first: weight 0 gives a, weight 1 gives b.")

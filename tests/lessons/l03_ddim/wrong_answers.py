@@ -61,7 +61,7 @@ def t_numpy(T, S, spacing):
 
 def t_torch(T, S, spacing):
     i = torch.arange(S, dtype=torch.float64)
-    return (i * (T // S)).flip(0) if spacing == "leading" else (T - i * T / S).round() - 1
+    return ((i * (T // S)).flip(0) if spacing == "leading" else (T - i * T / S).round() - 1).long()
 
 
 def _trailing(T, S, f=round):
@@ -101,7 +101,7 @@ def t_fraction(T, S, spacing):
 
 
 def t_linspace(T, S, spacing):
-    return np.linspace(T - 1, 0, S).round() if spacing == "leading" else _trailing(T, S)
+    return np.linspace(T - 1, 0, S).round().astype(int) if spacing == "leading" else _trailing(T, S)
 
 
 def t_always_trailing(T, S, spacing):
@@ -290,6 +290,7 @@ WRONG = {
         "whole_stride": (t_whole_stride, "too early"),
         "fraction": (t_fraction, "a fraction"),
         "linspace": (t_linspace, "linspace"),
+        "floats": (lambda T, S, spacing: t_torch(T, S, spacing).double(), "whole numbers"),
         "always_trailing": (t_always_trailing, "trailing list"),
         "includes_the_end": (lambda T, S, spacing: [*_leading(T, S), -1], "11 steps"),
     },
@@ -332,7 +333,7 @@ WRONG = {
         "noising": (i_of(lambda x, e, p, a: a**0.5 * x + (1 - a) ** 0.5 * e), "plain noising"),
         "x0": (i_of(lambda x, e, p, a: (x - (1 - p) ** 0.5 * e) / p**0.5), "is x0"),
         "too_many": (i_of(i_up, extra=2), "too many"),
-        "too_few": (lambda f, x, p, a, r: i_of(i_up, extra=0)(f, x, p, a, max(r, 1)), "no effect"),
+        "too_few": (lambda f, x, p, a, r: i_of(i_up, extra=0)(f, x, p, a, max(r, 1)), "too few"),
         "one_too_few": (lambda f, x, p, a, r: i_of(i_up)(f, x, p, a, min(r, 1) if r < 3 else r - 1), "too few"),
         "no_repeats": (lambda f, x, p, a, r: i_of(i_up)(f, x, p, a, 0), "no effect"),
         "asks_once": (i_of(i_up, once=True), "no effect"),
@@ -351,6 +352,8 @@ WRONG = {
                         "missing"),
         "swapped": (lambda a, b, w: _circle(b, a, w, _omega(a, b, (1, 2, 3))), "wrong way round"),
         "cos_as_angle": (lambda a, b, w: _circle(a, b, w, torch.cos(_omega(a, b, (1, 2, 3)))), "arccos"),
+        "always_acute": (lambda a, b, w: _circle(a, b, w, torch.arccos(torch.cos(_omega(a, b, (1, 2, 3))).abs())),
+                         "lost its sign"),
         "degrees": (l_degrees, "great circle"),
     },
 }
@@ -368,3 +371,12 @@ HONEST = {
     "03.invert_step": {"plain": i_of(i_up), "ode": i_ode, "float32": i_float32},
     "03.slerp": {"einsum": l_einsum, "loop": l_loop, "float32": l_float32},
 }
+
+EQUIVALENT = {
+    "03.slerp": {
+        "v, u = (a.flatten(1), b.flatten(1))": "the angle between two is symmetric",
+        "u, v = (b.flatten(1), a.flatten(1))": "the angle between two is symmetric",
+    },
+}
+
+ONCE: dict[str, dict[str, str]] = {}
