@@ -44,7 +44,7 @@ class Recorder:
     def _note(self, name: str, value: Any) -> None:
         if isinstance(value, Tensor):
             if value.ndim == 0:
-                self.seen[name].add(round(float(value), 9))
+                self.seen[name].add(round(float(value.detach()), 9))
                 return
             for i, size in enumerate(value.shape):
                 self.seen[f"{name}, axis {i}"].add(size)

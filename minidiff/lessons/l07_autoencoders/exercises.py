@@ -30,33 +30,38 @@ def draw(moments, noise):
     ### END SOLUTION
 
 
+LATENTS = ((2, 3, 4, 5), (3, 2, 6, 4))             # (B, C, h, w)
+
+
 @checks(draw)
 def _reparametrise(fn: Callable) -> None:
-    moments = normal((2, 6, 4, 4), "lesson 07 moments", 0, dtype=torch.float64)
-    noise = normal((2, 3, 4, 4), "lesson 07 noise", 0, dtype=torch.float64)
-    mu, logvar = moments.chunk(2, dim=1)
-    want = reparametrise(moments, noise)[0]
-    got = call(fn, moments, noise, shape=noise.shape)
-    expect(got, want, wrong=fits({
-        "exp(logvar) is the variance; the noise is multiplied by the standard deviation.": mu + logvar.exp() * noise,
-        "The second half is used as sigma itself; it is the logarithm of the variance.": mu + logvar * noise,
-        "The second half is used as the variance itself; it is its logarithm.": mu + logvar.abs().sqrt() * noise,
-        "exp(2 logvar) takes the second half for half a logarithm; sigma is exp(logvar / 2).": mu + (2 * logvar).exp() * noise,
-        "The halves are the wrong way round: the means come first.": logvar + (0.5 * mu).exp() * noise,
-        "The channels are taken in turns; the means are the first half of them.":
-            moments[:, ::2] + (0.5 * moments[:, 1::2]).exp() * noise,
-        "The noise has no effect: this is the mean.": mu,
-        "The mean is missing.": (0.5 * logvar).exp() * noise,
-        "mu is multiplied as well; only the noise is.": (mu + noise) * (0.5 * logvar).exp(),
-        "sigma has the wrong sign in the exponent.": mu + (-0.5 * logvar).exp() * noise,
-    }, want), otherwise="Not mu + sigma * noise. Try moments of zeros: the answer is then the noise itself.")
-    loud = torch.cat([mu, 44 + logvar], 1)
-    expect(call(fn, loud, noise, shape=noise.shape), reparametrise(loud, noise)[0], wrong={
-        "The log variance is not clamped to [-30, 20]: an untrained encoder can overflow here.":
-            mu + (0.5 * (44 + logvar)).exp() * noise,
-        "The clamp is put on half the log variance; it belongs on the log variance.":
-            mu + (0.5 * (44 + logvar)).clamp(-30, 20).exp() * noise,
-    }, otherwise="Right for small log variances, wrong for large ones: is it clamped to [-30, 20] before the exp?")
+    for B, C, h, w in LATENTS:
+        moments = normal((B, 2 * C, h, w), "lesson 07 moments", 0, dtype=torch.float64)
+        noise = normal((B, C, h, w), "lesson 07 noise", 0, dtype=torch.float64)
+        mu, logvar = moments.chunk(2, dim=1)
+        want = reparametrise(moments, noise)[0]
+        expect(call(fn, moments, noise, shape=noise.shape), want, wrong=fits({
+            "exp(logvar) is the variance; the noise is multiplied by the standard deviation.": mu + logvar.exp() * noise,
+            "The second half is used as sigma itself; it is the logarithm of the variance.": mu + logvar * noise,
+            "The second half is used as the variance itself; it is its logarithm.": mu + logvar.abs().sqrt() * noise,
+            "exp(2 logvar) takes the second half for half a logarithm; sigma is exp(logvar / 2).":
+                mu + (2 * logvar).exp() * noise,
+            "The halves are the wrong way round: the means come first.": logvar + (0.5 * mu).exp() * noise,
+            "The channels are taken in turns; the means are the first half of them.":
+                moments[:, ::2] + (0.5 * moments[:, 1::2]).exp() * noise,
+            "The noise has no effect: this is the mean.": mu,
+            "The mean is missing.": (0.5 * logvar).exp() * noise,
+            "mu is multiplied as well; only the noise is.": (mu + noise) * (0.5 * logvar).exp(),
+            "sigma has the wrong sign in the exponent.": mu + (-0.5 * logvar).exp() * noise,
+        }, want), otherwise="Not mu + sigma * noise. Try moments of zeros: the answer is then the noise itself.")
+        for far in (44, -44):                      # beyond both ends of the clamp; without a mean, so that the small end shows
+            loud = torch.cat([0 * mu, far + logvar], 1)
+            expect(call(fn, loud, noise, shape=noise.shape), reparametrise(loud, noise)[0], wrong={
+                "The log variance is not clamped to [-30, 20]: an untrained encoder can overflow here.":
+                    (0.5 * (far + logvar)).exp() * noise,
+                "The clamp is put on half the log variance; it belongs on the log variance.":
+                    (0.5 * (far + logvar)).clamp(-30, 20).exp() * noise,
+            }, otherwise="Right for small log variances, wrong for large ones: is it clamped to [-30, 20] before the exp?")
 
 
 @exercise("07.kl", "The KL of a Gaussian from the standard one", points=2, hints=(
@@ -73,28 +78,26 @@ def kl_per_picture(mu, logvar):
 
 @checks(kl_per_picture)
 def _kl(fn: Callable) -> None:
-    mu, logvar = normal((2, 3, 2, 4, 4), "lesson 07 kl", 0, dtype=torch.float64)
-    want = kl_standard_normal(mu, logvar)
-
     def total(x: Tensor) -> Tensor:
         return x.flatten(1).sum(1)
 
-    var = logvar.exp()
-    got = call(fn, mu, logvar, shape=want.shape)
-    expect(got, want, wrong=fits({
-        "It is averaged over the latent; the task (and latent diffusion) sums.": want / mu[0].numel(),
-        "The factor one half is missing.": 2 * want,
-        "The sign is wrong: a KL is never below zero.": -want,
-        "The 1 is missing: at mu = 0 and sigma = 1 the answer must be 0.": total(0.5 * (mu**2 + var - logvar)),
-        "logvar is used as the variance: its exp is missing.": total(0.5 * (mu**2 + logvar - 1 - logvar)),
-        "exp(2 logvar) takes logvar for the logarithm of sigma; it is that of sigma squared.":
-            total(0.5 * (mu**2 + (2 * logvar).exp() - 1 - 2 * logvar)),
-        "sigma stands where sigma squared belongs.": total(0.5 * (mu**2 + (0.5 * logvar).exp() - 1 - logvar)),
-        "This is the other KL, of the standard Gaussian from the posterior; KL is not symmetric.":
-            total(0.5 * ((mu**2 + 1) / var - 1 + logvar)),
-        "mu is not squared.": total(0.5 * (mu + var - 1 - logvar)),
-        "The sign of logvar is wrong.": total(0.5 * (mu**2 + var - 1 + logvar)),
-    }, want), otherwise="Not the KL. Check it at mu = 0, logvar = 0 (0 nats) and mu = 1, logvar = 0 (half a nat a number).")
+    for shape in LATENTS:
+        mu, logvar = normal((2, *shape), "lesson 07 kl", 0, dtype=torch.float64)
+        want, var = kl_standard_normal(mu, logvar), logvar.exp()
+        expect(call(fn, mu, logvar, shape=want.shape), want, wrong=fits({
+            "It is averaged over the latent; the task (and latent diffusion) sums.": want / mu[0].numel(),
+            "The factor one half is missing.": 2 * want,
+            "The sign is wrong: a KL is never below zero.": -want,
+            "The 1 is missing: at mu = 0 and sigma = 1 the answer must be 0.": total(0.5 * (mu**2 + var - logvar)),
+            "logvar is used as the variance: its exp is missing.": total(0.5 * (mu**2 + logvar - 1 - logvar)),
+            "exp(2 logvar) takes logvar for the logarithm of sigma; it is that of sigma squared.":
+                total(0.5 * (mu**2 + (2 * logvar).exp() - 1 - 2 * logvar)),
+            "sigma stands where sigma squared belongs.": total(0.5 * (mu**2 + (0.5 * logvar).exp() - 1 - logvar)),
+            "This is the other KL, of the standard Gaussian from the posterior; KL is not symmetric.":
+                total(0.5 * ((mu**2 + 1) / var - 1 + logvar)),
+            "mu is not squared.": total(0.5 * (mu + var - 1 - logvar)),
+            "The sign of logvar is wrong.": total(0.5 * (mu**2 + var - 1 + logvar)),
+        }, want), otherwise="Not the KL. Check it at mu = 0, logvar = 0 (0 nats) and mu = 1, logvar = 0 (half a nat a number).")
 
 
 @exercise("07.kl_weight", "Sums and means", hints=(
@@ -110,7 +113,7 @@ def kl_weight():
 
 @checks(kl_weight)
 def _kl_weight(answer: object) -> None:
-    expect_number(answer, 1e-6 / 12, tol=2e-10, wrong={
+    expect_number(answer, 1e-6 / 12, tol=4e-10, wrong={
         "With the sums' own weight the KL counts twelve times too much: the two means divide by different numbers.": 1e-6,
         "The wrong way round: the latent has fewer numbers than the picture, so its mean is worth less, not more.": 1.2e-5,
         "That is the weight for a KL that is still a sum, beside a mean error. Here both are means.": 1e-6 / 12288,
@@ -133,25 +136,30 @@ def halve(x, weight, bias):
 
 @checks(halve)
 def _halve(fn: Callable) -> None:
-    x = normal((2, 3, 8, 6), "lesson 07 halve", 0, dtype=torch.float64)
-    weight, bias = normal((5, 3, 3, 3), "lesson 07 weight", 0, dtype=torch.float64), torch.arange(5.0, dtype=torch.float64)
+    for (B, C, H, W), D in (((2, 3, 8, 6), 5), ((3, 2, 4, 10), 1)):
+        x = normal((B, C, H, W), "lesson 07 halve", 0, dtype=torch.float64)
+        weight = normal((D, C, 3, 3), "lesson 07 weight", 0, dtype=torch.float64)
+        bias = torch.arange(0.5, D, dtype=torch.float64)
 
-    def conv(pad: tuple[int, ...], mode: str = "constant") -> Tensor:
-        return F.conv2d(F.pad(x, pad, mode=mode), weight, bias, stride=2)
+        def conv(pad: tuple[int, ...], mode: str = "constant", x: Tensor = x, weight: Tensor = weight,
+                 bias: Tensor = bias) -> Tensor:
+            return F.conv2d(F.pad(x, pad, mode=mode), weight, bias, stride=2)
 
-    want = conv((0, 1, 0, 1))
-    full = F.conv2d(x, weight, bias, padding=1)
-    expect(call(fn, x, weight, bias, shape=want.shape), want, wrong=fits({
-        "That pads at the left and on top; so does padding=1, whose lower and right zeros a stride of 2 never meets. The size is "
-        "right, but each output looks one pixel too far to the upper left: published weights give a slightly wrong latent.":
-            conv((1, 0, 1, 0)),
-        "That pads at the left and below: F.pad counts left, right, top, bottom.": conv((1, 0, 0, 1)),
-        "That pads at the right and on top: F.pad counts left, right, top, bottom.": conv((0, 1, 1, 0)),
-        "The border is repeated; the padding is zeros.": conv((0, 1, 0, 1), "replicate"),
-        "The border is mirrored; the padding is zeros.": conv((0, 1, 0, 1), "reflect"),
-        "The bias is missing.": want - bias.view(1, -1, 1, 1),
-        "That is a convolution of stride 1, then an average over 2 x 2; the stride does the halving here.": F.avg_pool2d(full, 2),
-    }, want), otherwise="Not the layer. Look at its last column: there the kernel's right third must meet zeros.")
+        want = conv((0, 1, 0, 1))
+        full = F.conv2d(x, weight, bias, padding=1)
+        expect(call(fn, x, weight, bias, shape=want.shape), want, wrong=fits({
+            "That pads at the left and on top; so does padding=1, whose lower and right zeros a stride of 2 never meets. The "
+            "size is right, but each output looks one pixel too far to the upper left: published weights give a slightly wrong "
+            "latent.":
+                conv((1, 0, 1, 0)),
+            "That pads at the left and below: F.pad counts left, right, top, bottom.": conv((1, 0, 0, 1)),
+            "That pads at the right and on top: F.pad counts left, right, top, bottom.": conv((0, 1, 1, 0)),
+            "The border is repeated; the padding is zeros.": conv((0, 1, 0, 1), "replicate"),
+            "The border is mirrored; the padding is zeros.": conv((0, 1, 0, 1), "reflect"),
+            "The bias is missing.": want - bias.view(1, -1, 1, 1),
+            "That is a convolution of stride 1, then an average over 2 x 2; the stride does the halving here.":
+                F.avg_pool2d(full, 2),
+        }, want), otherwise="Not the layer. Look at its last column: there the kernel's right third must meet zeros.")
 
 
 @exercise("07.perceptual", "A distance between features", points=2, hints=(
@@ -172,37 +180,34 @@ def feature_distance(layers_x, layers_y):
 
 @checks(feature_distance)
 def _perceptual(fn: Callable) -> None:
-    shapes = ((2, 4, 6, 6), (2, 8, 3, 3), (2, 3, 2, 2))
-    xs = [normal(s, "lesson 07 features", i, dtype=torch.float64) * (1 + i) for i, s in enumerate(shapes)]
-    ys = [x + 0.7 * normal(tuple(x.shape), "lesson 07 other", i, dtype=torch.float64) for i, x in enumerate(xs)]
+    for shapes in (((2, 4, 6, 5), (2, 8, 3, 4), (2, 3, 2, 7)), ((3, 5, 4, 2), (3, 2, 6, 4))):
+        xs = [normal(s, "lesson 07 features", i, dtype=torch.float64) * (1 + i) for i, s in enumerate(shapes)]
+        ys = [x + 0.7 * normal(tuple(x.shape), "lesson 07 other", i, dtype=torch.float64) for i, x in enumerate(xs)]
 
-    def of(each: Callable[[Tensor, Tensor], Tensor], dims: tuple[int, ...] | None = (1,), sum_depths: bool = False) -> Tensor:
-        def unit(a: Tensor) -> Tensor:
-            return a if dims is None else a / a.square().sum(dims, keepdim=True).sqrt()
+        def of(each: Callable[[Tensor, Tensor], Tensor], dims: tuple[int, ...] | None = (1,), sum_depths: bool = False,
+               xs: list[Tensor] = xs, ys: list[Tensor] = ys) -> Tensor:
+            def unit(a: Tensor) -> Tensor:
+                return a if dims is None else a / a.square().sum(dims, keepdim=True).sqrt()
 
-        depths = torch.stack([each(unit(a), unit(b)) for a, b in zip(xs, ys, strict=True)])
-        return depths.sum(0) if sum_depths else depths.mean(0)
+            depths = torch.stack([each(unit(a), unit(b)) for a, b in zip(xs, ys, strict=True)])
+            return depths.sum(0) if sum_depths else depths.mean(0)
 
-    def right(a: Tensor, b: Tensor) -> Tensor:
-        return (a - b).square().sum(1).mean((1, 2))
+        def right(a: Tensor, b: Tensor) -> Tensor:
+            return (a - b).square().sum(1).mean((1, 2))
 
-    want = of(right)
-    kept = [x.clone() for x in (*xs, *ys)]
-    got = call(lambda: fn(list(xs), list(ys)), shape=want.shape)
-    expect(torch.cat([x.flatten() for x in (*xs, *ys)]), torch.cat([x.flatten() for x in kept]), tol=0.0,
-           otherwise="It changes the features in place; work on copies.")
-    expect(got, want, wrong=fits({
-        "The features are not brought to length 1 first: one loud depth then rules the sum.": of(right, None),
-        "The length was taken over the places; it is that of the channels at each place (dim=1).": of(right, (2, 3)),
-        "The length was taken over channels and places together; each place has its own.": of(right, (1, 2, 3)),
-        "The channels are averaged; the squares are summed over them.": of(lambda a, b: (a - b).square().mean((1, 2, 3))),
-        "The places are summed; take their mean, or large maps count more.": of(lambda a, b: (a - b).square().sum((1, 2, 3))),
-        "The depths are summed; take their mean.": of(right, sum_depths=True),
-        "The difference is not squared (its absolute value is used).": of(lambda a, b: (a - b).abs().sum(1).mean((1, 2))),
-        "A square root too many: the distance stays squared.": of(lambda a, b: (a - b).square().sum(1).sqrt().mean((1, 2))),
-        "This is the cosine between the features, not a distance: it must be 0 for equal pictures.":
-            of(lambda a, b: (a * b).sum(1).mean((1, 2))),
-    }, want), otherwise="Not the distance. It must be 0 for x = y, and not change when a feature map is multiplied by 3.")
+        want = of(right)
+        expect(call(fn, xs, ys, shape=want.shape), want, wrong=fits({
+            "The features are not brought to length 1 first: one loud depth then rules the sum.": of(right, None),
+            "The length was taken over the places; it is that of the channels at each place (dim=1).": of(right, (2, 3)),
+            "The length was taken over channels and places together; each place has its own.": of(right, (1, 2, 3)),
+            "The channels are averaged; the squares are summed over them.": of(lambda a, b: (a - b).square().mean((1, 2, 3))),
+            "The places are summed; take their mean, or large maps count more.": of(lambda a, b: (a - b).square().sum((1, 2, 3))),
+            "The depths are summed; take their mean.": of(right, sum_depths=True),
+            "The difference is not squared (its absolute value is used).": of(lambda a, b: (a - b).abs().sum(1).mean((1, 2))),
+            "A square root too many: the distance stays squared.": of(lambda a, b: (a - b).square().sum(1).sqrt().mean((1, 2))),
+            "This is the cosine between the features, not a distance: it must be 0 for equal pictures.":
+                of(lambda a, b: (a * b).sum(1).mean((1, 2))),
+        }, want), otherwise="Not the distance. It must be 0 for x = y, and not change when a feature map is multiplied by 3.")
 
 
 @exercise("07.nearest", "The nearest code", hints=(
@@ -220,31 +225,31 @@ def nearest_code(h, codes):
 
 @checks(nearest_code)
 def _nearest(fn: Callable) -> None:
-    h = normal((2, 3, 4, 5), "lesson 07 nearest", 0, dtype=torch.float64)
-    codes = normal((16, 3), "lesson 07 codes", 0, dtype=torch.float64) * torch.linspace(0.3, 2, 16, dtype=torch.float64)[:, None]
-    flat = h.permute(0, 2, 3, 1).flatten(0, 2)
-    square = (flat[:, None] - codes[None]).square().sum(2)
-    shape = (2, 4, 5)
-    dot = flat @ codes.T
-    want = square.argmin(1).view(shape)
-    got = call(fn, h, codes, shape=shape)
-    if got.is_floating_point() and not torch.equal(got, got.round()):
-        raise Mistake("The answer is the number of a code: whole numbers.")
-    mixed = (h.reshape(-1, 3)[:, None] - codes[None]).square().sum(2)
-    expect(got, want, wrong=fits({
-        "That is the furthest code: argmax of the distance.": square.argmax(1).view(shape),
-        "That is the largest scalar product, which favours long codes; the distance has |e|^2 in it as well.":
-            dot.argmax(1).view(shape),
-        "That is the most parallel code (cosine); the length counts too.": (dot / codes.norm(dim=1)).argmax(1).view(shape),
-        "That is the nearest by the sum of absolute differences; take the Euclidean distance.":
-            (flat[:, None] - codes[None]).abs().sum(2).argmin(1).view(shape),
-        "The channels were not brought to the end before flattening, so each vector mixes places: permute first.":
-            mixed.argmin(1).view(shape),
-        "Width and height were exchanged on the way back.":
-            square.argmin(1).view(2, 4, 5).transpose(1, 2).reshape(shape),
-        "Only the first channel was compared.":
-            (flat[:, None, 0] - codes[None, :, 0]).abs().argmin(1).view(shape),
-    }, want), tol=1e-9, otherwise="Not the nearest code everywhere. Try h made of codes: the answer must be their numbers.")
+    for (B, C, height, width), K in (((2, 3, 4, 5), 16), ((3, 2, 6, 4), 11)):
+        h = normal((B, C, height, width), "lesson 07 nearest", 0, dtype=torch.float64)
+        length = torch.linspace(0.3, 2, K, dtype=torch.float64)[:, None]
+        codes = normal((K, C), "lesson 07 codes", 0, dtype=torch.float64) * length
+        flat = h.permute(0, 2, 3, 1).flatten(0, 2)
+        square = (flat[:, None] - codes[None]).square().sum(2)
+        shape = (B, height, width)
+        dot = flat @ codes.T
+        want = square.argmin(1).view(shape)
+        got = call(fn, h, codes, shape=shape, dtype=torch.int64)
+        mixed = (h.reshape(-1, C)[:, None] - codes[None]).square().sum(2)
+        expect(got, want, wrong=fits({
+            "That is the furthest code: argmax of the distance.": square.argmax(1).view(shape),
+            "That is the largest scalar product, which favours long codes; the distance has |e|^2 in it as well.":
+                dot.argmax(1).view(shape),
+            "That is the most parallel code (cosine); the length counts too.": (dot / codes.norm(dim=1)).argmax(1).view(shape),
+            "That is the nearest by the sum of absolute differences; take the Euclidean distance.":
+                (flat[:, None] - codes[None]).abs().sum(2).argmin(1).view(shape),
+            "The channels were not brought to the end before flattening, so each vector mixes places: permute first.":
+                mixed.argmin(1).view(shape),
+            "Width and height were exchanged on the way back.":
+                square.argmin(1).view(shape).transpose(1, 2).reshape(shape),
+            "Only the first channel was compared.":
+                (flat[:, None, 0] - codes[None, :, 0]).abs().argmin(1).view(shape),
+        }, want), tol=1e-9, otherwise="Not the nearest code everywhere. Try h made of codes: the answer must be their numbers.")
 
 
 def _graded(got: Tensor, leaves: tuple[Tensor, ...], weight: Tensor) -> list[Tensor]:
@@ -268,24 +273,25 @@ def straight_through(h, e):
 
 @checks(straight_through)
 def _straight_through(fn: Callable) -> None:
-    h, e, weight = normal((3, 2, 3, 4, 4), "lesson 07 straight", 0, dtype=torch.float64)
-    h, e = h.requires_grad_(), e.requires_grad_()
-    got = call(fn, h, e, shape=h.shape)
-    expect(got.detach(), e.detach(), wrong={
-        "The value is still h; the decoder would see what no codebook holds.": h.detach(),
-        "The difference has the wrong sign: h + (e - h) is e.": (2 * h - e).detach(),
-        "The value is half way between h and e.": (h + e).detach() / 2,
-        "The value is h + e; add the difference e - h instead.": (h + e).detach(),
-    }, otherwise="The value must be that of e.")
-    to_h, to_e = _graded(got, (h, e), weight)
-    if not bool(to_h.any()) and not bool(to_e.any()):
-        raise Mistake("The value is right, but no gradient flows at all: too much is detached.")
-    if not bool(to_h.any()):
-        raise Mistake("The value is right, but the gradient goes to e, not to h: the encoder would learn nothing.")
-    if bool(to_e.any()):
-        raise Mistake("h gets its gradient, but e gets one as well: detach the difference.")
-    expect(to_h, weight, wrong={"The gradient of h is twice what comes in.": 2 * weight, "Its sign is wrong.": -weight},
-           otherwise="The gradient that reaches h is not the one that came in.")
+    for shape in LATENTS:
+        h, e, weight = normal((3, *shape), "lesson 07 straight", 0, dtype=torch.float64)
+        h, e = h.requires_grad_(), e.requires_grad_()
+        got = call(fn, h, e, shape=h.shape)
+        expect(got.detach(), e.detach(), wrong={
+            "The value is still h; the decoder would see what no codebook holds.": h.detach(),
+            "The difference has the wrong sign: h + (e - h) is e.": (2 * h - e).detach(),
+            "The value is half way between h and e.": (h + e).detach() / 2,
+            "The value is h + e; add the difference e - h instead.": (h + e).detach(),
+        }, otherwise="The value must be that of e.")
+        to_h, to_e = _graded(got, (h, e), weight)
+        if not bool(to_h.any()) and not bool(to_e.any()):
+            raise Mistake("The value is right, but no gradient flows at all: too much is detached.")
+        if not bool(to_h.any()):
+            raise Mistake("The value is right, but the gradient goes to e, not to h: the encoder would learn nothing.")
+        if bool(to_e.any()):
+            raise Mistake("h gets its gradient, but e gets one as well: detach the difference.")
+        expect(to_h, weight, wrong={"The gradient of h is twice what comes in.": 2 * weight, "Its sign is wrong.": -weight},
+               otherwise="The gradient that reaches h is not the one that came in.")
 
 
 @exercise("07.codebook_loss", "Who moves towards whom?", points=2, hints=(
@@ -303,39 +309,45 @@ def codebook_loss(h, e, beta):
 
 @checks(codebook_loss)
 def _codebook_loss(fn: Callable) -> None:
-    h, e = normal((2, 2, 3, 4, 4), "lesson 07 codebook loss", 0, dtype=torch.float64)
-    h, e, beta = h.requires_grad_(), e.requires_grad_(), 0.25
-    weight = torch.tensor([1.0, 2.0], dtype=torch.float64)
-    square = (h - e).detach().square()
-    mean = square.mean((1, 2, 3))
-    got = call(fn, h, e, beta, shape=(2,))
-    expect(got.detach(), (1 + beta) * mean, wrong={
-        "beta has no effect: both terms count in full.": 2 * mean,
-        "The commitment term, beta |h - sg(e)|^2, is missing.": mean,
-        "The first term, which moves the codes, is missing.": beta * mean,
-        "beta stands before both terms; only the second has it.": 2 * beta * mean,
-        "It is summed; take the mean over channels and places.": (1 + beta) * square.sum((1, 2, 3)),
-        "It is summed over the channels; take their mean as well.": (1 + beta) * square.sum(1).mean((1, 2)),
-        "The differences are not squared.": (1 + beta) * square.sqrt().mean((1, 2, 3)),
-    }, otherwise="The value must be (1 + beta) times the mean squared difference.")
-    step = 2 * (h - e).detach() / h[0].numel() * weight.view(2, 1, 1, 1)
-    to_h, to_e = _graded(got, (h, e), weight)
+    for shape, beta in zip(LATENTS, (0.25, 1.7), strict=True):
+        h, e = normal((2, *shape), "lesson 07 codebook loss", 0, dtype=torch.float64)
+        h, e = h.requires_grad_(), e.requires_grad_()
+        weight = torch.arange(1.0, 1 + len(h), dtype=torch.float64)
+        square = (h - e).detach().square()
+        mean = square.mean((1, 2, 3))
+        got = call(fn, h, e, beta, shape=weight.shape)
+        expect(got.detach(), (1 + beta) * mean, wrong={
+            "beta has no effect: both terms count in full.": 2 * mean,
+            "The commitment term, beta |h - sg(e)|^2, is missing.": mean,
+            "The first term, which moves the codes, is missing.": beta * mean,
+            "beta stands before both terms; only the second has it.": 2 * beta * mean,
+            "It is summed; take the mean over channels and places.": (1 + beta) * square.sum((1, 2, 3)),
+            "It is summed over the channels; take their mean as well.": (1 + beta) * square.sum(1).mean((1, 2)),
+            "The differences are not squared.": (1 + beta) * square.sqrt().mean((1, 2, 3)),
+            "beta is always 0.25 in your code; use the argument.": 1.25 * mean,
+        }, otherwise="The value must be (1 + beta) times the mean squared difference.")
+        step = 2 * (h - e).detach() / h[0].numel() * weight.view(-1, 1, 1, 1)
+        to_h, to_e = _graded(got, (h, e), weight)
 
-    def same(a: Tensor, b: Tensor) -> bool:
-        return bool((a - b).abs().max() < 1e-9)
+        def pulls(to: Tensor, share: float, step: Tensor = step) -> bool:
+            return bool((to - share * step).abs().max() < 1e-5 * step.abs().max())
 
-    if same(to_h, beta * step) and same(to_e, -step):
-        return
-    if same(to_h, step) and same(to_e, -beta * step):
-        raise Mistake("The value is right, but beta is on the wrong term: here the codes move slowly and the encoder fast. "
-                      "(diffusers keeps this very mistake as legacy=True.)")
-    if same(to_h, (1 + beta) * step) and bool(to_e.any()):
-        raise Mistake("The value is right, but nothing is stopped: each side is pulled by both terms. Where is sg?")
-    if not bool(to_h.any()):
-        raise Mistake("The value is right, but the encoder gets no gradient: detach e in the second term, not h.")
-    if not bool(to_e.any()):
-        raise Mistake("The value is right, but the codes get no gradient: detach h in the first term, not e.")
-    raise Mistake("The value is right, but not the gradients: e must feel the first term only, h the second.")
+        if pulls(to_h, beta) and pulls(to_e, -1):
+            continue
+        if pulls(to_h, 1) and pulls(to_e, -beta):
+            raise Mistake("The value is right, but beta is on the wrong term: here the codes move slowly and the encoder fast. "
+                          "(diffusers keeps this very mistake as legacy=True.)")
+        if pulls(to_h, 1 + beta) and pulls(to_e, -1 - beta):
+            raise Mistake("The value is right, but nothing is stopped: each side is pulled by both terms. Where is sg?")
+        if not bool(to_h.any()):
+            raise Mistake("The value is right, but the encoder gets no gradient: detach e in the second term, not h.")
+        if not bool(to_e.any()):
+            raise Mistake("The value is right, but the codes get no gradient: detach h in the first term, not e.")
+        if pulls(to_h, 1 + beta):
+            raise Mistake("The value is right, but h is pulled by both terms: detach it in the first.")
+        if pulls(to_e, -1 - beta):
+            raise Mistake("The value is right, but e is pulled by both terms: detach it in the second.")
+        raise Mistake("The value is right, but not the gradients: e must feel the first term only, h the second.")
 
 
 @exercise("07.bits", "Predict: how small is a picture?", hints=(
@@ -375,27 +387,27 @@ def critic_loss(real, fake):
 
 @checks(critic_loss)
 def _hinge(fn: Callable) -> None:
-    shift = torch.tensor([[2.5, 0.4, -1.0], [-2.5, 0.4, 0.5]], dtype=torch.float64).view(2, 3, 1, 1, 1)
-    real, fake = 1.5 * normal((2, 3, 1, 5, 4), "lesson 07 hinge", 0, dtype=torch.float64) + shift
-
     def mean(x: Tensor) -> Tensor:
         return x.mean((1, 2, 3))
 
-    want = 0.5 * mean(F.relu(1 - real) + F.relu(1 + fake))
-    expect(call(fn, real, fake, shape=(3,)), want, wrong=fits({
-        "The signs are turned: real patches should get high logits, false ones low.":
-            0.5 * mean(F.relu(1 + real) + F.relu(1 - fake)),
-        "Both terms ask for high logits: the false ones should be low.": 0.5 * mean(F.relu(1 - real) + F.relu(1 - fake)),
-        "Without relu the critic is rewarded for ever larger logits.": 0.5 * mean(2 - real + fake),
-        "The one half is missing.": 2 * want,
-        "The mean was taken before the relu: then good patches excuse bad ones.":
-            0.5 * (F.relu(1 - mean(real)) + F.relu(1 + mean(fake))),
-        "The patches are summed; take their mean.": want * 20,
-        "The margin of 1 is missing.": 0.5 * mean(F.relu(-real) + F.relu(fake)),
-        "That is the logistic loss (softplus), not the hinge.": 0.5 * mean(F.softplus(-real) + F.softplus(fake)),
-        "The false pictures are missing.": 0.5 * mean(F.relu(1 - real)),
-        "The real pictures are missing.": 0.5 * mean(F.relu(1 + fake)),
-    }, want), otherwise="Not the hinge loss. Logits of 2 on real and -2 on false patches must cost nothing.")
+    for B, h, w in ((3, 5, 4), (2, 3, 6)):
+        shift = torch.tensor([[2.5, 0.4, -1.0], [-2.5, 0.4, 0.5]], dtype=torch.float64)[:, :B].reshape(2, B, 1, 1, 1)
+        real, fake = 1.5 * normal((2, B, 1, h, w), "lesson 07 hinge", 0, dtype=torch.float64) + shift
+        want = 0.5 * mean(F.relu(1 - real) + F.relu(1 + fake))
+        expect(call(fn, real, fake, shape=(B,)), want, wrong=fits({
+            "The signs are turned: real patches should get high logits, false ones low.":
+                0.5 * mean(F.relu(1 + real) + F.relu(1 - fake)),
+            "Both terms ask for high logits: the false ones should be low.": 0.5 * mean(F.relu(1 - real) + F.relu(1 - fake)),
+            "Without relu the critic is rewarded for ever larger logits.": 0.5 * mean(2 - real + fake),
+            "The one half is missing.": 2 * want,
+            "The mean was taken before the relu: then good patches excuse bad ones.":
+                0.5 * (F.relu(1 - mean(real)) + F.relu(1 + mean(fake))),
+            "The patches are summed; take their mean.": want * h * w,
+            "The margin of 1 is missing.": 0.5 * mean(F.relu(-real) + F.relu(fake)),
+            "That is the logistic loss (softplus), not the hinge.": 0.5 * mean(F.softplus(-real) + F.softplus(fake)),
+            "The false pictures are missing.": 0.5 * mean(F.relu(1 - real)),
+            "The real pictures are missing.": 0.5 * mean(F.relu(1 + fake)),
+        }, want), otherwise="Not the hinge loss. Logits of 2 on real and -2 on false patches must cost nothing.")
 
 
 @exercise("07.adaptive", "Equal pull", points=2, hints=(
@@ -406,19 +418,22 @@ def balance(rec, adv, last):
     """|d rec / d last| / (|d adv / d last| + 1e-4), between 0 and 1e4, a number without a graph. rec, adv: losses whose
     graph is still needed afterwards; last: the weight of the decoder's last layer."""
     ### BEGIN SOLUTION
-    a = torch.autograd.grad(rec, last, retain_graph=True)[0]
-    b = torch.autograd.grad(adv, last, retain_graph=True)[0]
-    return (a.norm() / (b.norm() + 1e-4)).clamp(0, 1e4).detach()
+    (a,) = torch.autograd.grad(rec, last, retain_graph=True)
+    (b,) = torch.autograd.grad(adv, last, retain_graph=True)
+    return (a.norm() / (b.norm() + 1e-4)).clamp(0, 1e4)
     ### END SOLUTION
 
 
 @checks(balance)
 def _adaptive(fn: Callable) -> None:
-    x = normal((2, 3, 6, 6), "lesson 07 adaptive", 0, dtype=torch.float64)
-    for scale in (1.0, 2e-4, 0.0):
-        last = normal((3, 3, 3, 3), "lesson 07 last", 0, dtype=torch.float64).requires_grad_()
-        y = F.conv2d(x, last, padding=1).tanh()
-        rec, adv = (y - x.roll(1, 0)).abs().mean() * 30, -scale * (y**3).mean()
+    # An ordinary ratio, one below 1, a gradient as small as the 1e-4, none at all; the last layer of several shapes.
+    for loud, scale, (D, C, k, j) in ((30.0, 1.0, (3, 4, 3, 1)), (0.2, 5.0, (2, 3, 1, 5)), (30.0, 2e-4, (3, 2, 5, 3)),
+                                      (20.0, 0.0, (3, 4, 3, 1))):
+        last = normal((D, C, k, j), "lesson 07 last", 0, dtype=torch.float64).requires_grad_()
+        x = normal((2, C, 7, 6), "lesson 07 adaptive", 0, dtype=torch.float64)
+        y = F.conv2d(x, last, padding="same").tanh()
+        truth = normal(tuple(y.shape), "lesson 07 truth", 0, dtype=torch.float64)
+        rec, adv = (y - truth).abs().mean() * loud, -scale * (y**3).mean()
         a, b = (torch.autograd.grad(loss, last, retain_graph=True)[0] for loss in (rec, adv))
         got = fn(rec, adv, last)
         if not isinstance(got, (Tensor, float, int)):
@@ -464,21 +479,22 @@ def scale_factor(z):
 
 @checks(scale_factor)
 def _scale(fn: Callable) -> None:
-    spread = torch.tensor([0.5, 2.0, 4.0], dtype=torch.float64).view(1, 3, 1, 1)
-    z = normal((400, 3, 4, 4), "lesson 07 scale", 0, dtype=torch.float64) * spread * torch.linspace(0.5, 2, 400).view(-1, 1, 1, 1)
-    z = z + torch.tensor([3.0, -1.0, 2.0], dtype=torch.float64).view(1, 3, 1, 1)
-    want = 1 / z.std()
-    got = call(fn, z)
-    if got.numel() > 1:
-        raise Mistake(f"One number for all, not {got.numel()}: the published pipelines know a single scaling_factor.")
-    expect(got.reshape(()), want, tol=1e-3, wrong={
-        "That is the standard deviation itself; latents are multiplied by the factor.": z.std(),
-        "That is one over the variance.": 1 / z.var(),
-        "The mean is not taken off: that is one over the root mean square.": 1 / z.square().mean().sqrt(),
-        "That is the mean of each channel's own factor.": (1 / z.std((0, 2, 3))).mean(),
-        "That averages the channels' standard deviations; take one over everything.": 1 / z.std((0, 2, 3)).mean(),
-        "That averages the pictures' standard deviations, and so leaves out how pictures differ.": 1 / z.std((1, 2, 3)).mean(),
-        "Only the first picture was looked at; the factor then hangs on the draw.": 1 / z[0].std(),
-        "That is one over the mean absolute value.": 1 / z.abs().mean(),
-        "That is the factor of Stable Diffusion 1; each autoencoder has its own.": torch.tensor(0.18215, dtype=torch.float64),
-    }, otherwise="(z * factor).std() must be 1.")
+    for N, C, h, w in ((400, 3, 4, 5), (300, 2, 6, 7)):
+        spread = torch.tensor([0.5, 2.0, 4.0], dtype=torch.float64)[:C].view(1, C, 1, 1)
+        z = normal((N, C, h, w), "lesson 07 scale", 0, dtype=torch.float64) * spread * torch.linspace(0.5, 2, N).view(-1, 1, 1, 1)
+        z = z + torch.tensor([3.0, -1.0, 2.0], dtype=torch.float64)[:C].view(1, C, 1, 1)
+        got = call(fn, z)
+        if got.numel() > 1:
+            raise Mistake(f"One number for all, not {got.numel()}: the published pipelines know a single scaling_factor.")
+        expect(got.reshape(()), 1 / z.std(), tol=1e-4, wrong={                         # N or N - 1 below: both will do
+            "That is the standard deviation itself; latents are multiplied by the factor.": z.std(),
+            "That is one over the variance.": 1 / z.var(),
+            "The mean is not taken off: that is one over the root mean square.": 1 / z.square().mean().sqrt(),
+            "That is the mean of each channel's own factor.": (1 / z.std((0, 2, 3))).mean(),
+            "That averages the channels' standard deviations; take one over everything.": 1 / z.std((0, 2, 3)).mean(),
+            "That averages the pictures' standard deviations, and so leaves out how pictures differ.":
+                1 / z.std((1, 2, 3)).mean(),
+            "Only the first picture was looked at; the factor then hangs on the draw.": 1 / z[0].std(),
+            "That is one over the mean absolute value.": 1 / z.abs().mean(),
+            "That is the factor of Stable Diffusion 1; each autoencoder has its own.": torch.tensor(0.18215, dtype=torch.float64),
+        }, otherwise="(z * factor).std() must be 1.")

@@ -272,7 +272,7 @@ WRONG = {
         "cosine": (n_of(lambda v, c: v @ F.normalize(c, dim=1).T, torch.argmax), "cosine"),
         "absolute": (n_of(lambda v, c: torch.cdist(v, c, p=1)), "absolute differences"),
         "not_permuted": (n_of(torch.cdist, vectors=lambda h: h.reshape(-1, h.shape[1])), "permute first"),
-        "transposed": (lambda h, c: n_of(torch.cdist)(h, c).transpose(1, 2).reshape(2, 4, 5), "exchanged"),
+        "transposed": (lambda h, c: n_of(torch.cdist)(h, c).transpose(1, 2).reshape(len(h), *h.shape[2:]), "exchanged"),
         "first_channel": (n_of(lambda v, c: (v[:, :1] - c[:, 0]).abs()), "first channel"),
         "the_codes_themselves": (lambda h, c: c[n_of(torch.cdist)(h, c)], "shape"),
         "flat": (lambda h, c: n_of(torch.cdist)(h, c).flatten(), "shape"),
@@ -303,6 +303,9 @@ WRONG = {
         "codes_stopped": (c_of(lambda h, e, b: (h - e.detach()) ** 2, move_encoder), "codes get no gradient"),
         "encoder_stopped": (c_of(move_codes, lambda h, e, b: b * (h.detach() - e) ** 2), "encoder gets no gradient"),
         "one_number": (lambda h, e, b: c_of(move_codes, move_encoder)(h, e, b).mean(), "shape"),
+        "h_in_both": (c_of(lambda h, e, b: (h - e) ** 2, move_encoder), "h is pulled by both"),
+        "e_in_both": (c_of(move_codes, lambda h, e, b: b * (h - e) ** 2), "e is pulled by both"),
+        "always_a_quarter": (lambda h, e, b: c_of(move_codes, move_encoder)(h, e, 0.25), "argument"),
     },
     "07.bits": {
         "bytes": (256, "bytes"), "one_hot": (65536, "8 bits, not 256"), "each_channel": (8192, "whole vector"),
@@ -353,7 +356,7 @@ HONEST = {
     "07.reparametrise": {"loop": r_loop, "diffusers": r_diffusers, "float32": lambda m, n: r_of(root)(m.float(), n.float())},
     "07.kl": {"torch.distributions": k_torch, "numpy": k_numpy, "einsum": k_einsum,
               "float32": lambda m, v: k_of(k_right)(m.float(), v.float())},
-    "07.kl_weight": {"ratio": 1e-6 / 12, "tensor": torch.tensor(1e-6 * 1024 / 12288), "rounded": 8.33e-8},
+    "07.kl_weight": {"ratio": 1e-6 / 12, "tensor": torch.tensor(1e-6 * 1024 / 12288), "rounded": 8.33e-8, "rounded_more": 8.3e-8},
     "07.halve": {"kept_places": h_cut, "unfold": h_unfold, "float32": h_float32},
     "07.perceptual": {"cosine": p_cosine, "einsum": p_einsum,
                       "float32": lambda xs, ys: p_of(p_each)([a.float() for a in xs], [b.float() for b in ys])},
@@ -371,4 +374,29 @@ HONEST = {
     "07.adaptive": {"float": a_float, "vector_norm": a_both, "plain": a_of(a_over)},
     "07.scale": {"variance": lambda z: z.var() ** -0.5, "biased": lambda z: 1 / z.flatten().std(correction=0),
                  "numpy": lambda z: 1 / np.std(z.numpy()), "float32": lambda z: 1 / z.float().std()},
+}
+
+EQUIVALENT = {
+    "07.kl_weight": {"return 9.989999999999999e-07 * (4 * 16 * 16) / (3 * 64 * 64)": "within the rounding of 8.3e-8"},
+    "07.halve": {
+        "return F.conv2d(F.pad(x, (0, 2, 0, 1)), weight, bias, stride=2)": "even widths: the stride never meets it",
+        "return F.conv2d(F.pad(x, (0, 1, 0, 2)), weight, bias, stride=2)": "even heights: the stride never meets it",
+    },
+    "07.perceptual": {
+        "for b, a in zip(layers_x, layers_y):": "a distance is symmetric",
+        "for a, b in zip(layers_y, layers_x):": "a distance is symmetric",
+        "b, a = (F.normalize(a, dim=1), F.normalize(b, dim=1))": "a distance is symmetric",
+        "a, b = (F.normalize(b, dim=1), F.normalize(a, dim=1))": "a distance is symmetric",
+        "a, b = (F.normalize(a), F.normalize(b, dim=1))": "dim=1 is the default",
+        "a, b = (F.normalize(a, dim=1), F.normalize(b))": "dim=1 is the default",
+        "return total / len(layers_y)": "the lists have one length",
+    },
+    "07.adaptive": {
+        "return (a.norm() / (b.norm() + 0.0001)).clamp(-1, 10000.0)": "a ratio of norms is never below 0",
+    },
+}
+
+ONCE = {
+    "07.halve": {"weight, axis 2: 3": "the kernel is 3 x 3", "weight, axis 3: 3": "the kernel is 3 x 3",
+                 "weight, square": "the kernel is 3 x 3", "weight, sizes that are equal": "the kernel is 3 x 3"},
 }
