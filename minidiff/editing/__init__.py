@@ -1,7 +1,12 @@
 """Floor 4: editing methods, one short file each, all on the engine of ``steer``."""
 
 from minidiff.editing.blended import Blend
-from minidiff.editing.result import EditResult, Source, anchors, source_of
+from minidiff.editing.emphasis import EmphasiseValue, IgnoreKey
+from minidiff.editing.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, SelfCopy, coarse_level, prompt_to_prompt
+from minidiff.editing.result import EditResult, Source, anchors, run_edit, source_of
 from minidiff.editing.self_guidance import look, self_guidance
+from minidiff.editing.words import align_words, refine_mapper, replace_mapper, word_values
 
-__all__ = ["Blend", "EditResult", "Source", "anchors", "look", "self_guidance", "source_of"]
+__all__ = ["Blend", "EditResult", "EmphasiseValue", "IgnoreKey", "LocalBlend", "Refine", "Replace", "Reweight", "SelfCopy",
+           "Source", "align_words", "anchors", "coarse_level", "look", "prompt_to_prompt", "refine_mapper", "replace_mapper",
+           "run_edit", "self_guidance", "source_of", "word_values"]

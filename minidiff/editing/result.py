@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +11,16 @@ from torch import Tensor
 
 from minidiff.errors import require
 from minidiff.latent.autoencoder import decode, encode
-from minidiff.latent.pipeline import check_prompts
+from minidiff.latent.pipeline import check_prompts, denoiser, encode_prompt, scheduler_options
 from minidiff.latent.sample import initial_noise, invert_image, text_to_image
 from minidiff.measure.edit_pairs import EditTruth
 from minidiff.measure.edit_score import EditScores, edit_score
-from minidiff.steer import Recorder, State, Trajectory
+from minidiff.steer import CFG, Hook, Pin, Recorder, State, Trajectory, run
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-__all__ = ["EditResult", "Source", "anchors", "finished", "source_of"]
+__all__ = ["EditResult", "Source", "anchors", "finished", "run_edit", "source_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +125,20 @@ def source_of(pipe: StableDiffusionPipeline, source: str | Sequence[str], target
     require(len(trajectory.timesteps) == steps, "steps", steps, f"{len(trajectory.timesteps)}: the steps of the trajectory",
             f"steps={len(trajectory.timesteps)}")
     return Source(trajectory.noise, trajectory, image, prompts, targets)
+
+
+def run_edit(pipe: StableDiffusionPipeline, begin: Source, *, hooks: Sequence[Hook] = (), steps: int = 50, guidance: float = 4.0,
+             negative: str = "", pin: bool = True) -> Iterator[State]:
+    """The loop that most methods share: branches "source" and "edit" from one noise, each with its prompt and the empty one.
+
+    pin: where the source is a picture or a trajectory, its branch is held on the way (direct inversion, Ju et al. 2024).
+    """
+    empty = encode_prompt(pipe, negative)
+    texts = {branch: {"prompt": encode_prompt(pipe, said), **({"empty": empty} if guidance != 1.0 else {})}
+             for branch, said in (("source", begin.prompts), ("edit", begin.targets))}
+    held = [Pin(begin.trajectory)] if pin and begin.trajectory is not None else []
+    return run(denoiser(pipe), {"source": begin.noise, "edit": begin.noise}, texts, steps=steps, guider=CFG(guidance),
+               hooks=[*held, *hooks], **scheduler_options(pipe))
 
 
 def anchors(pipe: StableDiffusionPipeline, truth: EditTruth, targets: Sequence[str], *, seed: int = 0, steps: int = 50,

@@ -9,7 +9,10 @@ import torch
 
 from minidiff.diffusion import last
 from minidiff.editing.blended import Blend
+from minidiff.editing.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, SelfCopy
+from minidiff.editing.result import Source, run_edit
 from minidiff.editing.self_guidance import self_guidance
+from minidiff.editing.words import refine_mapper, replace_mapper, word_values
 from minidiff.latent import denoise
 from minidiff.rng import normal
 from minidiff.steer import Energy, EpsGuidance, LatentGuidance, MeanGuidance, Pin, Recorder, Trajectory
@@ -67,10 +70,40 @@ def _self_guided(pipe, z, prompts, strength, rows):
     return {branch: way.clean for branch, way in made.trajectory.items()}
 
 
+def _swap(prompts):
+    return [p.replace("red", "green").replace("blue", "pink") for p in prompts]
+
+
+def _longer(prompts):
+    return [p.replace("red", "big red").replace("dog", "sad dog") for p in prompts]
+
+
+def _prompt_to_prompt(target: Callable, hooks: Callable) -> Callable:
+    def sample(pipe, z, prompts, strength, rows):
+        begin = Source(z, None, None, prompts, target(prompts))
+        pairs = list(zip(prompts, begin.targets, strict=True))
+        return last(run_edit(pipe, begin, steps=STEPS, guidance=GUIDANCE, hooks=hooks(pipe.tokenizer, pairs, strength))).z
+    return sample
+
+
+def _replace(tokenizer, pairs, strength):
+    a = torch.stack([word_values(tokenizer, p, {"the" if "the" in p else "left": 1.0}, 0.0) for p, _ in pairs])
+    return [Replace(torch.stack([replace_mapper(tokenizer, *pair) for pair in pairs]), until=0.8 * strength),
+            SelfCopy(until=0.4 * strength), LocalBlend({"source": a, "edit": a}, threshold=0.7 * strength, start=0.3)]
+
+
+def _refine(tokenizer, pairs, strength):
+    mappers, new = zip(*(refine_mapper(tokenizer, *pair) for pair in pairs), strict=True)
+    c = torch.stack([word_values(tokenizer, b, {"sad" if "sad" in b else "big": 1 + 3 * strength}) for _, b in pairs])
+    return [Refine(torch.stack(mappers), torch.stack(new), until=strength), Reweight(c)]
+
+
 METHODS = [
     Method("plain, recorded", _with(lambda *a: [Recorder(lambda site: True, modules=["mid_block"])])),
     Method("blended", _with(_blended)),
     Method("pinned", _with(_pinned)),
+    Method("prompt-to-prompt, replace", _prompt_to_prompt(_swap, _replace), "edit", "source", _swap),
+    Method("prompt-to-prompt, refine", _prompt_to_prompt(_longer, _refine), "edit", "source", _longer),
     Method("latent guidance", _with(lambda *a: [LatentGuidance(_energy(*a), relative=0.2 * a[3])])),
     Method("eps guidance", _with(lambda *a: [EpsGuidance(_energy(*a), relative=0.2 * a[3])])),
     Method("mean guidance", _with(lambda *a: [MeanGuidance(_energy(*a), relative=0.2 * a[3])])),
