@@ -223,8 +223,10 @@ def test_the_samplers_agree_on_clip_and_final_alpha(clip: str | None, way: dict)
     ancestral = pictures(ddpm(MODEL, x, clip=clip, seed=1, **options))
     assert close(ancestral, pictures(ddim(MODEL, x, eta=1.0, clip=rule, seed=1, **options)))
     assert close(pictures(euler(MODEL, x, clip=clip, **options)), pictures(ddim(MODEL, x, clip=clip, **options)))
-    first = next(iter(dpm2m(MODEL, x, clip=clip, **options))).x
-    assert torch.allclose(first, next(iter(ddim(MODEL, x, clip=rule, **options))).x, atol=1e-10)
+    for steps in ([888, 600], [150, 20]):  # near the picture x0 lies far outside
+        fast, plain = (next(iter(loop(MODEL, x, steps=steps, clip=c))) for loop, c in ((dpm2m, clip), (ddim, rule)))
+        assert torch.allclose(fast.x, plain.x, atol=1e-10) and torch.equal(fast.x0, plain.x0)
+    assert clip is None or float(fast.x0.abs().max()) == 1.0
     free = pictures(ddim(MODEL, x, **options))
     assert clip is None or not close(pictures(ddim(MODEL, x, clip=clip, **options)), free)
 
@@ -288,6 +290,8 @@ def test_the_bound_does_not_depend_on_chunks() -> None:
     parts = [bits_per_dim(model, x[i : i + 2], seed=4, rows=range(i, i + 2)) for i in (0, 2)]
     assert torch.allclose(whole.terms, torch.cat([p.terms for p in parts]), atol=1e-12)
     assert not torch.allclose(whole.terms, bits_per_dim(model, x, seed=5).terms, atol=1e-4)
+    free, kept = (torch.stack([s.x0 for s in bound_steps(model, x, clip=clip, seed=4)]) for clip in (None, "x0"))
+    assert float(free.abs().max()) > 1.1 and torch.equal(free.clamp(-1, 1), kept)
 
 
 def test_checks_first() -> None:
@@ -367,7 +371,9 @@ def test_nothing_is_recorded_unless_an_input_asks_for_it() -> None:
         assert torch.is_grad_enabled() and not step.x.requires_grad                      # the caller's own mode is left alone
     assert trained.recorded == [False] * 3
     with torch.no_grad():
-        assert not last(ddim(model, x.clone().requires_grad_(), steps=3, cond=cond)).x.requires_grad
+        trained.recorded.clear()
+        assert not last(ddim(model, x.clone().requires_grad_(), steps=3, cond=cond.clone().requires_grad_())).x.requires_grad
+        assert trained.recorded == [False] * 3
     assert last(ddim(model, x, steps=3, cond=cond.clone().requires_grad_())).x.requires_grad
     nested = ({"text": [cond.clone().requires_grad_()]}, "name")
     assert last(ddim(Eps(lambda x, t, c: net(x, t, c[0]["text"][0]), S), x, steps=3, cond=nested)).x.requires_grad
