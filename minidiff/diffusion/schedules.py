@@ -1,4 +1,4 @@
-"""The noise schedules of the papers, each a few lines that make one table of abar. ``table.Schedule`` derives the rest."""
+"""The noise schedules of the papers, each a few lines that make one table of abar. ``schedule.Schedule`` derives the rest."""
 
 from __future__ import annotations
 
