@@ -15,7 +15,8 @@ _HOMES = {
     "tiles": ("grid", "strip", "tile", "pixels", "spread", "save_grid"),
     "heat": ("heatmap", "animation", "Animation"),
     "plots": ("curve", "bars", "scatter2d"),
-    "knobs": ("slider", "choice", "toggle", "play", "button", "text", "Knob"),
+    "knobs": ("slider", "play", "seed", "choice", "toggle", "text", "Knob"),
+    "canvas": ("mask", "box_mask"),
     "panels": ("panel", "Panel"),
     "sweeps": ("sweep",),
 }

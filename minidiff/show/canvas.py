@@ -1,250 +1,206 @@
-"""Panels that need more than sliders: a mask painted by hand on a picture, and a prompt typed into a box.
+"""The painted mask: a knob that is a picture to paint on, with brush, undo and clear.
 
-The brush is an anywidget whose JavaScript is the text below, so nothing is fetched. Whoever cannot use a pointer sets the
-same mask with four sliders; without anywidget the sliders are what there is.
+The canvas is an anywidget whose JavaScript is the text below, so nothing is fetched. The page alone paints: the kernel hears of
+each finished stroke, and sets the mask only where a program asks for it. All of it can be done by keyboard.
 """
 
 from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import ipywidgets as widgets
 import numpy as np
 import torch
 from torch import Tensor
 
-from minidiff.errors import BadInput, require
-from minidiff.show import DENSITY, pixels
-from minidiff.show.sheet import encode, picture
+from minidiff.errors import check_images, require
+from minidiff.show.knobs import Knob
+from minidiff.show.sheet import encode
+from minidiff.show.theme import rgb
+from minidiff.show.tiles import pixels
 
-__all__ = ["ESM", "MaskPanel", "PromptPanel", "box_mask", "brush"]
+__all__ = ["ESM", "Mask", "box_mask", "mask"]
+
+SCALE = 4                        # display pixels a picture pixel
+_VIOLET, _COVER = "purple", 0.62   # how the painted part is marked
 
 ESM = """
 function render({ model, el }) {
   const side = model.get("side"), scale = model.get("scale"), wide = side * scale;
-  const canvas = document.createElement("canvas");
-  canvas.width = canvas.height = wide;
-  canvas.style.cssText = `width:${wide}px;height:${wide}px;cursor:crosshair;touch-action:none;image-rendering:pixelated`;
+  const add = (parent, tag, fields = {}) => parent.appendChild(Object.assign(document.createElement(tag), fields));
+  const canvas = add(el, "canvas", { width: wide, height: wide, tabIndex: 0 });
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", model.get("label"));
-  el.appendChild(canvas);
-  const pen = canvas.getContext("2d"), image = new Image();
-  let cells = [];
+  el.setAttribute("data-lm-suppress-shortcuts", "true");         // else JupyterLab takes the arrow keys for itself
+  el.classList.add("minidiff-canvas");
+  const tools = add(el, "div");
+  const reach = add(add(tools, "label", { textContent: "brush " }), "input",
+                    { type: "range", min: 0.5, max: side / 6, step: 0.5, value: side / 16 });
+  const erase = add(tools, "label");
+  const eraser = add(erase, "input", { type: "checkbox" });
+  erase.append(" erase");
+  const undo = add(tools, "button", { textContent: "undo" }), clear = add(tools, "button", { textContent: "clear" });
+  const pen = canvas.getContext("2d"), image = new Image(), before = [];
+  let cells = [], held = false, x = side / 2, y = side / 2, keys = false;
+  const digits = () => cells.map(on => (on ? "1" : "0")).join("");
   const draw = () => {
     pen.imageSmoothingEnabled = false;
     pen.clearRect(0, 0, wide, wide);
     if (image.complete && image.naturalWidth) pen.drawImage(image, 0, 0, wide, wide);
-    pen.fillStyle = "rgba(191, 63, 219, 0.62)";
+    pen.fillStyle = model.get("paint");
     cells.forEach((on, i) => { if (on) pen.fillRect((i % side) * scale, Math.floor(i / side) * scale, scale, scale); });
+    if (keys) for (const [colour, more] of [["white", 1.5], ["black", 0]]) {
+      pen.strokeStyle = colour;
+      pen.lineWidth = 1.5;
+      pen.beginPath();
+      pen.arc(x * scale, y * scale, reach.value * scale + more, 0, 7);
+      pen.stroke();
+    }
+    undo.disabled = !before.length;
+    clear.disabled = !cells.includes(true);
   };
-  const read = () => { cells = Array.from(model.get("cells"), c => c === "1"); draw(); };
-  const show = () => { image.src = model.get("picture"); };
-  image.onload = draw;
-  let held = false;
-  const paint = event => {
-    const frame = canvas.getBoundingClientRect(), reach = model.get("brush");
-    const x = (event.clientX - frame.left) / frame.width * side, y = (event.clientY - frame.top) / frame.height * side;
-    for (let j = Math.max(0, Math.floor(y - reach)); j < Math.min(side, y + reach); j++)
-      for (let i = Math.max(0, Math.floor(x - reach)); i < Math.min(side, x + reach); i++)
-        if ((i + 0.5 - x) ** 2 + (j + 0.5 - y) ** 2 <= reach ** 2) cells[j * side + i] = !event.shiftKey;
+  const begin = () => { before.push(digits()); before.splice(0, before.length - 100); };
+  const dab = on => {
+    const r = Number(reach.value);
+    for (let j = Math.max(0, Math.floor(y - r)); j < Math.min(side, y + r); j++)
+      for (let i = Math.max(0, Math.floor(x - r)); i < Math.min(side, x + r); i++)
+        if ((i + 0.5 - x) ** 2 + (j + 0.5 - y) ** 2 <= Math.max(r ** 2, 0.5)) cells[j * side + i] = on;
     draw();
   };
-  const send = () => {
-    if (!held) return;
-    held = false;
-    model.set("cells", cells.map(on => (on ? "1" : "0")).join(""));
-    model.save_changes();
+  const end = () => { draw(); model.set("cells", digits()); model.save_changes(); };
+  const take = text => { cells = Array.from(text, c => c === "1"); draw(); };
+  const at = event => {
+    const frame = canvas.getBoundingClientRect();
+    [x, y] = [(event.clientX - frame.left) / frame.width * side, (event.clientY - frame.top) / frame.height * side];
+    dab(!(event.shiftKey || eraser.checked));
   };
-  canvas.addEventListener("pointerdown", e => { held = true; canvas.setPointerCapture(e.pointerId); paint(e); });
-  canvas.addEventListener("pointermove", e => { if (held) paint(e); });
-  canvas.addEventListener("pointerup", send);
-  canvas.addEventListener("pointercancel", send);
-  model.on("change:cells", read);
-  model.on("change:picture", show);
-  read();
-  show();
+  canvas.addEventListener("pointerdown", e => {
+    [held, keys] = [true, false];
+    canvas.setPointerCapture(e.pointerId);
+    begin();
+    at(e);
+  });
+  canvas.addEventListener("pointermove", e => { if (held) at(e); });
+  for (const name of ["pointerup", "pointercancel"])
+    canvas.addEventListener(name, () => { if (held) { held = false; end(); } });
+  canvas.addEventListener("keydown", e => {
+    const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[e.key];
+    if (way) {
+      [x, y] = [x + way[0] * reach.value, y + way[1] * reach.value].map(v => Math.min(side, Math.max(0, v)));
+      keys = true;
+      draw();
+    } else if (e.key === " ") {
+      begin();
+      dab(!(e.shiftKey || eraser.checked));
+      end();
+    } else if (e.key === "z" && (e.ctrlKey || e.metaKey)) {
+      undo.click();
+    } else return;
+    e.preventDefault();
+    e.stopPropagation();
+  });
+  canvas.addEventListener("blur", () => { keys = false; draw(); });
+  reach.addEventListener("input", draw);
+  undo.addEventListener("click", () => { if (before.length) { take(before.pop()); end(); } });
+  clear.addEventListener("click", () => { begin(); cells.fill(false); end(); });
+  const set = () => { if (model.get("cells") !== digits()) { begin(); take(model.get("cells")); } };
+  model.on("change:cells", set);                   // a program has set the mask: what was painted can be had back
+  image.onload = draw;
+  image.src = model.get("picture");
+  take(model.get("cells"));
+  return () => model.off("change:cells", set);
 }
 export default { render };
 """
 
+CSS = """
+.minidiff-canvas canvas { cursor: crosshair; touch-action: none; image-rendering: pixelated; }
+.minidiff-canvas canvas:focus-visible { outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: 1px; }
+.minidiff-canvas div { display: flex; gap: 8px; align-items: center; color: var(--jp-ui-font-color1, inherit); font-size: 13px; }
+.minidiff-canvas input[type=range] { width: 80px; vertical-align: middle; }
+"""
 
-def brush(image: Tensor, *, scale: int = 4) -> Any:
-    """A canvas over one square picture (3, S, S): its trait ``cells`` is the mask, S * S digits row by row, 1 where painted.
 
-    None where anywidget is not installed.
+def _canvas(**state: Any) -> Any:
+    """The widget: its trait ``cells`` is the mask, side * side digits row by row, 1 where painted.
+
+    Where anywidget is not installed it is a line of text that says so, and the mask stays what it is.
     """
     try:
         import anywidget
         import traitlets
     except ImportError:
-        return None
-    side = image.shape[-1]
+        made = widgets.HTML(html.escape("Painting needs anywidget: %pip install anywidget, then restart the kernel and run the "
+                                        "page again. Until then the mask is the one in the picture."))
+        made.cells = state["cells"]
+        return made
 
-    class Brush(anywidget.AnyWidget):
-        _esm = ESM
+    class Canvas(anywidget.AnyWidget):
+        _esm, _css = ESM, CSS
         side = traitlets.Int(1).tag(sync=True)
-        scale = traitlets.Int(4).tag(sync=True)
-        brush = traitlets.Float(4.0).tag(sync=True)
-        picture = traitlets.Unicode("").tag(sync=True)
-        label = traitlets.Unicode("").tag(sync=True)
-        cells = traitlets.Unicode("").tag(sync=True)
+        scale = traitlets.Int(SCALE).tag(sync=True)
+        picture, label, paint, cells = (traitlets.Unicode("").tag(sync=True) for _ in range(4))
 
-    data = base64.b64encode(encode(pixels(image[None])[0])).decode()
-    return Brush(side=side, scale=scale, brush=side / 16, cells="0" * side * side, picture=f"data:image/png;base64,{data}",
-                 label="The picture; paint over what is to be drawn anew. The four sliders set a rectangle instead.")
+    return Canvas(**state)
+
+
+@dataclass(frozen=True, eq=False)
+class Mask(Knob):
+    """A picture (3, S, S) to paint on; the value is a mask (S, S) of 0 and 1."""
+
+    image: Tensor | None = None
+    trait: ClassVar[str] = "cells"
+
+    def widget(self) -> Any:
+        """The canvas."""
+        data = base64.b64encode(encode(pixels(self.image[None])[0])).decode()
+        label = f"{self.label}: a picture to paint on. Arrows move the brush, Space paints, Shift Space erases, Control Z undoes."
+        return _canvas(side=self.image.shape[-1], cells=_digits(self.value), picture=f"data:image/png;base64,{data}", label=label,
+                       paint="rgb({} {} {} / {})".format(*rgb(_VIOLET), _COVER))
+
+    def read(self, widget: Any) -> Tensor:
+        """The mask as painted."""
+        return torch.tensor([float(c == "1") for c in widget.cells]).view(self.value.shape)
+
+    def write(self, widget: Any, value: Tensor) -> None:
+        """Set the mask from a program."""
+        widget.cells = _digits(value)
+
+    def check(self, value: Any) -> None:
+        """Raise BadInput for what is no mask of the picture's size."""
+        want = tuple(self.value.shape)
+        require(isinstance(value, Tensor) and tuple(value.shape) == want and bool(((value == 0) | (value == 1)).all()), self.name,
+                f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__,
+                f"a tensor of 0 and 1 of shape {want}", f"box_mask({want[0]}, 8, 8, 24, 24)")
+
+    def drawn(self) -> np.ndarray:
+        """The picture with the first mask upon it, as the canvas shows it: uint8 (4 S, 4 S, 3)."""
+        cover = _COVER * self.value[..., None].numpy()
+        shown = (1 - cover) * pixels(self.image[None])[0] + cover * np.array(rgb(_VIOLET))
+        return np.repeat(np.repeat(shown.round().astype(np.uint8), SCALE, 0), SCALE, 1)
+
+
+def _digits(value: Tensor) -> str:
+    return "".join("1" if v else "0" for v in value.flatten().tolist())
 
 
 def box_mask(side: int, x: int, y: int, width: int, height: int) -> Tensor:
     """A mask (side, side) of 0 and 1: one rectangle, x and y its left upper corner in pixels, cut off at the edge."""
-    mask = torch.zeros(side, side)
-    mask[y:y + height, x:x + width] = 1
-    return mask
+    made = torch.zeros(side, side)
+    made[y:y + height, x:x + width] = 1
+    return made
 
 
-_TEXT = '<div style="max-width: 700px; line-height: 1.45">{}</div>'
-
-
-class _Shown(widgets.VBox):
-    """A picture with a line of text and a caption; on pages without a kernel the first picture stands in for it all."""
-
-    def __init__(self, above: list[widgets.Widget], first: tuple[np.ndarray, str], caption: str, alt: str) -> None:
-        self.image, self.status = widgets.Image(format="png"), widgets.Label()
-        self.image.add_class("minidiff-picture")
-        self.alt = alt
-        self.still = picture(first[0], alt=alt, caption=f"{first[1]}. {caption}" if first[1] else caption)
-        self.place(*first)
-        super().__init__([*above, self.image, self.status, widgets.HTML(_TEXT.format(html.escape(caption)))])
-
-    def place(self, array: np.ndarray, text: str) -> None:
-        width = min(700, -(-array.shape[1] // DENSITY))
-        with self.image.hold_sync():
-            self.image.width, self.image.height = str(width), str(round(array.shape[0] * width / array.shape[1]))
-            self.image.value = encode(array, fast=True)
-        self.status.value = text
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        data, meta = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
-        still = {"image/png": base64.b64encode(self.still.png).decode(), "text/plain": f"<{type(self).__name__}>"}
-        return {**data, **still}, {**meta, "image/png": {"alt": self.alt, "width": self.still.width, "height": self.still.height}}
-
-
-class MaskPanel(_Shown):
-    """A picture to paint a mask on, a button, and what ``render(mask)`` makes of it.
-
-    render: mask (S, S) of 0 and 1 -> (uint8 pixels, a line of text). Painting adds to the mask (with Shift it takes away);
-    moving a slider sets the mask to a rectangle. ``panel.set(x=8, y=8, width=24, height=24)`` and ``panel.draw()`` do the same.
-    """
-
-    def __init__(self, image: Tensor, render: Callable[[Tensor], tuple[np.ndarray, str]], *, start: tuple[int, int, int, int],
-                 caption: str, alt: str) -> None:
-        require(image.ndim == 3 and image.shape[1] == image.shape[2], "image", f"shape {tuple(image.shape)}", "(3, S, S)")
-        self.side, self.render, self.canvas, self._quiet = image.shape[-1], render, brush(image), False
-        self.mask = box_mask(self.side, *start)
-        self.knobs = {}
-        for name, value in zip(("x", "y", "width", "height"), start, strict=True):
-            least = 4 if name in ("width", "height") else 0
-            self.knobs[name] = widgets.IntSlider(value=value, min=least, max=self.side, step=2, description=name,
-                                                 layout=widgets.Layout(width="330px"))
-            self.knobs[name].observe(lambda _: self._boxed(), "value")
-        self.button = widgets.Button(description="draw anew", layout=widgets.Layout(width="160px"))
-        self.button.on_click(lambda _: self.draw())
-        self.presses = 0
-        sliders = widgets.VBox([*self.knobs.values(), self.button])
-        above = widgets.HBox([self.canvas, sliders]) if self.canvas is not None else sliders
-        if self.canvas is not None:
-            self.canvas.observe(lambda change: self._painted(change["new"]), "cells")
-            self.canvas.cells = self._digits()
-        super().__init__([above], render(self.mask), caption, alt)
-
-    def _digits(self) -> str:
-        return "".join("1" if v else "0" for v in self.mask.flatten().tolist())
-
-    def _boxed(self) -> None:
-        if self._quiet:
-            return
-        self.mask = box_mask(self.side, *(k.value for k in self.knobs.values()))
-        if self.canvas is not None:
-            self._quiet = True
-            self.canvas.cells = self._digits()
-            self._quiet = False
-        x, y, width, height = (k.value for k in self.knobs.values())
-        self.status.value = (f"a rectangle {width} x {height} from column {x}, row {y}, {int(self.mask.sum())} pixels; "
-                             "press the button")
-
-    def _painted(self, cells: str) -> None:
-        if self._quiet or not hasattr(self, "status") or len(cells) != self.side**2:
-            return
-        self.mask = torch.tensor([float(c == "1") for c in cells]).view(self.side, self.side)
-        self.status.value = f"{int(self.mask.sum())} pixels painted; press the button"
-
-    def set(self, **values: int) -> None:
-        """Move sliders as a hand would."""
-        for name, value in values.items():
-            require(name in self.knobs, "knob", repr(name), f"one of {', '.join(self.knobs)}")
-            knob = self.knobs[name]
-            require(knob.min <= value <= knob.max, name, value, f"a number from {knob.min} to {knob.max}")
-        self._quiet = True
-        for name, value in values.items():
-            self.knobs[name].value = value
-        self._quiet = False
-        self._boxed()
-
-    def draw(self) -> None:
-        """What the button does."""
-        self.presses += 1
-        if not 0 < float(self.mask.sum()) < self.side**2:
-            self.status.value = f"Nothing drawn (press {self.presses}): the mask is empty or covers everything."
-            return
-        array, text = self.render(self.mask)
-        self.place(array, f"{text} (press {self.presses})")
-
-
-class PromptPanel(_Shown):
-    """A prompt typed in, a seed, the guidance weight, a button; ``render(prompt=, seed=, guidance=)`` gives pixels and text.
-
-    check: raises BadInput for a prompt that the model does not understand; its words are shown, and nothing is drawn.
-    """
-
-    def __init__(self, prompt: str, render: Callable[..., tuple[np.ndarray, str]], check: Callable[[str], str], *,
-                 seeds: int = 20, weight: float = 4.0, caption: str, alt: str) -> None:
-        self.render, self.check, self.presses = render, check, 0
-        wide = widgets.Layout(width="560px")
-        style = {"description_width": "90px"}
-        self.prompt = widgets.Text(value=prompt, description="prompt", continuous_update=False, layout=wide, style=style)
-        self.seed = widgets.IntSlider(value=0, min=0, max=seeds - 1, description="seed", continuous_update=False, style=style)
-        self.guidance = widgets.FloatSlider(value=weight, min=1.0, max=10.0, step=0.5, description="guidance",
-                                            continuous_update=False, style=style)
-        self.button = widgets.Button(description="draw", layout=widgets.Layout(width="160px"))
-        self.button.on_click(lambda _: self.draw())
-        for knob in (self.prompt, self.seed, self.guidance):
-            knob.observe(lambda _: self._changed(), "value")
-        super().__init__([self.prompt, self.seed, self.guidance, self.button], render(prompt=prompt, seed=0, guidance=weight),
-                         caption, alt)
-
-    def _changed(self) -> None:
-        try:
-            said = f"seed {self.seed.value}, guidance {self.guidance.value:g}: {self.check(self.prompt.value)}; press the button"
-        except BadInput as problem:
-            said = str(problem)
-        self.status.value = said
-
-    def set(self, *, prompt: str | None = None, seed: int | None = None, guidance: float | None = None) -> None:
-        """Move the knobs as a hand would; nothing is drawn yet."""
-        for knob, value in ((self.prompt, prompt), (self.seed, seed), (self.guidance, guidance)):
-            if value is not None:
-                knob.value = value
-
-    def draw(self) -> None:
-        """What the button does."""
-        self.presses += 1
-        try:
-            self.check(self.prompt.value)
-            array, text = self.render(prompt=self.prompt.value, seed=self.seed.value, guidance=self.guidance.value)
-        except BadInput as problem:
-            self.status.value = f"Nothing drawn (press {self.presses}): {problem}"
-            return
-        self.place(array, f"{text} (press {self.presses})")
+def mask(name: str, image: Tensor, *, start: Tensor | None = None) -> Mask:
+    """A mask painted on ``image`` (3, S, S) in [-1, 1]. start: the mask (S, S) to begin with; a middle square if left out."""
+    check_images("image", image[None], channels=3)
+    require(image.shape[1] == image.shape[2], "image", f"shape {tuple(image.shape)}", "a square picture (3, S, S)")
+    side = image.shape[-1]
+    first = box_mask(side, side // 4, side // 4, side // 2, side // 2) if start is None else start
+    halves = box_mask(side, 0, 0, side // 2, side), box_mask(side, 0, side // 2, side, side)
+    made = Mask(name, first, (first, *halves), False, image)
+    made.check(first)
+    return made

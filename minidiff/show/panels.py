@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import itertools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
 
 from minidiff.errors import BadInput, require
-from minidiff.show.flipbook import Flipbook, flipbook, mark
-from minidiff.show.knobs import Knob
+from minidiff.show.canvas import Mask
+from minidiff.show.front import BUSY, front
+from minidiff.show.knobs import Knob, Play, Seed, Slider
 from minidiff.show.sheet import Picture, encode, picture
 from minidiff.show.stills import with_knobs
 from minidiff.show.theme import DENSITY
@@ -21,152 +21,199 @@ from minidiff.show.theme import DENSITY
 __all__ = ["Panel", "panel"]
 
 _WIDEST = 700  # display pixels: the width of a notebook column
-_TEXT = '<div style="max-width: 700px; line-height: 1.45">{}</div>'  # a caption breaks into lines; a Label would cut it off
+_STALE = "minidiff-stale"
+
+
+def _lines(text: str) -> str:
+    """Text as an HTML widget shows it; a Label would not wrap it."""
+    return html.escape(text, quote=False)
 
 
 class Panel(widgets.VBox):
-    """Knobs above one picture and a line of text. ``panel.set(t=3)`` moves a knob from Python, through its widget.
+    """Knobs, a line of text, one picture, a caption. ``panel.set(t=3)`` moves a knob from Python, through its widget.
 
-    knobs: name -> widget; image: the picture's widget; status: the line of text, whose ``value`` tests may read.
+    knobs: name -> widget; button: the widget of the action, if any; image: the picture's widget.
+    text: the line above the picture, which says what the picture shows, or why there is no new one.
+    stale: whether the knobs have moved on since the picture was drawn.
     """
 
-    def __init__(self, render: Callable[..., Any], knobs: tuple[Knob, ...], caption: str, alt: str) -> None:
-        self.render, self.specs, self.alt = render, {k.name: k for k in knobs}, alt
+    def __init__(self, render: Callable[..., Any], knobs: tuple[Knob, ...], *, action: str, check: Callable[..., str] | None,
+                 caption: str, alt: str) -> None:
+        self.render, self.action, self.check, self.alt = render, action, check, alt
+        self.specs = {k.name: k for k in knobs}
         self.knobs = {k.name: k.widget() for k in knobs}
-        self.presses = {k.name: 0 for k in knobs if k.kind == "button"}
-        self.image = widgets.Image(format="png")
-        self.status = widgets.Label()
-        self.caption = widgets.HTML(_TEXT.format(html.escape(caption)))
-        self.failed = widgets.HTML()
-        self._quiet = False
-        array, text = self._draw()
-        self._place(array, text)
+        wide = widgets.Layout(max_width=f"{_WIDEST}px")
+        self.image, self.status = widgets.Image(format="png"), widgets.HTML(layout=wide)
+        self.button = widgets.Button(description=action, layout=widgets.Layout(width="160px")) if action else None
+        self.stale, self._quiet = False, False
+        array, text = self._draw(self.values)
+        drawn = with_knobs(array, [(k, k.value) for k in knobs], text=text, action=action)
+        self.still = picture(drawn, alt=alt, caption=caption)
+        for name, handle in self.knobs.items():
+            handle.observe(lambda _, name=name: self._moved(name), self.specs[name].trait)
+        if self.button is not None:
+            self.button.add_class("minidiff-action")
+            self.button.on_click(lambda _: self.draw())
         self.image.add_class("minidiff-picture")
-        drawn = with_knobs(array, [(k, k.value) for k in knobs])
-        self.still = picture(drawn, alt=alt, caption=f"{text}. {caption}" if text and caption else text or caption)
-        rows = [self._row(k) for k in knobs]
-        for k in knobs:
-            if k.kind == "button":
-                self.knobs[k.name].on_click(lambda _, name=k.name: self._press(name))
-            else:
-                self.knobs[k.name].observe(lambda _: self._changed(), "value")
-        super().__init__([*rows, self.image, self.status, self.caption, self.failed])
-        self.pages = self._pages()
+        self.status.add_class("minidiff-status")
+        super().__init__([*self._rows(), self.status, self.image, widgets.HTML(_lines(caption), layout=wide)])
+        self.add_class("minidiff-panel")
+        self._place(array, text)
+        self.front = front(self, self._ahead)
+        self.children += () if self.front is None else (self.front,)
 
-    def _pages(self) -> Flipbook | None:
-        """The pictures sent ahead, for a panel that has a slider to follow and no knob without a place (text, button)."""
-        kinds = {k.kind for k in self.specs.values()}
-        if kinds & {"text", "button"} or not any(k.live and k.kind in ("slider", "play") for k in self.specs.values()):
-            return None
-        book = flipbook(self.image, self.specs.values(), self.knobs)
-        return None if book is None else Flipbook(book, lambda values: encode(self._draw(values)[0], fast=True), self._around)
-
-    def _around(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """As all knobs stand; then what each live slider can be with the others as they are, nearest to where it stands first."""
-        here = self.values
-        sliders = [k for k in self.specs.values() if k.live and k.kind in ("slider", "play")]
-        nearest = [[here | {k.name: v} for v in sorted(k.values, key=lambda v, at=here[k.name]: abs(v - at)) if v != here[k.name]]
-                   for k in sliders]
-        for values in (here, *itertools.chain.from_iterable(itertools.zip_longest(*nearest))):
-            if values is not None:
-                yield mark(self.specs.values(), values), values
-
-    def _row(self, knob: Knob) -> widgets.Widget:
-        widget = self.knobs[knob.name]
-        if knob.kind != "play":
-            return widget
-        limits = {name: knob.options[name] for name in ("min", "max", "step", "interval")}
-        player = widgets.Play(value=knob.value, **limits)
-        widgets.jslink((widget, "value"), (player, "value"))  # the slider leads: at first the button takes its value
-        return widgets.HBox([player, widget])
+    def _rows(self) -> list[widgets.Widget]:
+        """One row for each knob; beside a canvas they stand in a column."""
+        rows = [_player(self.specs[n], w) for n, w in self.knobs.items() if not isinstance(self.specs[n], Mask)]
+        rows += [self.button] if self.button is not None else []
+        canvas = [w for n, w in self.knobs.items() if isinstance(self.specs[n], Mask)]
+        return [widgets.HBox([*canvas, widgets.VBox(rows)])] if canvas else rows
 
     @property
     def values(self) -> dict[str, Any]:
-        """What every knob says now, as render gets it."""
-        return {name: self.presses[name] if name in self.presses else widget.value for name, widget in self.knobs.items()}
+        """Where every knob stands, as render gets it."""
+        return {name: self.specs[name].read(widget) for name, widget in self.knobs.items()}
+
+    @property
+    def text(self) -> str:
+        """The line above the picture."""
+        return html.unescape(self.status.value)
 
     def set(self, **values: Any) -> None:
-        """Move knobs as a hand would, then draw once. An unknown knob or a value out of range is an error."""
+        """Move knobs as a hand would, then draw once. An unknown knob or a value that it cannot have is an error."""
         for name, value in values.items():
             require(name in self.specs, "knob", repr(name), f"one of {', '.join(self.specs)}")
-            spec = self.specs[name]
-            if spec.kind in ("choice", "toggle"):
-                require(value in spec.values, name, repr(value), f"one of {', '.join(map(repr, spec.values))}")
-            elif spec.kind == "text":
-                require(isinstance(value, str), name, repr(value), "a string")
-            elif spec.kind != "button":
-                require(
-                    spec.options["min"] <= value <= spec.options["max"],
-                    name,
-                    value,
-                    f"a number from {spec.options['min']} to {spec.options['max']}",
-                )
+            self.specs[name].check(value)
+        with self._silently():
+            for name, value in values.items():
+                self.specs[name].write(self.knobs[name], value)
+        self._act(slow=False)
+
+    def draw(self) -> None:
+        """What the button does: draw for the knobs as they stand; if they stand as they stood, with the next seed."""
+        require(self.button is not None, "draw", "a panel without a button", "a panel with one", "panel(..., action='draw')")
+        if not self.stale:
+            with self._silently():
+                for name, spec in self.specs.items():
+                    if isinstance(spec, Seed):
+                        spec.write(self.knobs[name], (self.values[name] + 1) % len(spec.values))
+        if self._checked("Nothing drawn. ") is None:
+            return
+        self.button.disabled, self.button.description = True, BUSY
+        try:
+            self._show(slow=True)
+        finally:
+            self.button.disabled, self.button.description = False, self.action
+
+    @contextmanager
+    def _silently(self) -> Iterator[None]:
         self._quiet = True
         try:
-            for name, value in values.items():
-                if name in self.presses:
-                    self.presses[name] = value
-                else:
-                    self.knobs[name].value = value
+            yield
         finally:
             self._quiet = False
-        self._changed()
 
-    def _press(self, name: str) -> None:
-        self.presses[name] += 1
-        self._changed()
-
-    def _changed(self) -> None:
+    def _moved(self, name: str) -> None:
+        """A hand has moved a knob."""
         if self._quiet:
             return
-        try:
-            array, text = self._draw()
-        except Exception as error:
-            self.failed.value = f"<pre>{html.escape(f'{type(error).__name__}: {error}')}</pre>"
-            raise
-        self.failed.value = ""
-        self._place(array, text)
-        if self.pages is not None:
-            self.pages.moved()
+        spec, widget = self.specs[name], self.knobs[name]
+        if isinstance(spec, Slider) and widget.value != spec.read(widget):           # a number typed off the grid
+            with self._silently():
+                spec.write(widget, spec.read(widget))
+        self._act(slow=not spec.live)
 
-    def _draw(self, values: dict[str, Any] | None = None) -> tuple[np.ndarray, str]:
-        out = self.render(**(self.values if values is None else values))
+    def _act(self, *, slow: bool) -> None:
+        """After a move: draw, or say what the button would draw."""
+        checked = self._checked()
+        if checked is not None and self.button is None:
+            self._show(slow=slow)
+        elif checked is not None:
+            self._mark(f'{checked}; press "{self.action}"' if checked else f'press "{self.action}" to draw this', stale=True)
+
+    def _checked(self, before: str = "") -> str | None:
+        """What ``check`` says of the knobs; None if it refuses them: then the text says why, and the picture is an old one."""
+        try:
+            return "" if self.check is None else self.check(**self.values)
+        except BadInput as problem:
+            self._mark(f"{before}{problem}", stale=True)
+            return None
+
+    def _mark(self, text: str, *, stale: bool) -> None:
+        self.status.value, self.stale = _lines(text), stale
+        (self.image.add_class if stale else self.image.remove_class)(_STALE)
+
+    def _show(self, *, slow: bool) -> None:
+        if slow:
+            self._mark(BUSY, stale=True)
+        try:
+            array, text = self._draw(self.values)
+        except Exception as error:
+            self._mark(f"{type(error).__name__}: {error}", stale=True)
+            raise
+        self._place(array, text)
+
+    def _draw(self, values: dict[str, Any]) -> tuple[np.ndarray, str]:
+        out = self.render(**values)
         shown, text = out if isinstance(out, tuple) else (out, "")
         if isinstance(shown, Picture):
             one = shown.array.shape[1] < DENSITY * shown.width  # a large picture comes with one pixel a display pixel
             shown = np.repeat(np.repeat(shown.array, DENSITY, 0), DENSITY, 1) if one else shown.array
         if not (isinstance(shown, np.ndarray) and shown.dtype == np.uint8 and shown.ndim == 3 and shown.shape[2] == 3):
-            raise BadInput(
-                "render",
-                f"{type(shown).__name__} {getattr(shown, 'shape', '')}",
-                "uint8 pixels (H, W, 3) or a Picture, alone or with a line of text",
-                "show.tile(images)",
-            )
+            raise BadInput("render", f"{type(shown).__name__} {getattr(shown, 'shape', '')}",
+                           "uint8 pixels (H, W, 3) or a Picture, alone or with a line of text", "show.tile(images)")
         return shown, str(text)
 
     def _place(self, array: np.ndarray, text: str) -> None:
-        width = min(_WIDEST, -(-array.shape[1] // DENSITY))
+        width, height = _size(array)
         with self.image.hold_sync():
-            self.image.width, self.image.height = str(width), str(round(array.shape[0] * width / array.shape[1]))
-            self.image.value = encode(array, fast=True)
-        self.status.value = text
+            self.image.width, self.image.height, self.image.value = width, height, encode(array, fast=True)
+        self._mark(text, stale=False)
+
+    def _ahead(self, values: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+        """The picture for other values of the knobs, and what the page shows with it."""
+        if self.check is not None:
+            self.check(**values)
+        array, text = self._draw(values)
+        width, height = _size(array)
+        return encode(array, fast=True), {"text": _lines(text), "width": width, "height": height}
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         bundle = super()._repr_mimebundle_(**kwargs)
         data, meta = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
-        still = {"image/png": base64.b64encode(self.still.png).decode(), "text/plain": "<Panel>"}
-        return {**data, **still}, {**meta, "image/png": {"alt": self.alt, "width": self.still.width, "height": self.still.height}}
+        still, words = self.still._repr_mimebundle_()
+        return {**data, **still}, {**meta, **words}
 
 
-def panel(render: Callable[..., Any], *knobs: Knob, caption: str = "", alt: str) -> Panel:
+def _size(array: np.ndarray) -> tuple[str, str]:
+    """Width and height in display pixels, as an Image widget takes them."""
+    width = min(_WIDEST, -(-array.shape[1] // DENSITY))
+    return str(width), str(round(array.shape[0] * width / array.shape[1]))
+
+
+def _player(spec: Knob, widget: widgets.Widget) -> widgets.Widget:
+    """The widget, with a play button beside it where the knob has one."""
+    if not isinstance(spec, Play):
+        return widget
+    limits = {name: getattr(widget, name) for name in ("min", "max", "step", "value")}
+    player = widgets.Play(interval=spec.milliseconds, **limits)
+    widgets.jslink((widget, "value"), (player, "value"))  # the slider leads: at first the button takes its value
+    return widgets.HBox([player, widget])
+
+
+def panel(render: Callable[..., Any], *knobs: Knob, action: str = "", check: Callable[..., str] | None = None,
+          caption: str = "", alt: str) -> Panel:
     """A live panel: ``render(**{knob.name: value})`` is called when a knob moves and returns what to show.
 
     render: gives uint8 device pixels (H, W, 3) (two for each display pixel) or a Picture; or a pair of that and a line
             of text that says what the picture shows now. It must be pure: the same knobs, the same picture.
-    knobs:  slider, choice, toggle, play, button or text of ``minidiff.show``
-    caption: what to try and what to look for; alt: what the first picture shows, for readers who cannot see it
+    knobs:  slider, play, seed, choice, toggle, text or mask of ``minidiff.show``
+    action: the words on a button, for what takes longer: render is then called when it is pressed, not when a knob moves
+    check:  gets the same values beforehand and raises BadInput for what cannot be drawn, such as a prompt with an unknown
+            word: that is shown, and the picture stays, marked as old. What it returns is shown until the button is pressed.
+    caption: what to try and what to look for, below the picture; alt: what the first picture shows, for who cannot see it
     """
     require(len(knobs) > 0, "knobs", "none", "at least one", "panel(render, slider('t', 0, 10, 1), alt='...')")
     names = [k.name for k in knobs]
     require(len(set(names)) == len(names), "knobs", names, "different names")
-    return Panel(render, knobs, caption, alt)
+    return Panel(render, knobs, action=action, check=check, caption=caption, alt=alt)

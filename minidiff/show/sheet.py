@@ -65,7 +65,7 @@ class Picture:
         return data, {"image/png": {"alt": self.alt, "width": self.width, "height": self.height}}
 
     def __repr__(self) -> str:
-        return "<Picture>"
+        return f"<Picture: {self.alt}>"
 
 
 def picture(source: Figure | np.ndarray, *, alt: str, caption: str = "") -> Picture:

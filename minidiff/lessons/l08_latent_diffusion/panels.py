@@ -50,8 +50,8 @@ class Painter:
         self.pipe, self.site, self.steps, self.moments = pipe, site, steps, moments
         self._kept: dict[tuple[str, int, float], tuple[np.ndarray, str]] = {}
 
-    def check(self, prompt: str) -> str:
-        """What the prompt is made of; raises BadInput for one that the model does not understand."""
+    def check(self, prompt: str, **_: float) -> str:
+        """What the prompt is made of; raises BadInput for one with unknown or too many words. The other knobs do not matter."""
         encode_prompt(self.pipe, prompt)
         words = word_tokens(self.pipe.tokenizer, prompt)
         require(len(words) > 0, "prompt", repr(prompt), "at least one word", "'a red cat on the grass'")
@@ -149,22 +149,32 @@ def blended(pipe: Any, images: Tensor, mask: Tensor, prompts: list[str], *, step
 class Holes:
     """What :func:`blended` paints into a hole of one picture (3, H, W), from a few seeds."""
 
-    def __init__(self, pipe: Any, image: Tensor, prompt: str, *, seeds: int = 2, steps: int = 20, guidance: float = 4.0) -> None:
-        self.pipe, self.image, self.prompt, self.seeds, self.steps, self.guidance = pipe, image, prompt, seeds, steps, guidance
-        self._kept: dict[bytes, Tensor] = {}
+    def __init__(self, pipe: Any, image: Tensor, *, count: int = 2, steps: int = 20, guidance: float = 4.0) -> None:
+        self.pipe, self.image, self.count, self.steps, self.guidance = pipe, image, count, steps, guidance
+        self._kept: dict[tuple[bytes, str, int], Tensor] = {}
 
-    def images(self, mask: Tensor) -> Tensor:
-        """mask (H, W) of 0 and 1 -> (seeds, 3, H, W)."""
-        cache_key = mask.to(torch.uint8).numpy().tobytes()
+    def check(self, mask: Tensor, prompt: str, seed: int) -> str:
+        """How much is painted; raises BadInput for a prompt with unknown words, and where nothing is to be kept or made."""
+        encode_prompt(self.pipe, prompt)
+        painted = int(mask.sum())
+        require(0 < painted < mask.numel(), "mask", "nothing painted" if not painted else "all of the picture painted",
+                "a hole with something around it", "a stroke on the picture")
+        return f"{painted} {'pixel' if painted == 1 else 'pixels'} painted"
+
+    def images(self, mask: Tensor, prompt: str, seed: int) -> Tensor:
+        """mask (H, W) of 0 and 1 -> (count, 3, H, W), from noises that differ from seed to seed."""
+        cache_key = (mask.to(torch.uint8).numpy().tobytes(), prompt, seed)
         if cache_key not in self._kept:
-            n = self.seeds
+            n = self.count
             images, masks = self.image.expand(n, -1, -1, -1), mask.expand(n, 1, -1, -1)
-            self._kept[cache_key] = blended(self.pipe, images, masks, [self.prompt] * n, steps=self.steps, guidance=self.guidance)
+            self._kept[cache_key] = blended(self.pipe, images, masks, [prompt] * n, seed=n * seed, steps=self.steps,
+                                            guidance=self.guidance)
         return self._kept[cache_key]
 
-    def render(self, mask: Tensor) -> tuple[np.ndarray, str]:
+    def render(self, mask: Tensor, prompt: str, seed: int) -> tuple[np.ndarray, str]:
         """The picture, the picture with its hole, and what was painted."""
         hole = torch.where(mask > 0.5, torch.zeros_like(self.image), self.image)
-        row = _coarse(torch.cat([self.image[None], hole[None], self.images(mask)]))
-        array = lay_out([row], 2, labels=["known", "what is kept", *(f"seed {i}" for i in range(self.seeds))])
-        return array, f"{self.prompt!r}: {float(mask.mean()):.0%} of the picture painted anew"
+        row = _coarse(torch.cat([self.image[None], hole[None], self.images(mask, prompt, seed)]))
+        tries = [f"try {seed * self.count + i + 1}" for i in range(self.count)]
+        array = lay_out([row], 2, labels=["known", "what is kept", *tries])
+        return array, f"{prompt!r}, seed {seed}: {float(mask.mean()):.0%} of the picture painted anew"

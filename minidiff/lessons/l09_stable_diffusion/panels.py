@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from minidiff.diffusion import Step
-from minidiff.errors import BadInput, require
-from minidiff.latent import decode, encode, text_to_image
-from minidiff.show.theme import rgb
+from minidiff.errors import require
+from minidiff.latent import decode, encode, encode_prompt, text_to_image
 from minidiff.show.tiles import lay_out, pixels
 
 __all__ = ["Colours", "PromptBox", "Return", "Scrubber"]
@@ -51,7 +50,7 @@ class PromptBox:
     """What a pipeline draws for a prompt from the same few noises, for a number of steps and a guidance weight.
 
     noise: (B, C, h, w), one picture a row. negative: stands in place of the empty prompt. Pictures are kept, so moving back
-    is free. A prompt that the pipeline cannot read draws nothing; the line of text says why.
+    is free.
     """
 
     def __init__(self, pipe: Any, noise: Tensor, *, negative: str = "", scale: int = 3) -> None:
@@ -66,18 +65,17 @@ class PromptBox:
                                              latents=self.noise, negative=self.negative).cpu()
         return self._kept[cache_key]
 
+    def check(self, *, prompt: str, steps: int, guidance: float) -> str:
+        """The prompt in quotes; raises BadInput for one with unknown words or too many of them."""
+        encode_prompt(self.pipe, prompt.strip())
+        return repr(prompt.strip())
+
     def render(self, *, prompt: str, steps: int, guidance: float) -> tuple[np.ndarray, str]:
-        """One row of pixels, blank if the prompt cannot be read, and one line of text."""
-        try:
-            images, text = self.images(prompt=prompt, steps=steps, guidance=guidance), ""
-        except BadInput as problem:
-            f = self.pipe.vae_scale_factor
-            blank = torch.tensor(rgb("#fcfbf7")) / 127.5 - 1
-            high, wide = (side * f for side in self.noise.shape[-2:])
-            images, text = blank.view(1, 3, 1, 1).expand(len(self.noise), 3, high, wide), f"Nothing drawn. {problem}"
+        """One row of pixels and one line of text."""
+        images = self.images(prompt=prompt, steps=steps, guidance=guidance)
         rows = len(self.noise) * steps * (2 if guidance != 1 else 1)
         return (lay_out([_coarse(images)], self.scale),
-                text or f"{len(images)} pictures, {steps} steps, weight {guidance:g}: the U-Net saw {rows} rows")
+                f"{len(images)} pictures, {steps} steps, weight {guidance:g}: the U-Net saw {rows} rows")
 
 
 class Scrubber:

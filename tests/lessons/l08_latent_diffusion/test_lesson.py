@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-
 import numpy as np
 import pytest
 import torch
-from browser import FLAGS, HELP, chromium
 
+from minidiff import show
 from minidiff.course import claims
 from minidiff.errors import BadInput
 from minidiff.latent import (
@@ -28,8 +26,7 @@ from minidiff.lessons.l08_latent_diffusion.claims import exchanged
 from minidiff.lessons.l08_latent_diffusion.panels import Film, Holes, Painter, blended, over
 from minidiff.measure.prompts import make_prompts, make_scenes
 from minidiff.rng import normal
-from minidiff.show import canvas, choice, panel, play, sweep
-from minidiff.show.canvas import ESM, MaskPanel, PromptPanel, box_mask, brush
+from minidiff.show import box_mask, choice, panel, play, sweep
 from minidiff.steer import sites
 from minidiff.world import WorldData, captions, parse, render, sample_scenes
 
@@ -92,24 +89,19 @@ def test_painter_draws_what_the_pipeline_draws(pipe, site):
     assert bool((whole < 1).all()) and float(whole.mean()) > 0.3, "the rest of the attention lies on the padding"
 
 
-def test_prompt_panel(pipe, site):
+def test_the_prompt_panel(pipe, site):
     painter = Painter(pipe, site=site, steps=3, moments=3)
-    p = PromptPanel("a red cat", painter.render, painter.check, caption="Try it.", alt="a cat")
+    knobs = (show.text("prompt", "a red cat"), show.seed(), show.slider("guidance", 1.0, 10.0, 0.5, 4.0))
+    p = panel(painter.render, *knobs, action="draw", check=painter.check, alt="a cat")
     first = p.image.value
     p.set(seed=2)
-    assert p.image.value == first and "seed 2" in p.status.value and "press" in p.status.value
+    assert p.image.value == first and "3 words, 3 tokens" in p.text and "press" in p.text
     p.draw()
-    assert p.image.value != first and "3 words, 3 tokens" in p.status.value and "guidance 4" in p.status.value
-    second = p.image.value
+    assert p.image.value != first and "seed 2" in p.text and "guidance 4" in p.text
     p.set(prompt="a red mushrom")
-    assert "mushroom" in p.status.value and "unknown word" in p.status.value
-    said = p.status.value
-    p.draw()
-    assert p.image.value == second and "Nothing drawn" in p.status.value and p.status.value != said
+    assert "mushroom" in p.text and "unknown word" in p.text
     p.set(prompt="")
-    assert "at least one word" in p.status.value
-    data, meta = p._repr_mimebundle_()
-    assert base64.b64decode(data["image/png"])[:4] == b"\x89PNG" and meta["image/png"]["alt"] == "a cat"
+    assert "at least one word" in p.text
     assert painter.render(prompt="a red cat", seed=0, guidance=4.0)[0].shape[1] == 3 * 256 + 2 * 8
 
 
@@ -157,81 +149,31 @@ def test_blended_keeps_what_is_known_and_is_plain_sampling_without_any(pipe):
         blended(pipe, images, some, prompts[:1])
 
 
-@pytest.mark.parametrize("with_canvas", [True, False])
-def test_mask_panel(pipe, monkeypatch, with_canvas):
-    if not with_canvas:
-        monkeypatch.setattr(canvas, "brush", lambda image: None)
-    holes = Holes(pipe, WorldData(64, "test", "simple").images(1)[0], "a red cat", steps=2)
-    p = MaskPanel(holes.image, holes.render, start=(8, 16, 24, 32), caption="Paint.", alt="a hole")
-    assert torch.equal(p.mask, box_mask(64, 8, 16, 24, 32)) and float(p.mask.sum()) == 24 * 32 and "19%" in p.still.caption
+def test_the_hole_panel(pipe):
+    image = WorldData(64, "test", "simple").images(1)[0]
+    holes = Holes(pipe, image, steps=2)
+    hole = box_mask(64, 8, 16, 24, 32)
+    knobs = (show.mask("mask", image, start=hole), show.text("prompt", "a red cat"), show.seed())
+    p = panel(holes.render, *knobs, action="draw anew", check=holes.check, alt="a hole")
+    assert "19%" in p.text and torch.equal(p.values["mask"], hole)
     first = p.image.value
-    p.set(x=40, y=0, width=60, height=4)
-    assert float(p.mask.sum()) == 24 * 4 and "96 pixels" in p.status.value and p.image.value == first
+    p.knobs["mask"].cells = "1" * 40 + "0" * (64 * 64 - 40)                    # as a hand would
+    assert "40 pixels" in p.text and p.image.value == first and p.stale
     p.draw()
-    assert p.image.value != first and "press 1" in p.status.value
-    with pytest.raises(BadInput, match="width"):
-        p.set(width=2)
-    if with_canvas:
-        assert p.canvas.cells == "".join("1" if v else "0" for v in p.mask.flatten().tolist())
-        p.canvas.cells = "1" * 40 + "0" * (64 * 64 - 40)                       # as a hand would
-        assert float(p.mask.sum()) == 40 and bool(p.mask[0, :40].all()) and "40 pixels" in p.status.value
-        p.canvas.cells = "1"                                                   # not of this size: ignored
-        assert float(p.mask.sum()) == 40
-        second = p.image.value
-        p.canvas.cells = "0" * 64 * 64
+    again, stroke = p.image.value, p.values["mask"]
+    assert again != first and bool(stroke[0, :40].all()) and float(stroke.sum()) == 40
+    p.draw()
+    assert p.image.value != again, "the next seed"
+    for bad in (torch.zeros(64, 64), torch.ones(64, 64)):
+        p.set(mask=bad)
         p.draw()
-        assert "Nothing drawn" in p.status.value and p.image.value == second
-    array, text = holes.render(box_mask(64, 0, 0, 10, 10))
-    assert array.dtype == np.uint8 and "2%" in text
-
-
-def test_the_brush_knows_its_picture():
-    image = WorldData(32, "test", "simple").images(1)[0]
-    made = brush(image)
-    assert made.side == 32 and made.cells == "0" * 1024 and made.picture.startswith("data:image/png;base64,")
-    for word in ("http:", "https:", "import(", "fetch("):
-        assert word not in ESM, "the canvas must work without a network"
-
-
-@pytest.mark.browser
-@pytest.mark.skipif(chromium() is None, reason=HELP)
-def test_the_canvas_in_a_browser():
-    """The module itself in Chromium with a stand-in for the widget's model: paint with the mouse, rub out with Shift."""
-    from playwright.sync_api import sync_playwright
-
-    page_of = """async source => {
-      const url = URL.createObjectURL(new Blob([source], { type: 'text/javascript' }));
-      const traits = { side: 16, scale: 10, brush: 2, label: 'a picture', cells: '0'.repeat(256),
-        picture: 'data:image/gif;base64,R0lGODlhAQABAIAAAAUEBAAAACwAAAAAAQABAAACAkQBADs=' }, heard = {};
-      window.model = { get: n => traits[n], set: (n, v) => { traits[n] = v; }, save_changes: () => { traits.saved = true; },
-        on: (n, f) => { heard[n] = f; }, traits, heard };
-      (await import(url)).default.render({ model: window.model, el: document.body });
-    }"""
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium(), args=FLAGS)
-        page = browser.new_page()
-        page.set_content("<body style='margin:0'></body>")
-        page.evaluate(page_of, ESM)
-        assert page.locator("canvas").get_attribute("aria-label") == "a picture"
-        page.mouse.move(80, 80)
-        page.mouse.down()
-        page.mouse.move(120, 80, steps=8)
-        assert not page.evaluate("window.model.traits.saved"), "the mask is sent when the button is let go"
-        page.mouse.up()
-        cells = page.evaluate("window.model.traits.cells")
-        assert len(cells) == 256 and cells[8 * 16 + 8] == cells[8 * 16 + 11] == "1" and cells[0] == cells[2 * 16 + 8] == "0"
-        painted = cells.count("1")
-        page.keyboard.down("Shift")
-        page.mouse.move(80, 80)
-        page.mouse.down()
-        page.mouse.up()
-        page.keyboard.up("Shift")
-        cells = page.evaluate("window.model.traits.cells")
-        assert cells[8 * 16 + 8] == "0" and 0 < cells.count("1") < painted
-        page.evaluate("model.traits.cells = '1'.repeat(256); model.heard['change:cells']()")
-        shown = page.evaluate("Array.from(document.querySelector('canvas').getContext('2d').getImageData(5, 5, 1, 1).data)")
-        assert shown[3] > 0 and shown[0] > shown[1], "the mask that Python sets is drawn"
-        browser.close()
+        assert p.text.startswith("Nothing drawn.") and "painted" in p.text
+    p.set(mask=hole, prompt="a red zebra")
+    assert "zebra" in p.text
+    made = [holes.images(hole, "a red cat", number) for number in (0, 1)]
+    assert not torch.equal(made[0], made[1]) and not torch.equal(made[0][0], made[0][1])
+    known = (hole < 0.5).expand(2, 3, -1, -1)
+    assert all(torch.equal(x[known], image.expand(2, -1, -1, -1)[known]) for x in made), "what is known stays"
 
 
 # Claims --------------------------------------------------------------------------------------------------------------------
