@@ -86,7 +86,9 @@ function render({ model, el }) {
         focused = document.activeElement === button;
         action.set({ disabled: true, description: parts.busy });
       });
-      action.on("change:disabled", () => { if (!action.get("disabled") && focused) button.focus(); });
+      action.on("change:disabled", () => setTimeout(() => {                        // a disabled button loses the focus
+        if (focused && !button.disabled && document.activeElement === document.body) button.focus();
+      }));
     });
   };
   const watch = new IntersectionObserver(() => {

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-__all__ = ["CHROMIUM", "HELP", "Lab", "Visit", "chromium", "lab", "make_lab", "visit"]
+__all__ = ["CHROMIUM", "HELP", "Lab", "Visit", "chromium", "lab", "make_lab", "visit", "write"]
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable",
@@ -115,6 +115,14 @@ def make_lab(folder: Path, arguments: str, venv: str | None = None) -> list[str]
     stamps = re.findall(r"touch (.*)", plan)
     old = [flag for stamp in (stamps[0].split() if stamps else []) for flag in ("-o", stamp)]
     return ["make", "--no-print-directory", *old, "lab", f"VENV={venv}", f"NOTEBOOKS={folder}", f"ARGS={arguments}"]
+
+
+def write(path: Path, cells: list[str]) -> None:
+    """A notebook of these code cells, not yet run."""
+    content = [{"cell_type": "code", "id": f"c{i}", "metadata": {}, "source": source, "outputs": [], "execution_count": None}
+               for i, source in enumerate(cells)]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    path.write_text(json.dumps({"cells": content, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
 
 
 def free_port() -> int:
@@ -241,8 +249,8 @@ def _move_all(page: Any, seen: Visit, patience: float, rest: float) -> None:
 
 
 def visit(server: Lab, name: str, *, run_seconds: float = 600.0, patience: float = 30.0, rest: float = 0.0,
-          then: Callable[[Any], None] | None = None) -> Visit:
-    """Open a notebook of the lab's folder, run all its cells, move every knob.
+          move: bool = True, then: Callable[[Any], None] | None = None) -> Visit:
+    """Open a notebook of the lab's folder, run all its cells, move every knob (unless ``move`` is False).
 
     run_seconds: time for all cells together. patience: seconds for one knob to show something. rest: seconds in which
     nobody touches or asks the page, before and after each move: a hand needs them too to go from one knob to the next, and
@@ -285,7 +293,8 @@ def visit(server: Lab, name: str, *, run_seconds: float = 600.0, patience: float
             page.wait_for_timeout(1000)
             drawn, before = page.evaluate("minidiff.knobs().length"), drawn
         seen.counts = page.evaluate("minidiff.counts()")
-        _move_all(page, seen, patience, rest)
+        if move:
+            _move_all(page, seen, patience, rest)
         if then is not None:
             then(page)
         seen.errors = page.evaluate("minidiff.reports")
