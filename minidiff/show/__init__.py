@@ -11,7 +11,7 @@ from importlib import import_module
 # Modules are named apart from their functions, so that neither hides the other.
 _HOMES = {
     "theme": ("set_theme", "figure", "png", "colour", "rgb", "PALETTE", "CYCLE", "PAPER", "INK", "SOFT", "DENSITY", "PIXELS"),
-    "sheet": ("Picture", "picture", "paper", "write_text"),
+    "sheet": ("Picture", "picture", "plural", "paper", "write_text"),
     "tiles": ("grid", "strip", "tile", "pixels", "spread", "save_grid"),
     "heat": ("heatmap", "animation", "Animation"),
     "plots": ("curve", "bars", "scatter2d"),

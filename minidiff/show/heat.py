@@ -45,6 +45,8 @@ def heatmap(
     )
     values = maps.detach().cpu().double()
     low, high = limits or (float(values.min()), float(values.max()))
+    require(limits is None or low < high, "limits", limits, "(the value of the darkest colour, a larger one for the brightest)",
+            f"limits=({min(low, high)}, {max(low, high)})" if low != high else "limits=(0, 1)")
     if over is not None:
         values = torch.nn.functional.interpolate(values[:, None], size=over.shape[-2:], mode="nearest")[:, 0]
     shown = _colours(((values - low) / max(high - low, 1e-12)).clamp(0, 1).numpy())

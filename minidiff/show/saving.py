@@ -2,7 +2,7 @@
 
 JupyterLab writes of a widget the number of a model that lives in the kernel, and prefers it to the picture beside it: whoever
 opens the file the next day reads "Error displaying widget". This extension of the Jupyter server takes those numbers out of what
-is about to be written. The open page stays live. Installing the package enables it (``jupyter_server.json`` beside this file).
+is about to be written. The open page stays live. Installing the package enables it (``jupyter/server.json`` beside this file).
 """
 
 from __future__ import annotations

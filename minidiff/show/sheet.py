@@ -19,7 +19,8 @@ from minidiff.show.theme import COLUMN, DENSITY, INK, PAPER, PIXELS, SOFT, font_
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Picture", "picture", "encode", "font", "wrap", "text_height", "write_text", "paper", "framed", "write_file", "FULL"]
+__all__ = ["Picture", "picture", "plural", "encode", "font", "wrap", "text_height", "write_text", "paper", "framed", "write_file",
+           "FULL"]
 
 FULL = int(COLUMN * PIXELS)          # display pixels of a full-width picture
 BUDGET = 106_000                     # bytes; a notebook output may have 150 KB, and there a byte takes 4/3
@@ -66,6 +67,11 @@ class Picture:
 
     def __repr__(self) -> str:
         return f"<Picture: {self.alt}>"
+
+
+def plural(count: int, noun: str) -> str:
+    """The count and its noun: "1 row", "3 rows"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def picture(source: Figure | np.ndarray, *, alt: str, caption: str = "") -> Picture:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from minidiff.errors import BadInput, check_images, require
-from minidiff.show.sheet import FULL, Picture, encode, font, framed, paper, text_height, wrap, write_file, write_text
+from minidiff.show.sheet import FULL, Picture, encode, font, framed, paper, plural, text_height, wrap, write_file, write_text
 from minidiff.show.theme import DENSITY, INK, SOFT
 
 __all__ = ["pixels", "tile", "grid", "strip", "spread", "lay_out", "save_grid"]
@@ -151,7 +151,8 @@ def grid(images: Images, *, columns: int | None = None, labels: Sequence[object]
     array = lay_out(rows, scale, labels=below, row_labels=side, column_labels=head)
     if not alt:
         named = "; ".join([*side, *head, *below][:12])
-        alt = f"{count} pictures in {len(rows)} rows and {wide} columns" + (f": {named}" if named else "")
+        alt = f"{plural(count, 'picture')} in {plural(len(rows), 'row')} and {plural(wide, 'column')}"
+        alt += f": {named}" if named else ""
         alt = f"{caption} {alt}".strip()
     return Picture.of(framed(array, caption=caption), alt=alt, caption=caption)
 
@@ -185,7 +186,7 @@ def strip(frames: Images, *, labels: Sequence[object] | Callable[[int], object] 
     texts = _texts("labels", labels, len(frames), "frame")
     rows = list(torch.stack([frames[place].detach().cpu() for place in chosen], 1))          # B tensors (T, C, H, W)
     span = f": {texts[0]} to {texts[-1]}" if texts else ""
-    alt = alt or f"{caption} Film strip of {len(chosen)} frames, {len(rows)} rows{span}"
+    alt = alt or f"{caption} Film strip of {plural(len(chosen), 'frame')}, {plural(len(rows), 'row')}{span}"
     return grid(rows, column_labels=[texts[place] for place in chosen] if texts else None, row_labels=row_labels, scale=scale,
                 columns=len(chosen), alt=alt.strip(), caption=caption)
 

@@ -249,3 +249,12 @@ def test_a_heat_map_puts_the_brightest_where_the_map_is_largest():
     assert (twice[: 24 + 240] == picture.array[: 24 + 240]).all() and (twice != picture.array).any()
     with pytest.raises(BadInput, match="maps"):
         show.heatmap(maps[0], alt="one map")
+    for limits in ((1.0, 0.0), (2.0, 2.0)):
+        with pytest.raises(BadInput, match="limits"):
+            show.heatmap(maps, limits=limits, alt="two maps")
+
+
+def test_one_of_a_kind_is_said_in_the_singular():
+    assert [show.plural(n, "row") for n in (0, 1, 2, 1200)] == ["0 rows", "1 row", "2 rows", "1,200 rows"]
+    assert show.grid(torch.zeros(3, 3, 8, 8)).alt == "3 pictures in 1 row and 3 columns"
+    assert show.strip(torch.zeros(1, 3, 8, 8)).alt == "Film strip of 1 frame, 1 row"

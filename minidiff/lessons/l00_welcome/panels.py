@@ -51,7 +51,7 @@ def show_fade(*, share: int) -> tuple[np.ndarray, str]:
     x, best, left, valid = fades()
     row = torch.stack([x[share], best[share], (x[share] - best[share]).abs() - 1])
     words = "valid" if valid[share] else "not valid: no scene explains it"
-    return tile(row, columns=3, scale=6, gap=6), f"{share} tenths of the second picture: residual {left[share]:.2f}, {words}"
+    return tile(row, columns=3, scale=6, gap=6), f"{share / 10:g} of the second picture: residual {left[share]:.3f}, {words}"
 
 
 def share_interval(*, n: int, percent: int) -> tuple[np.ndarray, str]:

@@ -11,7 +11,7 @@ from minidiff.errors import check_choice, require
 from minidiff.measure import Reader, read
 from minidiff.rng import normal
 from minidiff.show import curve, tile
-from minidiff.show.sheet import Picture
+from minidiff.show.sheet import Picture, plural
 from minidiff.world import KINDS
 
 __all__ = ["Chain", "Sampler", "weights"]
@@ -40,7 +40,7 @@ class Chain:
         array = tile([self.x[step].clamp(-1, 1), self.guess[step].clamp(-1, 1)], scale=4, gap=6)
         kinds = zip(self.kind[step], self.confidence[step], strict=True)
         read_as = ", ".join(f"{KINDS[int(k)]} ({float(p):.0%})" for k, p in kinds)
-        return array, f"after {step} steps, t = {max(self.ts[step], 0)}; the guesses read as {read_as}"
+        return array, f"after {plural(step, 'step')}, t = {max(self.ts[step], 0)}; the guesses read as {read_as}"
 
 
 class Sampler:
@@ -50,19 +50,22 @@ class Sampler:
         self.model, self.count, self.budget = model, count, budget
         self._kept: dict[tuple, Tensor] = {}
 
-    def render(self, *, seed: int, steps: int, variance: str) -> tuple[np.ndarray, str]:
+    def images(self, *, seed: int, steps: int, variance: str) -> Tensor:
+        """(count, 3, 32, 32) in [-1, 1]."""
         check_choice("variance", variance, ("small", "large"))
-        require(
-            steps * self.count <= self.budget, "steps", steps, f"at most {self.budget // self.count} for {self.count} pictures"
-        )
+        most = self.budget // self.count
+        require(steps <= most, "steps", steps, f"at most {most} for {self.count} pictures")
         cache_key = (seed, steps, variance)
         if cache_key not in self._kept:
             x = normal((self.count, 3, 32, 32), "sampler", seed)
             run = ddpm(self.model, x, steps=steps, variance=variance, clip="x0", seed=seed)
-            self._kept[cache_key] = last(run).x
-        return tile(
-            self._kept[cache_key].clamp(-1, 1), columns=self.count, scale=3, gap=6
-        ), f"seed {seed}, {steps} steps, {variance} variance: {steps * self.count} network calls"
+            self._kept[cache_key] = last(run).x.clamp(-1, 1)
+        return self._kept[cache_key]
+
+    def render(self, *, seed: int, steps: int, variance: str) -> tuple[np.ndarray, str]:
+        """One row of pictures and one line of text."""
+        array = tile(self.images(seed=seed, steps=steps, variance=variance), columns=self.count, scale=3, gap=6)
+        return array, f"seed {seed}, {plural(steps, 'step')}, {variance} variance: {steps * self.count} network calls"
 
 
 def weights(*, gamma: int) -> tuple[Picture, str]:

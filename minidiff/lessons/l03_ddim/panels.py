@@ -13,6 +13,7 @@ from torch import Tensor
 
 from minidiff.diffusion import Step, ddim, dpm2m, heun, last
 from minidiff.errors import check_choice, require
+from minidiff.show.sheet import plural
 from minidiff.show.theme import rgb
 from minidiff.show.tiles import lay_out, pixels, spread
 
@@ -72,9 +73,10 @@ class Explorer:
         used = calls if solver != "Heun" else 2 * ((calls + 1) // 2) - 1
         name = f"{solver}, η = {eta:g}" if solver == "DDIM" else solver
         rows = [_empty(_pixels(x), len(self.noise)), _pixels(self.reference)]
-        array = lay_out(rows, 2, row_labels=[f"{name}, {used} calls", self.label])
+        array = lay_out(rows, 2, row_labels=[f"{name}, {plural(used, 'call')}", self.label])
         aside = "" if solver == "DDIM" or eta == 0 else " (η has no effect on this solver)"
-        return array, (f"{len(x)} pictures, {used} network calls each; root mean square distance to the lower row "
+        cost = f"{plural(len(x), 'picture')}, {plural(used, 'network call')} each"
+        return array, (f"{cost}; root mean square distance to the lower row "
                        f"{self.distance(calls=calls, eta=eta, solver=solver):.2f}{aside}")
 
 

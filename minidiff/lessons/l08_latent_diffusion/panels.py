@@ -19,6 +19,7 @@ from minidiff.latent.autoencoder import decode, encode
 from minidiff.latent.pipeline import encode_prompt
 from minidiff.latent.sample import denoise, initial_noise
 from minidiff.latent.text import word_tokens
+from minidiff.show.sheet import plural
 from minidiff.show.tiles import lay_out, pixels, spread
 from minidiff.steer import Recorder
 
@@ -55,7 +56,8 @@ class Painter:
         encode_prompt(self.pipe, prompt)
         words = word_tokens(self.pipe.tokenizer, prompt)
         require(len(words) > 0, "prompt", repr(prompt), "at least one word", "'a red cat on the grass'")
-        return f"{len(words)} words, {sum(len(where) for _, where in words)} tokens of {self.pipe.tokenizer.model_max_length - 2}"
+        tokens = plural(sum(len(where) for _, where in words), "token")
+        return f"{plural(len(words), 'word')}, {tokens} of {self.pipe.tokenizer.model_max_length - 2}"
 
     def run(self, *, prompt: str, seed: int, guidance: float) -> tuple[Tensor, Tensor, list[str]]:
         """Pictures (moments, 3, H, W), the last one finished; maps (K, h, w) of begin, words and end; their names."""
@@ -159,7 +161,7 @@ class Holes:
         painted = int(mask.sum())
         require(0 < painted < mask.numel(), "mask", "nothing painted" if not painted else "all of the picture painted",
                 "a hole with something around it", "a stroke on the picture")
-        return f"{painted} {'pixel' if painted == 1 else 'pixels'} painted"
+        return f"{plural(painted, 'pixel')} painted"
 
     def images(self, mask: Tensor, prompt: str, seed: int) -> Tensor:
         """mask (H, W) of 0 and 1 -> (count, 3, H, W), from noises that differ from seed to seed."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from minidiff.diffusion import Step
 from minidiff.errors import require
 from minidiff.latent import decode, encode, encode_prompt, text_to_image
+from minidiff.show.sheet import plural
 from minidiff.show.tiles import lay_out, pixels
 
 __all__ = ["Colours", "PromptBox", "Return", "Scrubber"]
@@ -74,8 +75,9 @@ class PromptBox:
         """One row of pixels and one line of text."""
         images = self.images(prompt=prompt, steps=steps, guidance=guidance)
         rows = len(self.noise) * steps * (2 if guidance != 1 else 1)
+        seen = f"the U-Net saw {plural(rows, 'row')}"
         return (lay_out([_coarse(images)], self.scale),
-                f"{len(images)} pictures, {steps} steps, weight {guidance:g}: the U-Net saw {rows} rows")
+                f"{plural(len(images), 'picture')}, {plural(steps, 'step')}, weight {guidance:g}: {seen}")
 
 
 class Scrubber:
@@ -134,4 +136,4 @@ class Return:
         array = lay_out([states[place] for states in self._pixels.values()], self.scale, row_labels=list(self._pixels),
                         column_labels=["latent", "guess, decoded"])
         level = f"t = {self._t[place]}" if place else "the picture's end"
-        return array, f"{place} of {self.count} steps away from the picture ({level})"
+        return array, f"{place} of {plural(self.count, 'step')} away from the picture ({level})"
