@@ -120,6 +120,7 @@ CSS = """
 .minidiff-canvas canvas { cursor: crosshair; touch-action: none; image-rendering: pixelated; }
 .minidiff-canvas canvas:focus-visible { outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: 1px; }
 .minidiff-canvas div { display: flex; gap: 8px; align-items: center; color: var(--jp-ui-font-color1, inherit); font-size: 13px; }
+.minidiff-canvas label { display: flex; gap: 4px; align-items: center; white-space: nowrap; }
 .minidiff-canvas input[type=range] { width: 80px; vertical-align: middle; }
 """
 

@@ -105,7 +105,11 @@ export default { initialize: context => { if (context.model.get("parts").knobs.l
 CSS = """
 .minidiff-picture { transition: opacity 0.15s; }
 .minidiff-picture.minidiff-stale { opacity: 0.35; }
-.minidiff-panel .widget-dropdown > select { color-scheme: light dark; }
+.minidiff-panel .widget-html-content { line-height: 1.45; padding: 2px 0; }
+.minidiff-panel .widget-dropdown > select {        /* ipywidgets' own arrow is black on a dark page */
+  background-image: url("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 18 18'%3E\
+%3Cpath d='M5 7.5h8L9 12z' fill='%238a909b'/%3E%3C/svg%3E");
+}
 """
 
 

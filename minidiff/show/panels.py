@@ -67,7 +67,10 @@ class Panel(widgets.VBox):
         rows = [_player(self.specs[n], w) for n, w in self.knobs.items() if not isinstance(self.specs[n], Mask)]
         rows += [self.button] if self.button is not None else []
         canvas = [w for n, w in self.knobs.items() if isinstance(self.specs[n], Mask)]
-        return [widgets.HBox([*canvas, widgets.VBox(rows)])] if canvas else rows
+        for row in rows if canvas else []:
+            row.layout.width = "auto"
+        column = widgets.VBox(rows, layout=widgets.Layout(flex="1 1 0%", min_width="260px"))
+        return [widgets.HBox([*canvas, column], layout=widgets.Layout(max_width=f"{_WIDEST}px"))] if canvas else rows
 
     @property
     def values(self) -> dict[str, Any]:
