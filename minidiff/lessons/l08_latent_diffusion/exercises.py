@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minidiff.course.answers import Mistake, call, expect, expect_number, number
+from minidiff.course.answers import Mistake, call, expect, expect_number, fits, number
 from minidiff.course.tasks import checks, exercise
 from minidiff.rng import normal
 from minidiff.steer.attention import attention
@@ -70,36 +71,41 @@ def cross_attention(x, words, wq, wk, wv, heads):
 
 @checks(cross_attention)
 def _cross(fn: Callable) -> None:
-    heads, d, c = 3, 4, 6
-    e = heads * d
-    x, words = (normal((2, n, c), "lesson 08 cross", i, dtype=torch.float64) for i, n in enumerate((10, 7)))
-    wq, wk, wv = (normal((e, c), "lesson 08 weights", i, dtype=torch.float64) for i in range(3))
-    got = call(fn, x, words, wq, wk, wv, heads, shape=(2, 10, e))
-    q, k, v = x @ wq.T, words @ wk.T, words @ wv.T
+    # First words as wide as the places, so that self-attention runs; then all sizes apart.
+    for heads, d, (B, N, L, C, D) in ((3, 5, (2, 10, 7, 6, 6)), (2, 3, (3, 8, 5, 4, 9))):
+        E = heads * d
+        x, words = (normal(size, "lesson 08 cross", 0, dtype=torch.float64) for size in ((B, N, C), (B, L, D)))
+        wq, wk, wv = (normal((E, n), "lesson 08 weights", i, dtype=torch.float64) for i, n in enumerate((C, D, D)))
+        got = call(fn, x, words, wq, wk, wv, heads, shape=(B, N, E))
+        q, k, v = x @ wq.T, words @ wk.T, words @ wv.T
 
-    def other(split: Callable[[Tensor], Tensor] = lambda t: _heads(t, heads), root: float = d**0.5, axis: int = -1,
-              join: Callable[[Tensor], Tensor] = lambda t: t.transpose(1, 2).flatten(2), q: Tensor = q, k: Tensor = k,
-              v: Tensor = v) -> Tensor:
-        return join((split(q) @ split(k).transpose(-1, -2) / root).softmax(axis) @ split(v))
+        def other(split: Callable[[Tensor], Tensor] = lambda t, heads=heads: _heads(t, heads), root: float = d**0.5,
+                  axis: int = -1, join: Callable[[Tensor], Tensor] = lambda t: t.transpose(1, 2).flatten(2), q: Tensor = q,
+                  k: Tensor = k, v: Tensor = v) -> Tensor:
+            return join((split(q) @ split(k).transpose(-1, -2) / root).softmax(axis) @ split(v))
 
-    woven = other(split=lambda t: t.unflatten(-1, (-1, heads)).movedim(-1, 1))
-    expect(got, crossed(x, words, wq, wk, wv, heads), wrong={
-        "The scores are not divided by the square root of d.": other(root=1.0),
-        "You divide by the square root of all E channels; d is the width of one head.": other(root=e**0.5),
-        "You divide by d; it is its square root.": other(root=float(d)),
-        "The softmax runs over the places of the picture; each place shares out its attention over the words.": other(axis=-2),
-        "Keys and values come from the picture here: that is self-attention, and the words are never read.":
-            other(k=x @ wk.T, v=x @ wv.T),
-        "There is only one head: the channels are not split.": other(split=lambda t: t[:, None], root=e**0.5),
-        "Only one head, and scaled as if there were more.": other(split=lambda t: t[:, None]),
-        "The heads take every third channel; here a head is a block of neighbouring channels.": woven,
-        "The heads are joined without moving their axis back, so that places and heads are mixed up.":
-            other(join=lambda t: t.reshape(2, 10, e)),
-        "wk and wv are exchanged.": other(k=words @ wv.T, v=words @ wk.T),
-    }, otherwise="Not what cross-attention gives; check it with one head and one word, where the answer is that word's value "
-                 "at every place.")
-    single = call(fn, x, words[:, :1], wq, wk, wv, heads)
-    expect(single, v[:, :1].expand(2, 10, e), otherwise="With a single word every place must get that word's value.")
+        wrong = {
+            "The scores are not divided by the square root of d.": other(root=1.0),
+            "You divide by the square root of all E channels; d is the width of one head.": other(root=E**0.5),
+            "You divide by d; it is its square root.": other(root=float(d)),
+            "The softmax runs over the places of the picture; each place shares out its attention over the words.":
+                other(axis=-2),
+            "There is only one head: the channels are not split.": other(split=lambda t: t[:, None], root=E**0.5),
+            "Only one head, and scaled as if there were more.": other(split=lambda t: t[:, None]),
+            f"The heads take every channel number {heads}; here a head is a block of neighbouring channels.":
+                other(split=lambda t, heads=heads: t.unflatten(-1, (-1, heads)).movedim(-1, 1)),
+            "The heads are joined without moving their axis back, so that places and heads are mixed up.":
+                other(join=lambda t, B=B, N=N, E=E: t.reshape(B, N, E)),
+            "wk and wv are exchanged.": other(k=words @ wv.T, v=words @ wk.T),
+        }
+        if C == D:
+            wrong["Keys and values come from the picture here: that is self-attention, and the words are never read."] = \
+                other(k=x @ wk.T, v=x @ wv.T)
+        expect(got, crossed(x, words, wq, wk, wv, heads), wrong=wrong,
+               otherwise="Not what cross-attention gives. Follow one place of one head: its scores are q k^T / sqrt(d), one for "
+                         "each word; their softmax weighs the words' values.")
+        single = call(fn, x, words[:, :1], wq, wk, wv, heads)
+        expect(single, v[:, :1].expand(B, N, E), otherwise="With a single word every place must get that word's value.")
 
 
 _PIECES = {"mushroom": ["mush", "room"], "watercolour": ["water", "colour"], "snowflake": ["snow", "fl", "ake"]}
@@ -128,42 +134,57 @@ def token_positions(text, word, pieces):
     ### BEGIN SOLUTION
     at = 1                                     # after the begin token
     for w in text.split():
-        count = len(pieces.get(w, [w]))
+        count = len(pieces[w]) if w in pieces else 1
         if w == word:
             return list(range(at, at + count))
         at += count
     ### END SOLUTION
 
 
+_OTHERS = {"grass": ["gr", "ass"], "cat": ["c", "a", "t"]}
+
+
 @checks(token_positions)
 def _token_positions(fn: Callable) -> None:
-    cases = [("a red cat on the grass", "cat"), ("a red mushroom on the grass", "mushroom"), ("watercolour of a red cat", "cat"),
-             ("a mushroom and a blue mushroom", "blue"), ("snowflake and mushroom and cat and cat", "cat"),
-             ("a catfish and a cat", "cat"), ("watercolour of a snowflake", "snowflake")]
-    wrong: dict[str, Callable[[str, str], list[int]]] = {
-        "Position 0 is the begin token, so the first word starts at 1.": lambda t, w: _positions(t, w, _PIECES, 0),
+    cases = [("a red cat on the grass", "cat", _PIECES), ("a red mushroom on the grass", "mushroom", _PIECES),
+             ("watercolour of a red cat", "cat", _PIECES), ("a mushroom and a blue mushroom", "blue", _PIECES),
+             ("snowflake and mushroom and cat and cat", "cat", _PIECES), ("a catfish and a cat", "cat", _PIECES),
+             ("watercolour of a snowflake", "snowflake", _PIECES), ("a mushroom and a red mushroom", "mushroom", _PIECES),
+             ("a red mushroom and a cat on the grass", "grass", _OTHERS), ("cat on grass", "on", _OTHERS)]
+
+    def index(text: str, word: str) -> int:
+        return 1 + text.split().index(word)
+
+    wrong: dict[str, Callable[[str, str, dict], list[int]]] = {
+        "Position 0 is the begin token, so the first word starts at 1.": lambda t, w, p: _positions(t, w, p, 0),
         "You count words; a word before it may have several tokens.":
-            lambda t, w: list(range(1 + t.split().index(w), 1 + t.split().index(w) + len(_PIECES.get(w, [w])))),
-        "You give the first of its tokens only.": lambda t, w: _positions(t, w, _PIECES)[:1],
-        "You give the last of its tokens only.": lambda t, w: _positions(t, w, _PIECES)[-1:],
-        "You count words and give one position a word; some words are several tokens.": lambda t, w: [1 + t.split().index(w)],
+            lambda t, w, p: list(range(index(t, w), index(t, w) + len(p.get(w, [w])))),
+        "You give the first of its tokens only.": lambda t, w, p: _positions(t, w, p)[:1],
+        "You give the last of its tokens only.": lambda t, w, p: _positions(t, w, p)[-1:],
+        "You count words and give one position a word; some words are several tokens.": lambda t, w, p: [index(t, w)],
     }
     answers = []
-    for text, word in cases:
-        out = fn(text, word, dict(_PIECES))
+    for text, word, pieces in cases:
+        table = {key: list(tokens) for key, tokens in pieces.items()}
+        out = fn(text, word, table)
         if out is None:
             raise Mistake("It returns nothing; is a return missing?")
+        if table != pieces:
+            raise Mistake("It changes the table of pieces; work on a copy.")
         try:
-            answers.append([int(v) for v in (out.tolist() if isinstance(out, Tensor) else out)])
-        except (TypeError, ValueError):
+            found = out.tolist() if isinstance(out, Tensor) else list(out)
+        except TypeError:
             raise Mistake(f"It returns {type(out).__name__}, but a list of whole numbers is expected.") from None
-    want = [_positions(t, w, _PIECES) for t, w in cases]
+        if not all(isinstance(v, numbers.Integral) for v in found):
+            raise Mistake("A list of whole numbers is expected; they number tokens.")
+        answers.append([int(v) for v in found])
+    want = [_positions(*case) for case in cases]
     if answers == want:
         return
     for message, formula in wrong.items():
-        if answers == [formula(t, w) for t, w in cases]:
+        if answers == [formula(*case) for case in cases]:
             raise Mistake(message)
-    text, word, got, right = next((*c, g, r) for c, g, r in zip(cases, answers, want, strict=True) if g != r)
+    (text, word, _), got, right = next((c, g, r) for c, g, r in zip(cases, answers, want, strict=True) if g != r)
     raise Mistake(f"In {text!r} the tokens of {word!r} are {right}, not {got}.")
 
 
@@ -183,19 +204,19 @@ def guided(empty, said, weight):
 
 @checks(guided)
 def _guided(fn: Callable) -> None:
-    u, c = normal((2, 3, 4, 5, 5), "lesson 08 guided", 0, dtype=torch.float64)
-    for w in (4.0, 1.0, 0.0, 7.5):
-        got = call(fn, u, c, w, shape=u.shape)
-        expect(got, u + w * (c - u), wrong={
-            "You start at `said`; the line starts at `empty`. (Yours is the paper's weight, where 0 means no guidance.)":
-                (1 + w) * c - w * u,
-            "The two predictions are exchanged.": c + w * (u - c),
-            "That goes away from the prompt: the difference is said - empty.": u + w * (u - c),
-            "The weight multiplies the prompt's prediction only.": u + w * c,
-            "You drop `empty`: a large weight then only makes everything larger.": w * c,
-            "The weight is the wrong way round.": w * u + (1 - w) * c,
-            "That is the mean of both; the weight has no effect.": (u + c) / 2,
-        }, otherwise="Check weight = 0 and weight = 1 first.")
+    for shape, weights in (((3, 4, 5, 6), (4.0, 1.0, 0.0)), ((2, 1, 6, 3), (7.5, 0.4))):
+        u, c = normal((2, *shape), "lesson 08 guided", 0, dtype=torch.float64)
+        for w in weights:
+            expect(call(fn, u, c, w, shape=u.shape), u + w * (c - u), wrong={
+                "You start at `said`; the line starts at `empty`. (Yours is the paper's weight, where 0 means no guidance.)":
+                    (1 + w) * c - w * u,
+                "The two predictions are exchanged.": c + w * (u - c),
+                "That goes away from the prompt: the difference is said - empty.": u + w * (u - c),
+                "The weight multiplies the prompt's prediction only.": u + w * c,
+                "You drop `empty`: a large weight then only makes everything larger.": w * c,
+                "The weight is the wrong way round.": w * u + (1 - w) * c,
+                "That is the mean of both; the weight has no effect.": (u + c) / 2,
+            }, otherwise="Check weight = 0 and weight = 1 first.")
 
 
 @exercise("08.caption_dropout", "Leaving out captions", points=2, hints=(
@@ -214,30 +235,24 @@ def drop_captions(context, empty, u, p):
 
 @checks(drop_captions)
 def _dropped(fn: Callable) -> None:
-    context, empty = normal((6, 5, 4), "lesson 08 drop", 0, dtype=torch.float64), normal((5, 4), "empty", 0, dtype=torch.float64)
-    u = torch.tensor([0.05, 0.9, 0.15, 0.5, 0.19, 0.7], dtype=torch.float64)
-    p = 0.2
-    got = call(fn, context, empty, u, p, shape=context.shape)
-    gone = (u < p)[:, None, None]
-    keep = context * (u >= p).double()[:, None, None]
-    expect(got, torch.where(gone, empty, context), wrong={
-        "A left-out caption becomes zeros; the sampler shows the network the embedded empty prompt, so training must too.": keep,
-        "It keeps the captions that should go, and the other way round.": torch.where(gone, context, empty),
-        "That is nn.Dropout: it scales what stays by 1 / (1 - p). A caption is either there or not.": keep / (1 - p),
-        "Nothing is left out.": context,
-        "The whole batch loses its captions at once; each row decides for itself.": empty.expand_as(context),
-        "Only the first row's number is used.": torch.where(gone[:1], empty, context),
-        "The empty prompt is added to the caption instead of replacing it.": context + gone * empty,
-    }, otherwise="Row i of the answer is either row i of context or the empty prompt, whole.")
-
-
-def _blob() -> tuple[Tensor, Tensor]:
-    """A map (4, 6) and a mask (16, 24) that overlap in part."""
-    y, x = torch.meshgrid(torch.arange(4.0), torch.arange(6.0), indexing="ij")
-    maps = (0.02 + 0.3 * torch.exp(-((y - 1.3) ** 2 + 0.6 * (x - 3.8) ** 2))).double()
-    mask = torch.zeros(16, 24, dtype=torch.float64)
-    mask[2:11, 10:18] = 1
-    return maps, mask
+    for (B, L, D), p, drawn in (((6, 5, 4), 0.2, [0.05, 0.9, 0.15, 0.5, 0.19, 0.7]), ((4, 3, 6), 0.65, [0.6, 0.66, 0.9, 0.0]),
+                                ((3, 4, 5), 0.0, [0.0, 0.3, 0.9])):                                     # p = 0: no caption goes
+        context, empty = (normal(size, "lesson 08 drop", 0, dtype=torch.float64) for size in ((B, L, D), (L, D)))
+        u = torch.tensor(drawn, dtype=torch.float64)
+        gone = (u < p)[:, None, None]
+        keep, want = context * (u >= p).double()[:, None, None], torch.where(gone, empty, context)
+        expect(call(fn, context, empty, u, p, shape=context.shape), want, wrong=fits({
+            "A left-out caption becomes zeros; the sampler shows the network the embedded empty prompt, so training must too.":
+                keep,
+            "It keeps the captions that should go, and the other way round.": torch.where(gone, context, empty),
+            "That is nn.Dropout: it scales what stays by 1 / (1 - p). A caption is either there or not.": keep / (1 - p),
+            "Nothing is left out.": context,
+            "The whole batch loses its captions at once; each row decides for itself.": empty.expand_as(context),
+            "Only the first row's number is used.": torch.where(gone[:1], empty, context),
+            "The empty prompt is added to the caption instead of replacing it.": context + gone * empty,
+            "With p = 0 no caption may go, not even where u is 0: u < p, not u <= p.":
+                torch.where((u <= p)[:, None, None], empty, context),
+        }, want), otherwise="Row i of the answer is either row i of context or the empty prompt, whole.")
 
 
 def _iou(maps: Tensor, mask: Tensor, threshold: float, *, low: float = 0.0, top: float | None = None,
@@ -261,37 +276,50 @@ def map_iou(attention, mask, threshold):
     ### BEGIN SOLUTION
     big = torch.nn.functional.interpolate(attention[None, None], size=mask.shape, mode="nearest")[0, 0]
     on = big / big.max() >= threshold
-    thing = mask > 0.5
+    thing = mask.bool()
     return (on & thing).sum() / (on | thing).sum()
     ### END SOLUTION
 
 
+def _blobs() -> list[tuple[Tensor, Tensor, tuple[float, ...]]]:
+    """Maps with masks that overlap in part, (4, 6) with (16, 24) and (3, 5) with (6, 15), and thresholds; one is met exactly."""
+    y, x = torch.meshgrid(torch.arange(4.0), torch.arange(6.0), indexing="ij")
+    round_ = (0.02 + 0.3 * torch.exp(-((y - 1.3) ** 2 + 0.6 * (x - 3.8) ** 2))).double()
+    thing = torch.zeros(16, 24, dtype=torch.float64)
+    thing[2:11, 10:18] = 1
+    steps = torch.tensor([[1, 2, 4, 2, 1], [2, 8, 4, 4.2, 2], [1, 2, 2, 1, 1]], dtype=torch.float64) / 20
+    half = torch.zeros(6, 15, dtype=torch.float64)
+    half[1:5, 2:9] = 1
+    return [(round_, thing, (0.4, 0.7)), (steps, half, (0.5, 0.25))]
+
+
 @checks(map_iou)
 def _map_iou(fn: Callable) -> None:
-    maps, mask = _blob()
-    for threshold in (0.4, 0.7):
-        got = call(fn, maps, mask, threshold, shape=())
+    for maps, mask, thresholds in _blobs():
+        for threshold in thresholds:
+            def other(combine: Callable[[Tensor, Tensor], Tensor], t: float = threshold, maps: Tensor = maps,
+                      mask: Tensor = mask) -> Tensor:
+                return _iou(maps, mask, t, combine=combine)
 
-        def other(combine: Callable[[Tensor, Tensor], Tensor], t: float = threshold) -> Tensor:
-            return _iou(maps, mask, t, combine=combine)
-
-        raw = _iou(maps, mask, threshold, top=1.0)
-
-        expect(got, _iou(maps, mask, threshold), wrong={
-            "The map is not divided by its maximum, so almost nothing reaches the threshold.": raw,
-            "You stretch the map from its minimum to its maximum; divide by the maximum only.":
-                _iou(maps, mask, threshold, low=float(maps.min())),
-            "That is the Dice overlap, 2 |A and B| / (|A| + |B|).": other(lambda a, b: 2 * (a & b).sum() / (a.sum() + b.sum())),
-            "You divide by the mask's area: that is the share of the thing that is covered.":
-                other(lambda a, b: (a & b).sum() / b.sum()),
-            "You divide by what is on: that is the share of the map that lies on the thing.":
-                other(lambda a, b: (a & b).sum() / a.sum()),
-            "You count the pixels that agree, also those where both are off.": other(lambda a, b: (a == b).double().mean()),
-            "You divide by all pixels of the picture.": other(lambda a, b: (a & b).double().mean()),
-            "The pixels below the threshold are on.": other(lambda a, b: (~a & b).sum() / (~a | b).sum()),
-        }, otherwise="Not the intersection over union; try a map that is the mask itself, which must give 1.")
-        same = call(fn, F.max_pool2d(mask[None], 2)[0], F.max_pool2d(mask[None], 2)[0], threshold)
-        expect(same, torch.tensor(1.0), otherwise="A map that is the mask itself must give 1.")
+            want = _iou(maps, mask, threshold)
+            expect(call(fn, maps, mask, threshold, shape=()), want, wrong=fits({
+                "The map is not divided by its maximum, so almost nothing reaches the threshold.":
+                    _iou(maps, mask, threshold, top=1.0),
+                "You stretch the map from its minimum to its maximum; divide by the maximum only.":
+                    _iou(maps, mask, threshold, low=float(maps.min())),
+                "That is the Dice overlap, 2 |A and B| / (|A| + |B|).":
+                    other(lambda a, b: 2 * (a & b).sum() / (a.sum() + b.sum())),
+                "You divide by the mask's area: that is the share of the thing that is covered.":
+                    other(lambda a, b: (a & b).sum() / b.sum()),
+                "You divide by what is on: that is the share of the map that lies on the thing.":
+                    other(lambda a, b: (a & b).sum() / a.sum()),
+                "You count the pixels that agree, also those where both are off.": other(lambda a, b: (a == b).double().mean()),
+                "You divide by all pixels of the picture.": other(lambda a, b: (a & b).double().mean()),
+                "The pixels below the threshold are on.": other(lambda a, b: (~a & b).sum() / (~a | b).sum()),
+                "A pixel that meets the threshold exactly is on: at least, not more than.": _iou(maps, mask, threshold + 1e-6),
+            }, want), otherwise="Not the intersection over union; try a map that is the mask itself, which must give 1.")
+            small = F.max_pool2d(mask[None], 2 if mask.shape[0] % 2 == 0 and mask.shape[1] % 2 == 0 else 1)[0]
+            expect(call(fn, small, small, threshold), torch.tensor(1.0), otherwise="A map that is the mask itself must give 1.")
 
 
 @exercise("08.unet_rows", "What a batch costs", hints=(
@@ -328,31 +356,32 @@ def widen(weight, extra):
     such that the convolution says what it said before, whatever the new channels hold.
     """
     ### BEGIN SOLUTION
-    o, c, k, _ = weight.shape
-    return torch.cat((weight, weight.new_zeros(o, extra, k, k)), dim=1)
+    zeros = weight.new_zeros(len(weight), extra, *weight.shape[2:])
+    return torch.cat((weight, zeros), dim=1)
     ### END SOLUTION
 
 
 @checks(widen)
 def _widen(fn: Callable) -> None:
-    weight, extra = normal((6, 4, 3, 3), "lesson 08 widen", 0, dtype=torch.float64), 5
-    if tuple(getattr(out := fn(weight.clone(), extra), "shape", ())) == (6 + extra, 4, 3, 3):
-        raise Mistake("The output channels grew; dimension 1 holds the input channels.")
-    got = call(fn, weight, extra, shape=(6, 4 + extra, 3, 3))
-    zeros = torch.zeros(6, extra, 3, 3, dtype=torch.float64)
-    mean = weight.mean(1, keepdim=True).expand(-1, extra, -1, -1)
-    expect(got, torch.cat((weight, zeros), 1), wrong={
-        "The new channels stand before the old ones, so the latent meets weights of zero.": torch.cat((zeros, weight), 1),
-        "The new channels are copies of old weights; then the output changes with what they hold.":
-            torch.cat((weight, weight[:, :1].expand(-1, extra, -1, -1)), 1),
-        "The new weights are the mean of the old ones; they must not change the output at all.": torch.cat((weight, mean), 1),
-        "The old weights were made smaller; they must stay as they are.": torch.cat((weight * 4 / 9, zeros), 1),
-        "All weights are zero: the old ones must stay.": torch.cat((0 * weight, zeros), 1),
-        "The new weights are ones.": torch.cat((weight, zeros + 1), 1),
-    }, otherwise="The new weights are not zero, so the output changes with what the new channels hold. Random weights are right "
-                 "for a new network, not for one that is to go on from where it was.")
-    if out.dtype != weight.dtype:
-        raise Mistake(f"The weights came as {weight.dtype} and go as {out.dtype}.")
+    for (o, c, k), extra in (((6, 4, 3), 5), ((3, 5, 1), 2)):
+        weight = normal((o, c, k, k), "lesson 08 widen", 0, dtype=torch.float64)
+        if tuple(getattr(out := fn(weight.clone(), extra), "shape", ())) == (o + extra, c, k, k):
+            raise Mistake("The output channels grew; dimension 1 holds the input channels.")
+        got = call(fn, weight, extra, shape=(o, c + extra, k, k))
+        zeros = torch.zeros(o, extra, k, k, dtype=torch.float64)
+        mean = weight.mean(1, keepdim=True).expand(-1, extra, -1, -1)
+        expect(got, torch.cat((weight, zeros), 1), tol=1e-7, wrong={
+            "The new channels stand before the old ones, so the latent meets weights of zero.": torch.cat((zeros, weight), 1),
+            "The new channels are copies of old weights; then the output changes with what they hold.":
+                torch.cat((weight, weight[:, :1].expand(-1, extra, -1, -1)), 1),
+            "The new weights are the mean of the old ones; they must not change the output at all.": torch.cat((weight, mean), 1),
+            "The old weights were made smaller; they must stay as they are.": torch.cat((weight * c / (c + extra), zeros), 1),
+            "All weights are zero: the old ones must stay.": torch.cat((0 * weight, zeros), 1),
+            "The new weights are ones.": torch.cat((weight, zeros + 1), 1),
+        }, otherwise="The new weights are not zero, so the output changes with what the new channels hold. Random weights are "
+                     "right for a new network, not for one that is to go on from where it was.")
+        if out.dtype != weight.dtype:
+            raise Mistake(f"The weights came as {weight.dtype} and go as {out.dtype}.")
 
 
 @exercise("08.blend", "Known part, made part", points=3, hints=(
@@ -373,57 +402,59 @@ def blend(z_prev, known, noise, mask, abar_prev):
 
 @checks(blend)
 def _blend(fn: Callable) -> None:
-    z, known, noise = normal((3, 2, 4, 6, 6), "lesson 08 blend", 0, dtype=torch.float64)
-    mask = torch.zeros(2, 1, 6, 6, dtype=torch.float64)
-    mask[0, :, 1:4, 2:] = 1
-    mask[1, :, 3:] = 1
-    for a in (0.3, 0.9):
-        noised = a**0.5 * known + (1 - a) ** 0.5 * noise
+    for shape, levels in (((2, 4, 6, 5), (0.3, 0.9)), ((3, 1, 4, 7), (0.65,))):
+        z, known, noise = normal((3, *shape), "lesson 08 blend", 0, dtype=torch.float64)
+        mask = torch.zeros(shape[0], 1, *shape[2:], dtype=torch.float64)
+        mask[0, :, 1:4, 2:] = 1
+        mask[1:, :, 3:] = 1
+        for a in levels:
+            noised = a**0.5 * known + (1 - a) ** 0.5 * noise
 
-        def put(outside: Tensor, inside: Tensor = z) -> Tensor:
-            return mask * inside + (1 - mask) * outside
+            def put(outside: Tensor, inside: Tensor = z, mask: Tensor = mask) -> Tensor:
+                return mask * inside + (1 - mask) * outside
 
-        expect(call(fn, z, known, noise, mask, number(a), shape=z.shape), put(noised), wrong={
-            "The known latent is put in clean; the network then sees a picture with two noise levels.": put(known),
-            "The mask is the wrong way round: 1 is where the picture is made anew.": put(z, noised),
-            "abar is a variance: the factors are its square root and that of 1 - abar.": put(a * known + (1 - a) * noise),
-            "The two factors are exchanged.": put((1 - a) ** 0.5 * known + a**0.5 * noise),
-            "The noise is missing its factor sqrt(1 - abar).": put(a**0.5 * known + noise),
-            "The noise is missing.": put(a**0.5 * known),
-            "The made part is noised once more; z_prev is at its level already.":
-                put(noised, a**0.5 * z + (1 - a) ** 0.5 * noise),
-            "The known part is added to all of z_prev; inside the mask only z_prev stays.": z + (1 - mask) * noised,
-            "The two are averaged; the mask has no effect.": (z + noised) / 2,
-        }, otherwise="Inside the mask z_prev, outside q(z | known) at abar_prev, nothing else.")
+            expect(call(fn, z, known, noise, mask, number(a), shape=z.shape), put(noised), wrong={
+                "The known latent is put in clean; the network then sees a picture with two noise levels.": put(known),
+                "The mask is the wrong way round: 1 is where the picture is made anew.": put(z, noised),
+                "abar is a variance: the factors are its square root and that of 1 - abar.": put(a * known + (1 - a) * noise),
+                "The two factors are exchanged.": put((1 - a) ** 0.5 * known + a**0.5 * noise),
+                "The noise is missing its factor sqrt(1 - abar).": put(a**0.5 * known + noise),
+                "The noise is missing.": put(a**0.5 * known),
+                "The made part is noised once more; z_prev is at its level already.":
+                    put(noised, a**0.5 * z + (1 - a) ** 0.5 * noise),
+                "The known part is added to all of z_prev; inside the mask only z_prev stays.": z + (1 - mask) * noised,
+                "The two are averaged; the mask has no effect.": (z + noised) / 2,
+            }, otherwise="Inside the mask z_prev, outside q(z | known) at abar_prev, nothing else.")
 
 
-@exercise("08.paste", "Bit for bit", hints=("A choice, not a sum.", "torch.where(mask > 0.5, ..., ...)"))
+@exercise("08.paste", "Bit for bit", hints=("A choice, not a sum.", "torch.where(mask.bool(), ..., ...)"))
 def paste(known, made, mask):
     """known, made: pictures (B, 3, H, W); mask: (B, 1, H, W), 1 where the picture was made anew.
 
     Returns `made` inside the mask and the pixels of `known`, bit for bit, outside.
     """
     ### BEGIN SOLUTION
-    return torch.where(mask > 0.5, made, known)
+    return torch.where(mask.bool(), made, known)
     ### END SOLUTION
 
 
 @checks(paste)
 def _paste(fn: Callable) -> None:
-    known, made = normal((2, 2, 3, 8, 8), "lesson 08 paste", 0).clamp(-1, 1)
-    mask = torch.zeros(2, 1, 8, 8)
-    mask[0, :, 2:6, 1:5] = 1
-    mask[1, :, :, 4:] = 1
-    got = call(fn, known, made, mask, shape=known.shape)
-    inside, soft = mask.expand(-1, 3, -1, -1) > 0.5, F.avg_pool2d(mask, 3, 1, 1)
-    want = torch.where(inside, made, known)
-    expect(got, want, wrong={
-        "The mask is the wrong way round: 1 is where the picture was made anew.": torch.where(inside, known, made),
-        "That is the made picture; nothing is pasted back.": made,
-        "That is the known picture; nothing of the made one is left.": known,
-        "The two are averaged; the mask has no effect.": (made + known) / 2,
-        "Inside, both are added; there only the made picture counts.": known + mask * made,
-        "The edge of the mask is softened: that hides the seam, but known pixels change.": soft * made + (1 - soft) * known,
-    }, tol=0.02, otherwise="Inside the mask the made pixels, outside the known ones, nothing else.")
-    if not torch.equal(got[~inside], known[~inside].double()):
-        raise Mistake("Right to rounding, but not bit for bit: the known pixels must come back exactly as they were.")
+    for B, H, W in ((2, 8, 6), (3, 5, 9)):
+        known, made = normal((2, B, 3, H, W), "lesson 08 paste", 0).clamp(-1, 1)
+        mask = torch.zeros(B, 1, H, W)
+        mask[0, :, 2:6, 1:5] = 1
+        mask[1:, :, :, 4:] = 1
+        got = call(fn, known, made, mask, shape=known.shape)
+        inside, soft = mask.expand(-1, 3, -1, -1) > 0.5, F.avg_pool2d(mask, 3, 1, 1)
+        want = torch.where(inside, made, known)
+        if torch.allclose(got, want.double(), atol=0.02, rtol=0) and not torch.equal(got[~inside], known[~inside].double()):
+            raise Mistake("Right to rounding, but not bit for bit: the known pixels must come back exactly as they were.")
+        expect(got, want, tol=1e-6, wrong={
+            "The mask is the wrong way round: 1 is where the picture was made anew.": torch.where(inside, known, made),
+            "That is the made picture; nothing is pasted back.": made,
+            "That is the known picture; nothing of the made one is left.": known,
+            "The two are averaged; the mask has no effect.": (made + known) / 2,
+            "Inside, both are added; there only the made picture counts.": known + mask * made,
+            "The edge of the mask is softened: that hides the seam, but known pixels change.": soft * made + (1 - soft) * known,
+        }, otherwise="Inside the mask the made pixels, outside the known ones, nothing else.")

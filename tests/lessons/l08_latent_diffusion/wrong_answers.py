@@ -217,6 +217,8 @@ WRONG = {
         "last": (t_last, "are [8], not [10]"),
         "a number": (lambda t, w, p: t_list(t, w, p)[0], "list of whole numbers"),
         "nothing": (lambda t, w, p: t.split().index(w) and None, "return"),
+        "floats": (lambda t, w, p: [float(v) for v in t_list(t, w, p)], "whole numbers"),
+        "spoils the table": (lambda t, w, p: t_list(t, w, p) + (p.clear() or []), "table of pieces"),
     },
     "08.guided": {
         "the paper's weight": (lambda u, c, w: (1 + w) * c - w * u, "paper's weight"),
@@ -235,6 +237,7 @@ WRONG = {
         "all at once": (lambda c, e, u, p: e.expand_as(c) if u[0] < p else c.clone(), "whole batch"),
         "added": (lambda c, e, u, p: c + (u < p)[:, None, None] * e, "added"),
         "in place": (d_in_place, "in place"),
+        "up to p": (lambda c, e, u, p: torch.where((u <= p)[:, None, None], e, c), "not u <= p"),
         "rows gone": (lambda c, e, u, p: c[u >= p], "shape"),
         "per token": (lambda c, e, u, p: torch.where((u[:5] < p)[None, :, None], e, c), "whole"),
     },
@@ -247,6 +250,7 @@ WRONG = {
         "accuracy": (lambda a, m, t: _ratio(a, m, t, lambda x, y: (x == y).double().mean()), "agree"),
         "all pixels": (lambda a, m, t: _ratio(a, m, t, lambda x, y: (x & y).double().mean()), "all pixels"),
         "below": (lambda a, m, t: _ratio(a, m, t, lambda x, y: (~x & y).sum() / (~x | y).sum()), "below"),
+        "more than": (lambda a, m, t: i_repeat(a, m, t + 1e-9), "exactly"),
         "a map": (lambda a, m, t: _on(a, m, t)[0], "shape"),
     },
     "08.unet_rows": {
@@ -264,6 +268,7 @@ WRONG = {
         "smaller": (lambda w, n: torch.cat((w * 4 / 9, w.new_zeros(len(w), n, 3, 3)), 1), "smaller"),
         "all zero": (lambda w, n: w.new_zeros(len(w), 4 + n, 3, 3), "old ones must stay"),
         "random": (lambda w, n: torch.cat((w, torch.randn(len(w), n, 3, 3, dtype=w.dtype) * 0.1), 1), "Random weights"),
+        "nearly zero": (lambda w, n: torch.cat((w, w.new_full((len(w), n, *w.shape[2:]), 2e-6)), 1), "not zero"),
         "outputs": (lambda w, n: torch.cat((w, w.new_zeros(n, 4, 3, 3)), 0), "output channels"),
         "float32": (lambda w, n: w_buffer(w.float(), n), "float32"),
     },
@@ -304,4 +309,26 @@ HONEST = {
     "08.widen": {"buffer": w_buffer, "pad": w_pad},
     "08.blend": {"where": b_where, "in place": b_in_place, "float32": b_float32},
     "08.paste": {"arithmetic": p_arithmetic, "index": p_index},
+}
+
+EQUIVALENT = {
+    "08.cross_attention": {
+        "probs = (q @ k.transpose(-1, 2) / q.shape[-1] ** 0.5).softmax(-1)": "of four axes number 2 is number -2",
+        "probs = (q @ k.transpose(-1, -2) / k.shape[-1] ** 0.5).softmax(-1)": "q, k and v have one width",
+        "probs = (q @ k.transpose(-1, -2) / v.shape[-1] ** 0.5).softmax(-1)": "q, k and v have one width",
+    },
+    "08.token_positions": {"return range(at, at + count)": "a range is as good as a list"},
+    "08.map_iou": {
+        "big = torch.nn.functional.interpolate(attention[None, None], size=mask.shape, mode='nearest')": "two axes of 1 more",
+        "big = torch.nn.functional.interpolate(attention[None, None], size=mask.shape, mode='nearest')[0,]": "an axis of 1 more",
+        "big = torch.nn.functional.interpolate(attention[None, None], size=mask.shape, mode='nearest')[-1, 0]": "one picture",
+        "big = torch.nn.functional.interpolate(attention[None, None], size=mask.shape, mode='nearest')[0, -1]": "one channel",
+        "big = torch.nn.functional.interpolate(attention[None, None], size=mask.shape)[0, 0]": "nearest is the default",
+        "on = big / attention.max() >= threshold": "enlarging does not change the maximum",
+    },
+}
+
+ONCE = {
+    "08.widen": {"weight, square": "the kernel is k x k"},
+    "08.paste": {f"{name}, axis 1: 3": "the colours" for name in ("known", "made")},
 }
