@@ -37,7 +37,7 @@ def listed(id: str, table: str) -> dict[str, str]:
     return getattr(bank(id[:2]), table, {}).get(id, {})
 
 
-ALL = {id: task for id, task in exercises().items() if hasattr(bank(id[:2]), "ONCE")}      # those that have been mended
+ALL = exercises()
 FUNCTIONS = [id for id, task in ALL.items() if not task.is_value]
 
 

@@ -22,7 +22,7 @@ def right_factor(widths):
 
 def shape_by_halving(height, width, widths, channels):
     for _ in widths[1:]:
-        height, width = height / 2, width / 2
+        height, width = height // 2, width // 2
     return torch.tensor([channels, height, width])
 
 
@@ -144,7 +144,7 @@ def s_float32(z, eps, t, steps, abar):
 
 def s_floats(z, eps, t, steps, abar):
     """Python numbers, in place on a copy."""
-    p = t - 1000 // steps
+    p = t - len(abar) // steps
     a, b = float(abar[t]), float(abar[p]) if p > -1 else float(abar[0])
     out = z.clone()
     out.sub_(math.sqrt(1 - a) * eps).mul_(math.sqrt(b / a)).add_(math.sqrt(1 - b) * eps)
@@ -197,6 +197,7 @@ WRONG = {
         "levels": (shape_of(len), "not the factor"),
         "widths": (shape_of(lambda w: w[-1] // w[0]), "channels inside"),
         "two_numbers": (lambda h, w, widths, c: (h // right_factor(widths), w // right_factor(widths)), "instead of three"),
+        "floats": (lambda h, w, widths, c: (c, h / right_factor(widths), w / right_factor(widths)), "whole numbers"),
         "order": (lambda h, w, widths, c: (h // right_factor(widths), w // right_factor(widths), c), "expected (4"),
     },
     "09.encode": {
@@ -222,14 +223,16 @@ WRONG = {
         "times_256": (d_of(byte=lambda x: (x * 256).clamp(max=256).round()), "256"),
         "channels_first": (d_of(last=False), "channels come last"),
         "float": (d_float, "uint8"),
+        "scale_after": (d_of(lambda z, s: z, after=lambda x: (x / 0.18215 / 2 + 0.5).clamp(0, 1)), "divide the latent"),
     },
     "09.timesteps": {
+        "floats": (lambda T, S, o: [float(t + o) for t in _leading(T, S)], "whole numbers"),
         "rising": (lambda T, S, o: [i * (T // S) + o for i in range(S)], "rises"),
         "no_offset": (lambda T, S, o: _leading(T, S), "missing"),
         "taken_off": (lambda T, S, o: [t - o for t in _leading(T, S)], "taken off"),
         "always_one": (lambda T, S, o: [t + 1 for t in _leading(T, S)], "always 1"),
         "trailing": (lambda T, S, o: [round(T - i * T / S) - 1 for i in range(S)], "trailing"),
-        "linspace": (lambda T, S, o: np.linspace(T - 1, 0, S).round(), "linspace"),
+        "linspace": (lambda T, S, o: np.linspace(T - 1, 0, S).round().astype(int), "linspace"),
         "fraction": (lambda T, S, o: [int(i * T / S) + o for i in range(S)][::-1], "a fraction;"),
         "rounded": (lambda T, S, o: [round(i * T / S) + o for i in range(S)][::-1], "fraction, rounded"),
         "too_many": (lambda T, S, o: [t + o for t in range(0, T, T // S)][::-1], "steps instead of"),
@@ -243,6 +246,7 @@ WRONG = {
         "louder": (g_of(lambda u, c, w: w * c), "nothing taken off"),
         "none": (g_of(lambda u, c, w: c), "no guidance"),
         "sum": (g_of(lambda u, c, w: u + w * c), "sum to 1"),
+        "mixed_prompt": (lambda unet, z, t, context, empty, w: unet(z, t, empty + w * (context - empty)), "asked once"),
         "one_prompt": (g_bad_batch, "6 latents and 3 prompts"),
         "three_calls": (g_wasteful, "9 rows"),
         "empty_only": (g_of(lambda u, c, w: u), "weight 0 and weight 1"),
@@ -280,6 +284,7 @@ WRONG = {
         "rounds": (lambda v, s: v[len(v) - round(len(v) * s):], "rounded"),
         "rising": (lambda v, s: v[len(v) - _n(v, s):][::-1], "rises"),
         "by_t": (lambda v, s: [t for t in v if t <= 1000 * s], "t / 1000"),
+        "floats": (lambda v, s: [float(t) for t in v[len(v) - _n(v, s):]], "whole numbers"),
         "pops": (l_pops, "changes the list"),
     },
     "09.same_negative": {
@@ -310,4 +315,15 @@ HONEST = {
     "09.start": {"filter": l_filter, "tensor": l_tensor},
     "09.same_negative": {"float": 1.0, "tensor": torch.tensor(1)},
     "09.may_swap": {"list": sorted(ALL), "text": "eta, solver, num_inference_steps, guidance_scale, timestep_spacing"},
+}
+
+EQUIVALENT = {
+    "09.step": {
+        "a, a_prev = (abar[t], abar[before] if before > 0 else abar[0])": "at 0 both are abar[0]",
+        "a, a_prev = (abar[t], abar[before] if before >= 1 else abar[0])": "at 0 both are abar[0]",
+    },
+}
+
+ONCE = {
+    "09.encode": {"pictures, axis 1: 3": "the colours"},
 }
