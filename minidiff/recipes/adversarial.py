@@ -56,10 +56,10 @@ def ddgan_recipe(name: str, *, T: int, seed: int, images: tuple[int, int], minut
 
     def draw(i: int, n: int, device: torch.device) -> dict[str, Tensor]:
         x0 = _block(seed, i // BLOCK, n, device)[i % BLOCK * n :][:n]
-        where = generator(seed, "draw", i)
-        t = torch.randint(0, T, (n,), generator=where)
-        z = torch.randn(n, GENERATOR_NET["z_dim"], generator=where)
-        noise = torch.randn(n, 3, *x0.shape[1:], generator=where)
+        rng = generator(seed, "draw", i)
+        t = torch.randint(0, T, (n,), generator=rng)
+        z = torch.randn(n, GENERATOR_NET["z_dim"], generator=rng)
+        noise = torch.randn(n, 3, *x0.shape[1:], generator=rng)
         return {"x0": x0, "t": t.to(device), "z": z.to(device), "noise": noise.to(device)}
 
     def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from minidiff.diffusion import X0, make_schedule, q_sample, simple_loss
 from minidiff.nets import UNet
 from minidiff.nets.classifier import NoisyClassifier
-from minidiff.recipes.blocks import BLOCK
+from minidiff.recipes.blocks import BLOCK, sample_t
 from minidiff.recipes.few import FEW_BACKDROPS, FEW_COLOURS, FEW_KINDS, FewData, condition, drop, labels
 from minidiff.rng import generator
 from minidiff.train import Budget, Recipe
@@ -34,22 +34,15 @@ def _rows(seed: int, i: int, n: int, device: torch.device) -> list[Tensor]:
     return [part[i % BLOCK * n :][:n] for part in _block(seed, i // BLOCK, n, device)]
 
 
-def _times(n: int, where: torch.Generator, T: int) -> Tensor:
-    """Half of t even, half logit-normal: shapes are decided in the middle (Esser et al. 2024)."""
-    even = torch.randint(0, T, (n,), generator=where)
-    middle = (torch.sigmoid(torch.randn(n, generator=where)) * T).long().clamp(0, T - 1)
-    return torch.where(torch.rand(n, generator=where) < 0.5, even, middle)
-
-
 def guided_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: tuple[float, float], expect: str = "") -> Recipe:
     """pixel-guided: a U-Net that predicts x0 from kind and colour, each dropped now and then. images, minutes: (laptop, gpu)."""
     table = make_schedule("linear", 1000)
 
     def draw(i: int, n: int, device: torch.device) -> dict[str, Tensor]:
         x0, kind, colour, _ = _rows(seed, i, n, device)
-        where = generator(seed, "t", i)
-        t, u = _times(n, where, table.T).to(device), torch.rand(n, generator=where).to(device)
-        noise = torch.randn(x0.shape, generator=where).to(device)
+        rng = generator(seed, "t", i)
+        t, u = sample_t(n, table.T, rng, "mixture").to(device), torch.rand(n, generator=rng).to(device)
+        noise = torch.randn(x0.shape, generator=rng).to(device)
         return {"x0": x0, "t": t, "noise": noise, "cond": drop(condition(kind, colour), u)}
 
     def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -66,9 +59,9 @@ def classifier_recipe(name: str, *, seed: int, images: tuple[int, int], minutes:
 
     def draw(i: int, n: int, device: torch.device) -> dict[str, Tensor]:
         x0, kind, colour, backdrop = _rows(seed, i, n, device)
-        where = generator(seed, "t", i)
-        t = torch.randint(0, table.T, (n,), generator=where).to(device)
-        noise = torch.randn(x0.shape, generator=where).to(device)
+        rng = generator(seed, "t", i)
+        t = torch.randint(0, table.T, (n,), generator=rng).to(device)
+        noise = torch.randn(x0.shape, generator=rng).to(device)
         return {"x_t": q_sample(x0, t, noise, table), "t": t, "kind": kind, "colour": colour, "backdrop": backdrop}
 
     def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
