@@ -121,6 +121,8 @@ def test_the_rate_starts_anew_at_a_planned_restart(rates: list[float]) -> None:
     cycles = [(0, 40), (40, 120), (120, 160)]
     assert rates == pytest.approx([triangle(4 * k, *cycles[ends[k - 1]]) for k in range(1, 41)], abs=1e-12)
     assert [k + 1 for k, rate in enumerate(rates) if rate < 1e-12] == [10, 30, 40]
+    cosine = recipe(restarts=(0.25,)).plan(images=160)
+    assert [cosine.lr_at(n) for n in (40, 44, 160)] == pytest.approx([0.02 * 3e-3, 0.25 * 3e-3, 0.02 * 3e-3])
 
 
 def test_an_extended_run_starts_a_new_cycle_where_it_was_taken_up(rates: list[float], tmp_path: Path) -> None:
