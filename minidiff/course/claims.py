@@ -142,7 +142,7 @@ def compute(id: str, n: int | None = None) -> Row:
         c.target,
         math.isfinite(found.value) and meets(found.value, c.target),
         c.reader,
-        "cuda" if torch.cuda.is_available() else "cpu",
+        torch.get_default_device().type,  # where it ran, whatever else the machine has
         seconds,
         f"minidiff score {id}",
         found.why,

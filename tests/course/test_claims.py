@@ -4,6 +4,7 @@ import importlib
 import math
 
 import pytest
+import torch
 
 from minidiff.course import claims, meets, score, stored
 from minidiff.course.claims import Claim, Outcome, Row
@@ -77,6 +78,11 @@ def little(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(core, "claims", lambda: {"99.one": one})
     return tmp_path
+
+
+def test_a_row_says_where_it_ran_and_not_what_the_machine_has(little, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert core.compute("99.one").device == "cpu"
 
 
 def test_scoring_stores_and_a_small_sample_does_not(little):
