@@ -1,4 +1,4 @@
-"""The command ``minidiff``: doctor, draw, train, score, bench, notebooks. Each part is imported when it is asked for."""
+"""The command ``minidiff``: doctor, draw, edit, train, score, bench, notebooks. Each part is imported when it is asked for."""
 
 from __future__ import annotations
 
@@ -31,6 +31,19 @@ def parser() -> argparse.ArgumentParser:
     draw.add_argument("--size", type=int, default=256, help="pixels along one side, 16 to 2048 (256)")
     draw.add_argument("--seed", type=int, default=0, help="chooses what the caption leaves open (0)")
     draw.add_argument("--model", help="let a pipeline draw it, such as mini-sd; left out, the world itself does")
+
+    change = commands.add_parser("edit", help='minidiff edit prompt-to-prompt "a red cat" "a blue cat" --out DIR')
+    change.add_argument("method", metavar="METHOD", help="prompt-to-prompt, ...; any other word lists them")
+    change.add_argument("source", metavar="SOURCE", help="the prompt of the source; - takes captions from metadata.jsonl")
+    change.add_argument("target", metavar="TARGET", nargs="?", help="the prompt to edit to, for methods that have one")
+    change.add_argument("--images", metavar="DIR", help="edit the pictures of a folder; left out, pictures of seeds")
+    change.add_argument("--seed", type=int, default=0, help="the first seed (0)")
+    change.add_argument("--seeds", type=int, default=4, metavar="N", help="how many seeds from there on (4)")
+    change.add_argument("--model", default="mini-sd", help="a shipped name, a diffusers folder or a Hub id (mini-sd)")
+    change.add_argument("--steps", type=int, default=25, help="sampling steps (25)")
+    change.add_argument("--guidance", type=float, default=4.0, help="weight of classifier-free guidance (4)")
+    change.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an argument of the method's function")
+    change.add_argument("--out", required=True, metavar="DIR", help="where the pictures and sheet.png go")
 
     train = commands.add_parser("train", help="train a model by its recipe; the same command again resumes it")
     train.add_argument("recipe", metavar="RECIPE", nargs="?", help="leave it out to see all recipes")
@@ -73,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.command is None:
         top.print_help()
         return 2
-    commands = {"doctor": _doctor, "draw": _draw, "train": _train, "score": _score, "notebooks": _notebooks}
+    commands = {"doctor": _doctor, "draw": _draw, "edit": _edit, "train": _train, "score": _score, "notebooks": _notebooks}
     try:
         return _bench(rest) if given.command == "bench" else commands[given.command](given)
     except KeyboardInterrupt:
@@ -129,6 +142,11 @@ def _draw(given: argparse.Namespace) -> int:
     replace(out, buffer.getvalue())
     print(f"{out}: {what}")
     return 0
+
+
+def _edit(given: argparse.Namespace) -> int:
+    from minidiff.edit_command import edit
+    return edit(given)
 
 
 def _train(given: argparse.Namespace) -> int:

@@ -178,21 +178,23 @@ def coarse_level(pipe: StableDiffusionPipeline) -> int:
 
 def prompt_to_prompt(pipe: StableDiffusionPipeline, source: str | Sequence[str], target: str | Sequence[str], *,
                      seed: int | None = None, image: Tensor | None = None, trajectory: Trajectory | None = None,
-                     steps: int = 25, guidance: float = 4.0, edit: str = "auto", cross: float | Mapping[str, float] = 0.8,
-                     self_attention: float = 0.4, weights: Mapping[str, float] | None = None, blend: str | Sequence[str] | None
-                     = None, threshold: float = 0.3, maps: bool = True, size: int | tuple[int, int] | None = None) -> EditResult:
+                     latents: Tensor | None = None, steps: int = 25, guidance: float = 4.0, edit: str = "auto",
+                     cross: float | Mapping[str, float] = 0.8, self_attention: float = 0.4,
+                     weights: Mapping[str, float] | None = None, blend: str | Sequence[str] | None = None,
+                     threshold: float = 0.3, maps: bool = True, size: int | tuple[int, int] | None = None) -> EditResult:
     """Edit by changing the prompt: ``prompt_to_prompt(pipe, "a red cat", "a blue cat", seed=0)``.
 
-    The source: a seed, pictures (B, 3, H, W), or a trajectory of ``invert_image``; the latter two are held on their way, so that
-    the source comes back whatever the guidance (direct inversion). edit: "replace" (as many words in both prompts), "refine", or
-    "auto": replace where the numbers of words agree. cross: share of the steps in which cross-attention is the source's, or
-    {"default": .8, "lion": .4} by words of the target; self_attention: the same for self-attention at the coarse sites.
-    weights: word of the target -> factor on its attention, in all steps. blend: words ("cat", "cat dog"), or one such string a
-    picture; only where they are looked at, in either prompt, may the picture change (``threshold`` of the maximum). maps: keep
-    the cross-attention of both branches.
+    The source: a seed, noise, pictures (B, 3, H, W), or a trajectory of ``invert_image``; the latter two are held on their way,
+    so that the source comes back whatever the guidance (direct inversion). edit: "replace" (as many words in both prompts),
+    "refine", or "auto": replace where the numbers of words agree. cross: share of the steps in which cross-attention is the
+    source's, or {"default": .8, "lion": .4} by words of the target; self_attention: the same for self-attention at the coarse
+    sites. weights: word of the target -> factor on its attention, in all steps. blend: words ("cat", "cat dog"), or one such
+    string a picture; only where they are looked at, in either prompt, may the picture change (``threshold`` of the maximum).
+    maps: keep the cross-attention of both branches.
     """
     check_choice("edit", edit, ("auto", "replace", "refine"))
-    begin = source_of(pipe, source, target, seed=seed, image=image, trajectory=trajectory, steps=steps, size=size)
+    begin = source_of(pipe, source, target, seed=seed, image=image, trajectory=trajectory, latents=latents, steps=steps,
+                      size=size)
     pairs, tokenizer = list(zip(begin.prompts, begin.targets, strict=True)), pipe.tokenizer
     same = all(len(word_tokens(tokenizer, a)) == len(word_tokens(tokenizer, b)) for a, b in pairs)
     if isinstance(cross, Mapping):

@@ -12,7 +12,7 @@ from torch import Tensor
 from minidiff.errors import require
 from minidiff.latent.autoencoder import decode, encode
 from minidiff.latent.pipeline import check_prompts, denoiser, encode_prompt, scheduler_options
-from minidiff.latent.sample import initial_noise, invert_image, text_to_image
+from minidiff.latent.sample import invert_image, start_noise, text_to_image
 from minidiff.measure.edit_pairs import EditTruth
 from minidiff.measure.edit_score import EditScores, edit_score
 from minidiff.steer import CFG, Hook, Pin, Recorder, State, Trajectory, run
@@ -97,16 +97,17 @@ class Source:
 
 
 def source_of(pipe: StableDiffusionPipeline, source: str | Sequence[str], target: str | Sequence[str], *, seed: int | None = None,
-              image: Tensor | None = None, trajectory: Trajectory | None = None, steps: int = 50,
-              size: int | tuple[int, int] | None = None) -> Source:
-    """What the methods begin with: exactly one of a seed (the default, 0), pictures or a trajectory.
+              image: Tensor | None = None, trajectory: Trajectory | None = None, latents: Tensor | None = None,
+              steps: int = 50, size: int | tuple[int, int] | None = None) -> Source:
+    """What the methods begin with: one of a seed (the default, 0), the noise itself, pictures or a trajectory.
 
-    image: (B, 3, H, W) in [-1, 1], inverted by DDIM at w = 1 in ``steps``; trajectory: of ``invert_image`` in as many steps. Rows
-    of the noise of a seed depend on (seed, row). Prompts: B strings, or one for all.
+    latents: noise (B, C, h, w), as in ``denoise``; image: (B, 3, H, W) in [-1, 1], inverted by DDIM at w = 1 in ``steps``;
+    trajectory: of ``invert_image`` in as many steps. Rows of the noise of a seed depend on (seed, row). Prompts: B, or one.
     """
     prompts, targets = check_prompts(source, argument="source"), check_prompts(target, argument="target")
-    given = [name for name, value in {"seed": seed, "image": image, "trajectory": trajectory}.items() if value is not None]
-    require(len(given) <= 1, "seed, image, trajectory", " and ".join(given), "one of the three", "seed=0")
+    sources = {"seed": seed, "image": image, "trajectory": trajectory, "latents": latents}
+    given = [name for name, value in sources.items() if value is not None]
+    require(len(given) <= 1, "seed, image, trajectory, latents", " and ".join(given), "one of them", "seed=0")
     n = max(len(prompts), len(targets))
     if image is not None:
         image = image[None] if isinstance(image, Tensor) and image.ndim == 3 else image
@@ -115,13 +116,15 @@ def source_of(pipe: StableDiffusionPipeline, source: str | Sequence[str], target
         require(isinstance(trajectory, Trajectory), "trajectory", type(trajectory).__name__, "a Trajectory",
                 "Trajectory.of(invert_image(pipe, images, prompts))")
         n = trajectory.noise.shape[0]
+    elif isinstance(latents, Tensor):
+        n = len(latents)
     for name, texts in {"source": prompts, "target": targets}.items():
         require(len(texts) in (1, n), name, f"{len(texts)} prompts", f"1 or {n}: one for each picture")
     prompts, targets = (texts * n if len(texts) == 1 else texts for texts in (prompts, targets))
     if image is not None:
         trajectory = Trajectory.of(invert_image(pipe, image, prompts, steps=steps))
     if trajectory is None:
-        return Source(initial_noise(pipe, n, seed=0 if seed is None else seed, size=size), None, None, prompts, targets)
+        return Source(start_noise(pipe, latents, n, 0 if seed is None else seed, size), None, None, prompts, targets)
     require(len(trajectory.timesteps) == steps, "steps", steps, f"{len(trajectory.timesteps)}: the steps of the trajectory",
             f"steps={len(trajectory.timesteps)}")
     return Source(trajectory.noise, trajectory, image, prompts, targets)

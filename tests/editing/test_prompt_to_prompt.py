@@ -255,6 +255,8 @@ def test_no_ops(case):
 
     kept = prompt_to_prompt(pipe, a, b, seed=5, steps=4)
     assert apart(kept.trajectory["source"].clean, plain(a)) < 1e-5, "the source's rows are plain sampling"
+    given = prompt_to_prompt(pipe, a, b, latents=z, steps=4, maps=False)
+    assert torch.equal(given.edit, kept.edit), "the noise itself in place of its seed"
     off = prompt_to_prompt(pipe, a, b, seed=5, steps=4, cross=0.0, self_attention=0.0)
     assert apart(off.trajectory["edit"].clean, plain(b)) < 1e-5
     for how in ("replace", "refine"):
@@ -279,7 +281,8 @@ def test_pictures_and_trajectories_are_sources_too():
     assert torch.allclose(one.edit, two.edit, atol=1e-5) and torch.equal(two.images["source"], images)
     assert not torch.allclose(one.edit, one.images["source"], atol=1e-3)
     for wrong in ({"seed": 1, "trajectory": way}, {"trajectory": way, "steps": 5}, {"edit": "swap"}, {"blend": "fish"},
-                  {"weights": {"fish": 2.0}}, {"cross": {"fish": 0.2}}, {"cross": 1.5}):
+                  {"weights": {"fish": 2.0}}, {"cross": {"fish": 0.2}}, {"cross": 1.5}, {"seed": 1, "latents": way.noise},
+                  {"latents": way.noise[:, :1]}):
         with pytest.raises(BadInput):
             prompt_to_prompt(pipe, "a red cat", "a blue cat", **({"steps": 4} | wrong))
 
