@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import sys
 from pathlib import Path
 
 import nbformat
@@ -135,6 +136,50 @@ def test_a_learners_mistakes_never_stop_the_notebook(capsys):
     assert check("00.to_pixels", later).state == "not attempted"
 
 
+def test_what_an_answer_may_do_without_harm(monkeypatch):
+    """Each of these once stopped a notebook, spoilt a check for the rest of the session, or was told something untrue."""
+    monkeypatch.setattr(sys.modules["minidiff.course.checking"], "LIMIT", 0.5)
+
+    class Nameless(Exception):
+        def __str__(self):
+            raise ValueError("no words")
+
+    def raises(error):
+        def answer(*_):
+            raise error
+        return answer
+
+    def endless(images):
+        while True:
+            try:
+                images = images + 0
+            except Exception:  # noqa: BLE001, S112
+                continue
+
+    assert check("00.to_pixels", raises(Nameless())).state == "wrong"
+    assert "SystemExit" in check("00.to_pixels", raises(SystemExit(0))).message
+    assert check("00.to_pixels", raises(NotImplementedError())).state == "not attempted"
+    assert check("00.to_pixels", raises(NotImplementedError("'add' for 'Bool'"))).state == "wrong", "that is torch's own"
+    assert "never stops" in check("00.to_pixels", endless).message
+    with torch.no_grad():
+        assert check("07.straight_through", exercises()["07.straight_through"].answer).state == "correct"
+    right = exercises()["09.start"].answer
+
+    def extends(visited, strength):
+        out = right(visited, strength)
+        visited += [7]
+        return out
+
+    assert "changes the list" in check("09.start", extends).message
+    assert check("09.start", right).state == "correct"
+
+
+def test_the_line_of_an_error_is_counted_in_the_answer():
+    space, cell = {}, "def helper(x):\n    return x.nothing\n\n\ndef answer(images):\n    y = images\n    return helper(y)"
+    exec(compile(cell, "cell", "exec"), space)
+    assert "stops in its line 3 with AttributeError" in check("00.to_pixels", space["answer"]).message
+
+
 def test_an_unknown_exercise_names_the_nearest():
     with pytest.raises(BadInput, match="00.to_pixels"):
         check("00.to_pixel", None)
@@ -165,6 +210,17 @@ def test_call_looks_at_what_comes_back():
     ):
         with pytest.raises(Mistake, match=words):
             call(fn, x, shape=(3,))
+    with pytest.raises(Mistake, match="torch.float32, but torch.uint8"):
+        call(lambda x: x, x, dtype=torch.uint8)
+    with pytest.raises(Mistake, match="whole numbers"):
+        call(lambda x: [1.0, 2.0], x, dtype=torch.int64)
+    assert call(lambda x: torch.ones(2, dtype=torch.int16), x, dtype=torch.int64).tolist() == [1, 1]
+    assert call(lambda x: [0.1, 0.2], x, dtype=torch.float64).tolist() == [0.1, 0.2], "numbers of Python are float64"
+    table = {"a": [1, 2]}
+    for spoil in (lambda t: t["a"].append(3) or 1, lambda t: t.clear() or 1):
+        with pytest.raises(Mistake, match="in place"):
+            call(spoil, table)
+    assert table == {"a": [1, 2]}
     expect(x + 1e-6, x + 0.0 + 1e-6)
     with pytest.raises(Mistake, match="named"):
         expect(x + 1, x + 2, wrong={"named": x + 1})

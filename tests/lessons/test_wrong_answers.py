@@ -1,6 +1,7 @@
 """Every check against its bank: five or more mistakes rejected by name, honest variants accepted, stub and solution."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,26 @@ def test_mistakes_are_rejected_by_name(id, case):
     result = check(id, answer)
     assert result.state == "wrong", "a wrong answer was accepted"
     assert words.lower() in result.message.lower(), f"the message is {result.message!r}"
+
+
+def words_of(text: str) -> str:
+    """A message without what stands before its first colon, and without its numbers: these differ from case to case."""
+    return re.sub(r"\d+", "#", text.split(": ", 1)[-1])
+
+
+@pytest.mark.parametrize("id", ALL)
+def test_every_mistake_that_a_check_can_name_is_in_the_bank(id, monkeypatch):
+    """A message that no answer brings about is one that nobody has read; two that stand for the same numbers hide each other."""
+    offered, given = set(), set()
+    space = ALL[id].test.__globals__
+    for name in {"expect", "expect_number"} & space.keys():
+        def spy(*args, real=space[name], wrong=None, **kwargs):
+            offered.update(words_of(message) for message in wrong or {})
+            return real(*args, wrong=wrong, **kwargs)
+        monkeypatch.setitem(space, name, spy)
+    for answer, _ in bank(id[:2]).WRONG[id].values():
+        given.add(words_of(check(id, answer).message.removeprefix("not yet. ")))
+    assert offered <= given
 
 
 @pytest.mark.parametrize("id,case", list(entries("HONEST")))

@@ -246,7 +246,6 @@ def _forty(value) -> None:
             "That is 39 of 40 seen.": 0.975,
             "That is 95 %, the confidence, not the bound.": 0.95,
             "That is the rule of three (1 - 3 / N), near but a different bound.": 0.925,
-            "That is the normal approximation of a neighbour; at 40 of 40 it has no width at all.": 0.9524,
             "That is the width of the interval, not its lower end.": 0.0876,
         },
         otherwise="Not quite; compute it with minidiff.measure.wilson(40, 40).",

@@ -143,7 +143,7 @@ def min_snr(abar, gamma):
 
 @checks(min_snr)
 def _min_snr(fn) -> None:
-    for gamma, levels in ((5.0, [0.999, 0.95, 0.9, 0.6, 0.3, 0.01, 0.0]),
+    for gamma, levels in ((5.0, [0.999, 0.95, 0.9, 0.6, 0.3, 0.01]),
                           (0.7, [0.98, 0.5, 0.2, 0.4, 0.0]), (12.0, [0.3, 0.97, 0.9])):
         a = torch.tensor(levels, dtype=torch.float64)
         snr = a / (1 - a)

@@ -214,7 +214,6 @@ def _guided(fn: Callable) -> None:
                 "That goes away from the prompt: the difference is said - empty.": u + w * (u - c),
                 "The weight multiplies the prompt's prediction only.": u + w * c,
                 "You drop `empty`: a large weight then only makes everything larger.": w * c,
-                "The weight is the wrong way round.": w * u + (1 - w) * c,
                 "That is the mean of both; the weight has no effect.": (u + c) / 2,
             }, otherwise="Check weight = 0 and weight = 1 first.")
 
@@ -248,7 +247,6 @@ def _dropped(fn: Callable) -> None:
             "That is nn.Dropout: it scales what stays by 1 / (1 - p). A caption is either there or not.": keep / (1 - p),
             "Nothing is left out.": context,
             "The whole batch loses its captions at once; each row decides for itself.": empty.expand_as(context),
-            "Only the first row's number is used.": torch.where(gone[:1], empty, context),
             "The empty prompt is added to the caption instead of replacing it.": context + gone * empty,
             "With p = 0 no caption may go, not even where u is 0: u < p, not u <= p.":
                 torch.where((u <= p)[:, None, None], empty, context),

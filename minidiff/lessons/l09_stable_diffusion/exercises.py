@@ -167,7 +167,6 @@ def _decode(fn: Callable) -> None:
                 byte(((free.clamp(0, 1) + 1) * 127.5).round()),
             "Values are cut down to whole numbers; round them, or every picture gets a little darker.": down,
             "Times 256 instead of 255.": byte((((free + 1) / 2).clamp(0, 1) * 256).round()),
-            "Clipping comes after the change to uint8, where it is too late.": byte((free * 127.5 + 127.5).round()),
         }
         if bool(((got.double() - exact).abs() <= 0.5 + 1e-3).all()):                # a half may be rounded either way
             continue
@@ -256,7 +255,6 @@ def _guidance(fn: Callable) -> None:
                 "guidance.":
                     c + weight * (c - u),
                 "Prompt and empty prompt are swapped: this pushes away from the prompt.": c + weight * (u - c),
-                "The two were mixed the wrong way round: start at u, not at c.": c - weight * (c - u),
                 "You start at 0, not at the empty prompt's eps.": weight * (c - u),
                 "The prompt's eps is multiplied by the weight, and nothing taken off.": weight * c,
                 "There is no guidance: the weight has no effect.": c,

@@ -88,12 +88,15 @@ WRONG = {
         "variance": (lambda m, v, n, t: m + (t > 0).view(-1, 1, 1, 1) * v * n, "standard deviation"),
         "no noise": (lambda m, v, n, t: m, "no noise at all"),
         "t above 1": (lambda m, v, n, t: m + (t > 1).view(-1, 1, 1, 1) * v.sqrt() * n, "t = 1"),
+        "variance, and at 0": (lambda m, v, n, t: m + v * n, "at t = 0 too"),
+        "subtracted": (lambda m, v, n, t: m - (t > 0).view(-1, 1, 1, 1) * v.sqrt() * n, "subtracted"),
         "only at 0": (lambda m, v, n, t: m + (t == 0).view(-1, 1, 1, 1) * v.sqrt() * n, "nowhere else"),
         "in place": (lambda m, v, n, t: m.add_(v.sqrt() * n), "in place"),
     },
     "02.min_snr": {
         "x0 weight": (lambda a, g: _snr(a).clamp(max=g), "x0-prediction"),
         "v weight": (lambda a, g: _snr(a).clamp(max=g) / (_snr(a) + 1), "v-prediction"),
+        "larger": (lambda a, g: torch.maximum(_snr(a), torch.as_tensor(g)) / _snr(a), "larger"),
         "zero by zero": (lambda a, g: _snr(a).clamp(max=g) / _snr(a), "zero by zero"),
         "ones": (lambda a, g: torch.ones_like(a), "all weights are 1"),
         "upside down": (lambda a, g: (g * _snr(a)).clamp(max=1), "upside down"),
@@ -106,6 +109,8 @@ WRONG = {
         "no one": (lambda m1, v1, m2, v2: _kl(m1, v1, m2, v2) + 0.5, "- 1"),
         "upside down": (lambda m1, v1, m2, v2: 0.5 * (torch.log(v1 / v2) - 1 + (v1 + (m1 - m2) ** 2) / v2), "upside down"),
         "not squared": (lambda m1, v1, m2, v2: 0.5 * (torch.log(v2 / v1) - 1 + (v1 + (m1 - m2).abs()) / v2), "squared"),
+        "square not divided": (lambda m1, v1, m2, v2: 0.5 * (torch.log(v2 / v1) - 1 + v1 / v2 + (m1 - m2) ** 2),
+                               "divided by var2"),
         "bits": (lambda m1, v1, m2, v2: _kl(m1, v1, m2, v2) / math.log(2), "bits"),
     },
     "02.learned_range": {
@@ -122,6 +127,7 @@ WRONG = {
         "not reordered": (lambda x0, n, o, a: torch.stack([_pair(x0, n, a), n]), "not reordered"),
         "pictures": (lambda x0, n, o, a: torch.stack([_pair(x0[o], n, a), n]), "pictures were reordered"),
         "inverse": (lambda x0, n, o, a: torch.stack([_pair(x0, n[o.argsort()], a), n[o.argsort()]]), "inverted"),
+        "no roots": (lambda x0, n, o, a: torch.stack([a * x0 + (1 - a) * n[o], n[o]]), "roots"),
         "results swapped": (lambda x0, n, o, a: torch.stack([n[o], _pair(x0, n[o], a)]), "swapped"),
     },
 }

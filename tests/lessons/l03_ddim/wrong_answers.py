@@ -100,6 +100,10 @@ def t_fraction(T, S, spacing):
     return [int(i * T / S) for i in range(S)][::-1] if spacing == "leading" else _trailing(T, S)
 
 
+def t_fraction_rounded(T, S, spacing):
+    return [round(i * T / S) for i in range(S)][::-1] if spacing == "leading" else _trailing(T, S)
+
+
 def t_linspace(T, S, spacing):
     return np.linspace(T - 1, 0, S).round().astype(int) if spacing == "leading" else _trailing(T, S)
 
@@ -244,7 +248,7 @@ def l_stretched(a, b, w):
 
 
 def l_unnormalised(a, b, w):
-    return _circle(a, b, w, torch.arccos((a * b).sum((1, 2, 3), keepdim=True).clamp(-1, 1)))
+    return _circle(a, b, w, torch.arccos((a * b).sum((1, 2, 3), keepdim=True)))
 
 
 def l_degrees(a, b, w):
@@ -289,6 +293,7 @@ WRONG = {
         "half_up": (t_half_up, "halves"),
         "whole_stride": (t_whole_stride, "too early"),
         "fraction": (t_fraction, "a fraction"),
+        "fraction_rounded": (t_fraction_rounded, "fraction, rounded"),
         "linspace": (t_linspace, "linspace"),
         "floats": (lambda T, S, spacing: t_torch(T, S, spacing).double(), "whole numbers"),
         "always_trailing": (t_always_trailing, "trailing list"),
@@ -354,6 +359,7 @@ WRONG = {
         "cos_as_angle": (lambda a, b, w: _circle(a, b, w, torch.cos(_omega(a, b, (1, 2, 3)))), "arccos"),
         "always_acute": (lambda a, b, w: _circle(a, b, w, torch.arccos(torch.cos(_omega(a, b, (1, 2, 3))).abs())),
                          "lost its sign"),
+        "unnormalised": (l_unnormalised, "both norms"),
         "degrees": (l_degrees, "great circle"),
     },
 }
