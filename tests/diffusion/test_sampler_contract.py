@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import math
@@ -109,26 +110,34 @@ def test_a_batch_is_a_loop_of_singles(loop, shape) -> None:
     assert all(torch.equal(a.x0, b.x0) for a, b in zip(whole, again, strict=True))
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("name", ["pixel-ddpm", "mini-sd"])
-def test_a_batch_is_a_loop_of_singles_in_float32(name: str, eta: float) -> None:
-    """The shipped networks, pixels and latents, at six steps."""
+def shipped(name: str, dtype: torch.dtype) -> tuple[object, Tensor, Tensor | None, dict]:
+    """(model, start, condition, scheduler options) of a shipped model, three rows."""
     if name == "pixel-ddpm":
-        model, x, cond, way = load(name), start((3, 3, 32, 32), torch.float32)[0], None, {}
-    else:
-        from minidiff.latent import denoiser, encode_prompt, scheduler_options
+        return copy.deepcopy(load(name)).to(dtype), start((3, 3, 32, 32), dtype)[0], None, {}
+    from minidiff.latent import denoiser, encode_prompt, scheduler_options
 
-        pipe = load(name)
-        model, x, way = denoiser(pipe), start((3, 4, 16, 16), torch.float32)[0], scheduler_options(pipe)
-        cond = encode_prompt(pipe, ["a red cat", "a blue dog on the grass", "a green house"])
-    whole = last(ddim(model, x, steps=6, eta=eta, cond=cond, seed=1, **way)).x
+    pipe = load(name)
+    words = encode_prompt(pipe, ["a red cat", "a blue dog on the grass", "a green house"]).to(dtype)
+    return denoiser(pipe, copy.deepcopy(pipe.unet).to(dtype)), start((3, 4, 16, 16), dtype)[0], words, scheduler_options(pipe)
+
+
+@pytest.mark.parametrize("loop", ["ddim, eta 0", "ddim, eta 0.5", "ddim, eta 1", "ddpm"])
+@pytest.mark.parametrize("name", ["pixel-ddpm", "mini-sd"])
+@pytest.mark.parametrize(("dtype", "bar"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=str)
+def test_a_batch_is_a_loop_of_singles_of_a_shipped_network(name: str, loop: str, dtype: torch.dtype, bar: float) -> None:
+    """Pixels and latents, six steps. float32: a share of the largest value, since convolutions of one row and of three round
+    differently, and how depends on the processor (latents reach 5); float64: as it is."""
+    model, x, cond, way = shipped(name, dtype)
+
+    def run(part: slice, rows: list[int] | None) -> Tensor:
+        options = {"steps": 6, "cond": None if cond is None else cond[part], "seed": 1, "rows": rows, **way}
+        end = ddpm(model, x[part], **options) if loop == "ddpm" else ddim(model, x[part], eta=float(loop.split()[-1]), **options)
+        return last(end).x
+
+    whole = run(slice(None), None)
+    size = max(1.0, float(whole.abs().max())) if dtype == torch.float32 else 1.0
     for b in range(3):
-        part = None if cond is None else cond[b : b + 1]
-        one = last(ddim(model, x[b : b + 1], steps=6, eta=eta, cond=part, seed=1, rows=[b], **way)).x
-        assert float((one - whole[b : b + 1]).abs().max()) <= 1e-5
-    ancestral = last(ddpm(model, x, steps=6, cond=cond, seed=1, **way)).x
-    part = None if cond is None else cond[1:2]
-    assert float((last(ddpm(model, x[1:2], steps=6, cond=part, seed=1, rows=[1], **way)).x - ancestral[1:2]).abs().max()) <= 1e-5
+        assert float((run(slice(b, b + 1), [b]) - whole[b : b + 1]).abs().max()) <= bar * size
 
 
 def test_rows_default_to_their_places() -> None:
