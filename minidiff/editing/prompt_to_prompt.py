@@ -213,7 +213,7 @@ def prompt_to_prompt(pipe: StableDiffusionPipeline, source: str | Sequence[str],
     if blend is not None:
         hooks.append(LocalBlend(_looked_at(pipe, pairs, blend), threshold=threshold, level=coarse_level(pipe)))
     recorders = {b: Recorder(branch=b) for b in ("source", "edit")} if maps else {}
-    states = run_edit(pipe, begin, hooks=[*hooks, *recorders.values()], steps=steps, guidance=guidance)
+    states = list(run_edit(pipe, begin, hooks=[*hooks, *recorders.values()], steps=steps, guidance=guidance))
     return EditResult.of(pipe, "Prompt-to-Prompt", states, {"source": begin.prompts, "edit": begin.targets}, maps=recorders,
                          images=begin.images, details={"mask": hooks[-1].mask} if blend is not None else {})
 

@@ -264,6 +264,7 @@ def test_no_ops(case):
         assert apart(same.trajectory["edit"].clean, same.trajectory["source"].clean) < 1e-5
     everywhere = prompt_to_prompt(pipe, a, b, seed=5, steps=4, blend="cat", threshold=0.0)
     assert apart(everywhere.trajectory["edit"].clean, kept.trajectory["edit"].clean) < 1e-5
+    assert everywhere.details["mask"].shape == (1, 1, *z.shape[-2:]) and bool(everywhere.details["mask"].all())
     assert set(kept.maps) == {"source", "edit"} and kept.maps["edit"].steps.keys() == set(range(4))
     tokens = token_indices(pipe.tokenizer, a, "cat")[0]
     seen = [kept.maps[branch].map(tokens, step=0, site=lambda s: s.kind == "cross" and s.place == "up" and s.level == 1)
