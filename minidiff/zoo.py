@@ -18,11 +18,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from minidiff.diffusion import X0, Eps, LearnedRange, V, make_schedule
+from minidiff.diffusion.ddgan import ddgan_schedule
 from minidiff.errors import CheckpointError, require
 from minidiff.files import data_folder, replace, sha256
 from minidiff.latent.text import ignore_marks
 from minidiff.measure.reader import Reader
 from minidiff.nets import UNet
+from minidiff.nets.adversarial import LatentUNet, SmallVAE
+from minidiff.nets.classifier import NoisyClassifier
 from minidiff.silence import silence_libraries
 
 __all__ = ["load", "shipped", "ship", "write_net", "card"]
@@ -166,7 +169,16 @@ def _build(config: dict[str, Any], name: str) -> nn.Module:
         net = config["net"] | {k: tuple(v) for k, v in config["net"].items() if isinstance(v, list)}
         model = _WRAP[config["predicts"]](UNet(**net), make_schedule(**config["schedule"]))
         return LearnedRange(model) if net.get("learned_variance") else model
-    raise CheckpointError("name", f"{name!r} of kind {kind!r}", "a config.json of kind 'reader' or 'pixel'")
+    if kind == "noisy-classifier":
+        return NoisyClassifier(**config["net"])
+    if kind == "ddgan":
+        generator = LatentUNet(**config["net"])
+        generator.schedule = ddgan_schedule(config["T"])
+        return generator
+    if kind == "small-vae":
+        return SmallVAE(**config["net"])
+    kinds = "'reader', 'pixel', 'noisy-classifier', 'ddgan' or 'small-vae'"
+    raise CheckpointError("name", f"{name!r} of kind {kind!r}", f"a config.json of kind {kinds}")
 
 
 def _net(model: nn.Module) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from einops import rearrange
@@ -47,7 +47,7 @@ class NoisyClassifier(nn.Module):
     No BatchNorm: the logits of a row do not depend on the others, so the gradient of a sum over rows is a row's own.
     """
 
-    def __init__(self, classes: Mapping[str, int], *, channels: int = 3, dim: int = 32, mults: tuple[int, ...] = (1, 2),
+    def __init__(self, classes: Mapping[str, int], *, channels: int = 3, dim: int = 32, mults: Sequence[int] = (1, 2),
                  patch: int = 2, size: int = 32, heads: int = 4) -> None:
         super().__init__()
         self.config = {"classes": dict(classes), "channels": channels, "dim": dim, "mults": list(mults), "patch": patch,

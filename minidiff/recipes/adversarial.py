@@ -71,12 +71,12 @@ def ddgan_recipe(name: str, *, T: int, seed: int, images: tuple[int, int], minut
 
 
 def small_vae_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: tuple[float, float], beta: float = 1.0,
-                     sigma: float = 0.1, expect: str = "") -> Recipe:
+                     sigma: float = 0.3, expect: str = "") -> Recipe:
     """A VAE on the small world: -log N(x; decode(z), sigma^2) + beta KL, summed over a picture, divided by its 3,072 values."""
 
     def draw(i: int, n: int, device: torch.device) -> dict[str, Tensor]:
         x0 = _block(seed, i // BLOCK, n, device)[i % BLOCK * n :][:n]
-        return {"x0": x0, "noise": torch.randn(n, 64, generator=generator(seed, "draw", i)).to(device)}
+        return {"x0": x0, "noise": torch.randn(n, 32, generator=generator(seed, "draw", i)).to(device)}
 
     def loss(model: SmallVAE, batch: dict[str, Tensor]) -> Tensor:
         x = batch["x0"]
@@ -85,7 +85,7 @@ def small_vae_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: 
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(1)
         return ((x - y).square().flatten(1).sum(1) / (2 * sigma**2) + beta * kl) / x[0].numel()
 
-    return Recipe(name=name, seed=seed, build=lambda: SmallVAE(z_dim=64), draw=draw, loss=loss, batch=32, lr=1e-3, warmup=1_600,
+    return Recipe(name=name, seed=seed, build=lambda: SmallVAE(z_dim=32), draw=draw, loss=loss, batch=32, lr=1e-3, warmup=1_600,
                   ema=0.998, expect=expect,
                   budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1], batch=256)})
 

@@ -1,3 +1,5 @@
 """Lesson 05: what its notebook imports."""
 
-__all__: list[str] = []
+from minidiff.lessons.l05_classifier_free_guidance import panels, toys
+
+__all__ = ["panels", "toys"]

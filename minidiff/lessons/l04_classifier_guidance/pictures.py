@@ -1,0 +1,123 @@
+"""Pictures of the small world: sampled with guidance, and read again. For lessons 04 to 06."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from minidiff.diffusion import Prediction, ddim, eps_from_x0, last, x0_from_eps
+from minidiff.diffusion.guide import cfg, eps_shift, log_prob_gradient
+from minidiff.measure.reading import read
+from minidiff.recipes.few import FEW_COLOURS, FEW_KINDS, labels
+from minidiff.rng import normal
+from minidiff.zoo import load
+
+__all__ = ["Guided", "Seen", "ShiftedByClassifier", "ask_all", "entropy", "log_prob", "sample", "see", "spearman", "start"]
+
+Rule = Callable[[Tensor, Tensor], Tensor]
+
+
+def start(n: int, *, seed: int = 0) -> Tensor:
+    """n noises (n, 3, 32, 32); row i is the same whatever n is."""
+    return torch.stack([normal((3, 32, 32), "small world", seed, i) for i in range(n)])
+
+
+def ask_all(n: int) -> tuple[Tensor, Tensor]:
+    """n requests (kind, colour) as numbers, every trained pair in turn: 15 of the 16, the red star is never asked for."""
+    cell = torch.arange(n) % 15 + 1
+    return cell // 4, cell % 4
+
+
+class Guided:
+    """A conditional model under a rule of guidance, in the form that every sampler takes.
+
+    rule: (prediction without, prediction with the condition) -> guided prediction, of x0; both come from one call of the net.
+    cond: (B, 8). without: the condition of the other half, zeros (none) unless it is a negative prompt.
+    """
+
+    def __init__(self, model: Callable, cond: Tensor, rule: Rule | float = 1.0, *, without: Tensor | None = None) -> None:
+        self.model, self.schedule, self.cond = model, model.schedule, cond
+        self.rule = rule if callable(rule) else lambda u, c: cfg(u, c, rule)
+        self.without = torch.zeros_like(cond) if without is None else without
+
+    def __call__(self, x: Tensor, t: Tensor) -> Prediction:
+        both = self.model(torch.cat([x, x]), torch.cat([t, t]), torch.cat([self.without, self.cond]).to(x))
+        x0 = self.rule(*both.x0.chunk(2))
+        return Prediction(x0, eps_from_x0(x, x0, t, self.schedule))
+
+
+def log_prob(classifier: Callable, t: Tensor, **wanted: Tensor) -> Callable[[Tensor], Tensor]:
+    """x -> log p(wanted | x_t), (B,), summed over the attributes named; t: (B,); each of ``wanted`` (B,) numbers of classes."""
+    def value(x: Tensor) -> Tensor:
+        logits = classifier(x, t)
+        return sum(logits[name].log_softmax(1).gather(1, number[:, None])[:, 0] for name, number in wanted.items())
+
+    return value
+
+
+class ShiftedByClassifier:
+    """An unconditional model whose eps is shifted by a noisy classifier (Dhariwal and Nichol 2021, algorithm 2)."""
+
+    def __init__(self, model: Callable, classifier: Callable, scale: float, **wanted: Tensor) -> None:
+        self.model, self.classifier, self.scale, self.wanted, self.schedule = model, classifier, scale, wanted, model.schedule
+
+    def __call__(self, x: Tensor, t: Tensor) -> Prediction:
+        with torch.no_grad():
+            eps = self.model(x, t).eps
+        gradient = log_prob_gradient(log_prob(self.classifier, t, **self.wanted), x)
+        eps = eps_shift(eps, self.schedule.at(t), gradient, self.scale)
+        return Prediction(x0_from_eps(x, eps, t, self.schedule), eps)
+
+
+def sample(model: Callable, n: int, *, seed: int = 0, steps: int = 15, clip: str | None = None, chunk: int = 64) -> Tensor:
+    """n pictures (n, 3, 32, 32) by DDIM, not clipped at the end; the model's condition must have n rows (chunk >= n then)."""
+    noise = start(n, seed=seed)
+    with torch.no_grad():
+        return torch.cat([last(ddim(model, part, steps=steps, clip=clip, spacing="trailing")).x for part in noise.split(chunk)])
+
+
+class Seen(NamedTuple):
+    """What the final reader sees in each of B pictures: numbers in the small world, -1 where it sees something else."""
+
+    kind: Tensor
+    colour: Tensor
+    backdrop: Tensor
+
+    def right(self, kind: Tensor | str | None = None, colour: Tensor | str | None = None) -> Tensor:
+        """(B,) bool: is the picture what was asked for? An attribute that was not asked for is not looked at."""
+        good = torch.ones_like(self.kind, dtype=torch.bool)
+        for seen, wanted, words in ((self.kind, kind, FEW_KINDS), (self.colour, colour, FEW_COLOURS)):
+            if wanted is not None:
+                good &= seen == (words.index(wanted) if isinstance(wanted, str) else wanted)
+        return good
+
+
+def see(images: Tensor, *, reader: str = "final") -> Seen:
+    """Read pictures (B, 3, 32, 32) with a shipped reader. A picture in which it finds nothing is wrong in every respect."""
+    scenes = read(images.clamp(-1, 1), load(f"readers/{reader}")).scenes
+    kind, colour, backdrop = labels(scenes)
+    some = scenes.present.any(1)
+    return Seen(torch.where(some, kind, -1), torch.where(some, colour, -1), backdrop)
+
+
+def entropy(numbers: Tensor, values: int) -> float:
+    """Entropy in bits of the numbers 0 .. values - 1 among ``numbers``; -1 counts as one value more."""
+    share = torch.bincount(numbers + 1, minlength=values + 1).double()
+    share = share[share > 0] / share.sum()
+    return float(-(share * share.log2()).sum())
+
+
+def spearman(x: Tensor, y: Tensor) -> float:
+    """Rank correlation, ties sharing their mean rank; 0 if one of the two is constant."""
+    def ranks(v: Tensor) -> Tensor:
+        v = v.double()
+        return (v[:, None] > v).double().sum(1) + ((v[:, None] == v).double().sum(1) - 1) / 2
+
+    a, b = (ranks(v) - ranks(v).mean() for v in (x, y))
+    size = float(a.norm() * b.norm())
+    return float(a @ b) / size if size > 0 else 0.0
+
+

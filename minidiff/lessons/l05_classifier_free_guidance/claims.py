@@ -1,0 +1,124 @@
+"""Claims of lesson 05, each measured by a function of the sample size."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from minidiff.course.claims import Outcome, claim
+from minidiff.diffusion.guide import cfg, cfg_w, composable, dual, instruct_pix2pix, interaction, rescale
+from minidiff.lessons.l04_classifier_guidance.pictures import Guided, ask_all, entropy, sample, see, spearman
+from minidiff.lessons.l05_classifier_free_guidance.panels import two_scales
+from minidiff.lessons.l05_classifier_free_guidance.toys import GuidedMixture, tilted, walk
+from minidiff.measure.interval import bootstrap, wilson
+from minidiff.recipes.few import condition
+from minidiff.rng import normal
+from minidiff.zoo import load
+
+__all__ = ["SCALES", "as_asked", "entropy_falls", "accuracy_rises", "identities", "not_tilted", "rescaled", "red_star", "scale_curve"]
+
+SCALES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
+
+
+@claim("05.identities", "s = 0, s = 1, both conventions, rescale at phi = 0, InstructPix2Pix at (1, 1), PARASOL's interaction term, "
+       "Composable with two equal halves: largest difference from what each must equal, float64",
+       unit="largest difference", target="<= 1e-6", n=4096, small=64)
+def identities(n: int) -> Outcome:
+    """n: rows of random predictions."""
+    u, a, b, both = (normal((n, 3, 4, 5), "05 identity", i, dtype=torch.float64) for i in range(4))
+    s = torch.linspace(-2, 12, n, dtype=torch.float64)
+    pairs = [(cfg(u, a, 0.0), u), (cfg(u, a, 1.0), a), (cfg_w(u, a, s - 1), cfg(u, a, s)), (cfg_w(u, a, 0.0), a),
+             (rescale(cfg(u, a, s), a, 0.0), cfg(u, a, s)), (instruct_pix2pix(u, a, both, 1.0, 1.0), both),
+             (dual(u, a, b, 1.0, 1.0) + interaction(u, a, b, both), both), (composable(u, [a, a], [s / 2, s / 2]), cfg(u, a, s))]
+    worst = max(float((x - y).abs().max()) for x, y in pairs)
+    mixed = float((cfg(u, a, 7.5) - cfg_w(u, a, 7.5)).abs().mean())
+    return Outcome(worst, worst, worst, baseline={"the two conventions mixed up at 7.5 (mean)": mixed})
+
+
+@claim("05.not_tilted", "Three exact classes: guided samples do not have the density p(x) p(c|x)^s that guidance is said to draw "
+       "from: how far beyond its mean their mean lies at s = 4, in widths of a class",
+       unit="widths", target=">= 1", n=4000, small=400)
+def not_tilted(n: int) -> Outcome:
+    """n: samples."""
+    x, (want, _) = walk(GuidedMixture(4.0), n), tilted(4.0)
+    found = bootstrap(lambda v: float((v[:, 1].mean() - want[1]) / 0.45), x, n=200)
+    at_one = float((walk(GuidedMixture(1.0), n)[:, 1].mean() - tilted(1.0)[0][1]) / 0.45)
+    return Outcome(found.value, found.low, found.high, baseline={"s = 1, where both agree": at_one})
+
+
+@functools.lru_cache(maxsize=2)
+def scale_curve(n: int) -> dict[float, Tensor]:
+    """scale -> (n, 3): is kind and colour as asked, is anything seen, and which backdrop; seed 1, all pairs asked in turn."""
+    kind, colour = ask_all(n)
+    out = {}
+    for s in SCALES:
+        seen = see(_chunks(condition(kind, colour), s, n))
+        out[s] = torch.stack([seen.right(kind, colour).long(), (seen.kind >= 0).long(), seen.backdrop], 1)
+    return out
+
+
+def _chunks(cond: Tensor, s: float, n: int, *, seed: int = 1, rule: object = None) -> Tensor:
+    model = load("pixel-guided")
+    return torch.cat([sample(Guided(model, cond[i : i + 60], s if rule is None else rule), len(cond[i : i + 60]), seed=seed + 100 * i)
+                      for i in range(0, n, 60)])
+
+
+def _rank(column: int, n: int, *, of: object) -> Outcome:
+    rows = [v[:, column].double() for v in scale_curve(n).values()]
+    found = bootstrap(lambda *r: spearman(torch.tensor(SCALES), torch.tensor([of(v) for v in r])), *rows, n=200, paired=True)
+    ends = {f"at s = {s:g}": of(v) for s, v in zip(SCALES, rows, strict=True)}
+    return Outcome(found.value, found.low, found.high, baseline=ends)
+
+
+@claim("05.accuracy_rises", "The share of pictures with the kind and colour asked for rises with the guidance scale: rank correlation "
+       "over seven scales from 0 to 5", unit="Spearman", target=">= 0.9", n=240, small=30, reader="final")
+def accuracy_rises(n: int) -> Outcome:
+    """n: pictures a scale."""
+    return _rank(0, n, of=lambda v: float(v.mean()))
+
+
+@claim("05.entropy_falls", "The entropy of what was not asked for, here the backdrop, falls with the guidance scale: rank correlation "
+       "over seven scales from 0 to 5", unit="Spearman", target="<= -0.9", n=240, small=30, reader="final")
+def entropy_falls(n: int) -> Outcome:
+    """n: pictures a scale."""
+    found = _rank(2, n, of=lambda v: entropy(v.long(), 3))
+    return Outcome(found.value, found.low, found.high, baseline=found.baseline, floor={"three equal backdrops, bits": 1.585},
+                   why="kind and colour say nothing about the backdrop in this world, so there is little for guidance to narrow")
+
+
+@claim("05.as_asked", "Classifier-free guidance at s = 3: kind and colour asked for are what the final reader sees, all 15 trained "
+       "pairs", unit="share right", target=">= 0.97", n=300, small=30, reader="final")
+def as_asked(n: int) -> Outcome:
+    """n: pictures. The scale was chosen on seed 1; this is seed 2."""
+    kind, colour = ask_all(n)
+    right = {s: see(_chunks(condition(kind, colour), s, n, seed=2)).right(kind, colour) for s in (0.0, 1.0, 3.0)}
+    found = wilson(int(right[3.0].sum()), n)
+    return Outcome(found.value, found.low, found.high, baseline={"no condition": float(right[0.0].double().mean()),
+                                                                 "condition, no guidance": float(right[1.0].double().mean())},
+                   why="the network was trained for minutes on a busy processor; a GPU's weights are to decide this")
+
+
+@claim("05.rescale", "Rescale (Lin et al. 2024) keeps strong guidance from burning the picture out: share of values beyond white or "
+       "black at s = 7.5 with phi = 0.7, as a part of the share without", unit="ratio", target="<= 0.5", n=120, small=15)
+def rescaled(n: int) -> Outcome:
+    """n: pictures."""
+    kind, colour = ask_all(n)
+    cond = condition(kind, colour)
+    rows = {phi: (_chunks(cond, 7.5, n, rule=lambda u, c, phi=phi: rescale(cfg(u, c, 7.5), c, phi)).abs() > 1).double()
+            .flatten(1).mean(1) for phi in (0.0, 0.7)}
+    found = bootstrap(lambda a, b: float(b.mean() / a.mean()), rows[0.0], rows[0.7], n=300, paired=True)
+    plain = (_chunks(cond, 1.0, n).abs() > 1).double().mean()
+    return Outcome(found.value, found.low, found.high, baseline={"no guidance (s = 1)": float(plain / rows[0.0].mean())})
+
+
+@claim("05.red_star", "A red star is in no training picture. With a scale for each condition (star 3, red 3) how often does the final "
+       "reader see one", unit="share", target=">= 0.5", n=120, small=16, reader="final")
+def red_star(n: int) -> Outcome:
+    """n: pictures."""
+    both = torch.cat([two_scales(3.0, 3.0, kind="star", colour="red", n=len(part), seed=50 + i)
+                      for i, part in enumerate(torch.arange(n).split(60))])
+    found = wilson(int(see(both).right("star", "red").sum()), n)
+    joint = see(_chunks(condition("star", "red", n=n), 3.0, n)).right("star", "red")
+    return Outcome(found.value, found.low, found.high, baseline={"one joint condition at s = 3": float(joint.double().mean())})
