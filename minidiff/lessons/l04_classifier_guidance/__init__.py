@@ -1,5 +1,5 @@
 """Lesson 04: what its notebook imports."""
 
-from minidiff.lessons.l04_classifier_guidance import pictures
+from minidiff.lessons.l04_classifier_guidance import panels, pictures, toys
 
-__all__ = ["pictures"]
+__all__ = ["panels", "pictures", "toys"]

@@ -76,7 +76,8 @@ def classes_view(scale: float) -> tuple[np.ndarray, str]:
         (x, y), = at(p[None]).tolist()
         pen.line([x - 14, y, x + 14, y], fill=rgb(name), width=4)
         pen.line([x, y - 14, x, y + 14], fill=rgb(name), width=4)
-    return np.asarray(sheet), f"scale {scale:g}: samples have mean height {float(got[1]):.2f}, the tilted density {float(said[1]):.2f}"
+    heights = f"samples have mean height {float(got[1]):.2f}, the tilted density {float(said[1]):.2f}"
+    return np.asarray(sheet), f"scale {scale:g}: {heights}"
 
 
 def two_scales(s_kind: float, s_colour: float, *, form: str = "composable", kind: str = "heart", colour: str = "blue", n: int = 8,
@@ -92,7 +93,8 @@ def two_scales(s_kind: float, s_colour: float, *, form: str = "composable", kind
         def __call__(self, x: Tensor, t: Tensor) -> object:
             both = self.model(torch.cat([x] * 3), torch.cat([t] * 3), torch.cat(conds))
             u, a, b = both.x0.chunk(3)
-            x0 = composable(u, (a, b), (s_kind, s_colour)) if form == "composable" else instruct_pix2pix(u, a, b, s_kind, s_colour)
+            x0 = (composable(u, (a, b), (s_kind, s_colour)) if form == "composable" else
+                  instruct_pix2pix(u, a, b, s_kind, s_colour))
             abar = float(self.schedule.at(int(t[0])))
             return type(both)(x0, (x - abar**0.5 * x0) / (1 - abar) ** 0.5)
 

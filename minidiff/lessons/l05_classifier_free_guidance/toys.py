@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from minidiff.diffusion import Mixture, Prediction, Schedule, ddim, last, linear
+from minidiff.diffusion import Mixture, Prediction, Schedule, ddim, last, linear, x0_from_v
 from minidiff.diffusion.guide import cfg
 from minidiff.rng import normal
 
@@ -56,7 +56,7 @@ def tilted(s: float, n: int = 200_000, *, label: int = 0) -> tuple[Tensor, Tenso
 
 
 class TinyNet(nn.Module):
-    """(x (B, 2), t (B,), cond (B, 3)) -> x0 (B, 2): three layers of 96, for training on the page."""
+    """(x (B, 2), t (B,), cond (B, 3)) -> x0 (B, 2): three layers of 96, for training on the page. Inside they predict v."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,4 +65,4 @@ class TinyNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         angle = (t.float() / TABLE.T)[:, None] * torch.tensor([1.0, 2.0, 4.0, 8.0]) * math.pi
-        return self.layers(torch.cat([x, cond, angle.sin(), angle.cos()], 1))
+        return x0_from_v(x, self.layers(torch.cat([x, cond, angle.sin(), angle.cos()], 1)), t, TABLE)
