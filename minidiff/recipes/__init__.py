@@ -11,6 +11,7 @@ from pathlib import Path
 
 from minidiff.errors import check_choice, require
 from minidiff.recipes.clip import CLIPS, clip_recipe
+from minidiff.recipes.guided import CLASSIFIERS, GUIDED, classifier_recipe, guided_recipe
 from minidiff.recipes.pixel import PIXEL, PIXEL_NET, SMALL_NET, pixel_recipe
 from minidiff.recipes.readers import READERS, reader_recipe
 from minidiff.recipes.stable import STABLE, stable_recipe
@@ -18,11 +19,11 @@ from minidiff.recipes.vae import AUTOENCODERS, vae_recipe
 from minidiff.train import Recipe, load_ema
 from minidiff.zoo import ship
 
-__all__ = ["RECIPES", "PIXEL", "READERS", "AUTOENCODERS", "STABLE", "CLIPS", "recipe", "publish", "pixel_recipe", "PIXEL_NET",
-           "SMALL_NET"]
+__all__ = ["RECIPES", "PIXEL", "READERS", "AUTOENCODERS", "STABLE", "CLIPS", "GUIDED", "CLASSIFIERS", "recipe", "publish",
+           "pixel_recipe", "PIXEL_NET", "SMALL_NET"]
 
 _TABLES = ((READERS, reader_recipe), (PIXEL, pixel_recipe), (AUTOENCODERS, vae_recipe), (STABLE, stable_recipe),
-           (CLIPS, clip_recipe))
+           (CLIPS, clip_recipe), (GUIDED, guided_recipe), (CLASSIFIERS, classifier_recipe))
 RECIPES = tuple(name for table, _ in _TABLES for name in table)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +16,9 @@ from minidiff.recipes.blocks import BLOCK
 from minidiff.recipes.few import FewData
 from minidiff.rng import generator
 from minidiff.train import Budget, Recipe
+from minidiff.zoo import write_net
 
-__all__ = ["GENERATOR_NET", "Adversarial", "ddgan_recipe", "small_vae_recipe"]
+__all__ = ["DDGANS", "GENERATOR_NET", "VAES", "Adversarial", "ddgan_recipe", "small_vae_recipe"]
 
 GENERATOR_NET = {"z_dim": 64, "channels": 3, "dim": 48, "mults": (1, 2), "blocks": 1, "patch": 4, "attention": None}
 
@@ -65,8 +68,11 @@ def ddgan_recipe(name: str, *, T: int, seed: int, images: tuple[int, int], minut
     def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         return model(batch["x0"], batch["t"], batch["z"], batch["noise"].transpose(0, 1))
 
+    def export(net: Adversarial, folder: Path) -> dict[str, Any]:
+        return write_net(net.generator, {"kind": "ddgan", "T": T, "net": net.generator.config, "size": 32}, folder)
+
     return Recipe(name=name, seed=seed, build=lambda: Adversarial(T), draw=draw, loss=loss, batch=32, lr=3e-4, warmup=1_600,
-                  ema=0.998, betas=(0.5, 0.9), clip=10.0, expect=expect,
+                  ema=0.998, betas=(0.5, 0.9), clip=10.0, expect=expect, identity={"T": T}, export=export,
                   budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1], batch=128)})
 
 
@@ -85,9 +91,21 @@ def small_vae_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: 
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(1)
         return ((x - y).square().flatten(1).sum(1) / (2 * sigma**2) + beta * kl) / x[0].numel()
 
+    def export(net: SmallVAE, folder: Path) -> dict[str, Any]:
+        return write_net(net, {"kind": "small-vae", "net": net.config, "size": 32}, folder)
+
     return Recipe(name=name, seed=seed, build=lambda: SmallVAE(z_dim=32), draw=draw, loss=loss, batch=32, lr=1e-3, warmup=1_600,
-                  ema=0.998, expect=expect,
+                  ema=0.998, expect=expect, identity={"beta": beta, "sigma": sigma}, export=export,
                   budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1], batch=256)})
+
+
+# name -> what ddgan_recipe is called with
+DDGANS: dict[str, dict] = {
+    "ddgan": {"T": 4, "seed": 61, "images": (64_000, 4_000_000), "minutes": (20, 6),
+              "expect": "pictures of the small world in four steps; all cells of kind, colour and backdrop"},
+    "gan-32": {"T": 1, "seed": 62, "images": (32_000, 4_000_000), "minutes": (10, 5), "expect": "the same network in one step"}}
+VAES: dict[str, dict] = {"vae-32": {"seed": 63, "images": (24_000, 1_000_000), "minutes": (3, 1),
+                                    "expect": "all cells, blurred; one pass a picture"}}
 
 
 def make(name, images):

@@ -114,12 +114,12 @@ def variety(n: int) -> Outcome:
 
 
 ABLATIONS = {
-    "ADM: AdaGN, BigGAN resampling, attention": {"block": "adm", "resample": "biggan", "attention": (8,)},
-    "time added instead of AdaGN": {"block": "ddpm", "resample": "biggan", "attention": (8,)},
-    "strided convolution instead of BigGAN": {"block": "adm", "resample": "conv", "attention": (8,)},
-    "no attention": {"block": "adm", "resample": "biggan", "attention": None},
-    "one head instead of four": {"block": "adm", "resample": "biggan", "attention": (8,), "heads": 1},
-    "deeper and narrower": {"block": "adm", "resample": "biggan", "attention": (8,), "dim": 24, "blocks": 2},
+    "ADM: AdaGN, BigGAN resampling, attention": {"scale_shift": True, "resblock_updown": True, "attention": (8,)},
+    "time added instead of AdaGN": {"scale_shift": False, "resblock_updown": True, "attention": (8,)},
+    "strided convolution instead of BigGAN": {"scale_shift": True, "resblock_updown": False, "attention": (8,)},
+    "no attention": {"scale_shift": True, "resblock_updown": True, "attention": None},
+    "one head instead of four": {"scale_shift": True, "resblock_updown": True, "attention": (8,), "heads": 1},
+    "deeper and narrower": {"scale_shift": True, "resblock_updown": True, "attention": (8,), "dim": 24, "blocks": 2},
 }
 
 
