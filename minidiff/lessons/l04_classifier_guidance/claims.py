@@ -99,7 +99,7 @@ def _rank(column: int, n: int, *, of: object) -> Outcome:
 
 @claim("04.steered", "An unconditional model steered by a noisy classifier: the share of pictures with the kind and "
        "colour asked for rises with the scale, rank correlation over six scales",
-       unit="Spearman", target=">= 0.9", n=180, small=15, reader="final")
+       unit="Spearman", target=">= 0.9", n=24, small=15, reader="final")
 def steered(n: int) -> Outcome:
     """n: pictures a scale."""
     return _rank(0, n, of=lambda v: float(v.mean()))
@@ -107,7 +107,7 @@ def steered(n: int) -> Outcome:
 
 @claim("04.variety", "The entropy of what was not asked for, the backdrop, falls with the scale of the classifier: "
        "rank correlation "
-       "over six scales", unit="Spearman", target="<= -0.9", n=180, small=15, reader="final")
+       "over six scales", unit="Spearman", target="<= -0.9", n=24, small=15, reader="final")
 def variety(n: int) -> Outcome:
     """n: pictures a scale."""
     return _rank(1, n, of=lambda v: entropy(v.long(), 3))
@@ -146,7 +146,7 @@ def ablation(steps: int, **options: object) -> Tensor:
 
 @claim("04.ablation", "ADM's blocks at equal steps on our pictures: loss of the network without AdaGN (time added "
        "before the norm), as a "
-       "part of ADM's", unit="ratio of losses", target=">= 1.05", n=300, small=8)
+       "part of ADM's", unit="ratio of losses", target=">= 1.05", n=30, small=8)
 def blocks(n: int) -> Outcome:
     """n: training steps. The baselines are the other ablations' ratios."""
     found = {name: ablation(n, **options) for name, options in ABLATIONS.items()}

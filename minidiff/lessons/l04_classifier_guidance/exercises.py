@@ -73,9 +73,10 @@ def row_gradient(classifier, x, t, y):
 
 @checks(row_gradient)
 def _row_gradient(fn: Callable) -> None:
-    for rows, classes in ((4, 3), (6, 5)):
-        x, t = normal((rows, 2, 3, 4), "04 x", rows, dtype=torch.float64), torch.arange(rows) * 11 + 3
-        weight, y = normal((24, classes), "04 w", classes, dtype=torch.float64), torch.arange(rows) * 2 % classes
+    for rows, classes, shape in ((4, 3, (2, 3, 4)), (6, 5, (3, 2, 5))):
+        x, t = normal((rows, *shape), "04 x", rows, dtype=torch.float64), torch.arange(rows) * 11 + 3
+        weight = normal((x[0].numel(), classes), "04 w", classes, dtype=torch.float64)
+        y = torch.arange(rows) * 2 % classes
 
         def classifier(x: Tensor, t: Tensor, weight: Tensor = weight) -> Tensor:
             return torch.sin(x.flatten(1)) @ weight * (1 + t[:, None] / 40)
@@ -120,7 +121,7 @@ def shifted_eps(eps, gradient, abar, s):
 
 @checks(shifted_eps)
 def _shifted_eps(fn: Callable) -> None:
-    for shape, s in (((3, 2, 5, 4), 2.5), ((5, 3), 0.4)):
+    for shape, s in (((3, 2, 5, 4), 2.5), ((5, 3), 0.4), ((2, 4, 3, 6), 1.2)):
         eps, g = (normal(shape, "04 eps", i, dtype=torch.float64) for i in (0, 1))
         abar = torch.linspace(0.95, 0.02, shape[0], dtype=torch.float64)
 
@@ -154,7 +155,7 @@ def classifier_time(i, kept):
     A colleague passes i itself, and in a second version i * (T / S). Write the one that is right for any table.
     """
     ### BEGIN SOLUTION
-    return kept[i]
+    return torch.gather(kept, 0, i)
     ### END SOLUTION
 
 

@@ -76,7 +76,7 @@ def _rank(column: int, n: int, *, of: object) -> Outcome:
 
 @claim("05.accuracy_rises", "The share of pictures with the kind and colour asked for rises with the guidance scale: "
        "rank correlation "
-       "over seven scales from 0 to 5", unit="Spearman", target=">= 0.9", n=240, small=15, reader="final")
+       "over seven scales from 0 to 5", unit="Spearman", target=">= 0.9", n=30, small=15, reader="final")
 def accuracy_rises(n: int) -> Outcome:
     """n: pictures a scale."""
     return _rank(0, n, of=lambda v: float(v.mean()))
@@ -84,7 +84,7 @@ def accuracy_rises(n: int) -> Outcome:
 
 @claim("05.entropy_falls", "The entropy of what was not asked for, here the backdrop, falls with the guidance scale: "
        "rank correlation "
-       "over seven scales from 0 to 5", unit="Spearman", target="<= -0.9", n=240, small=15, reader="final")
+       "over seven scales from 0 to 5", unit="Spearman", target="<= -0.9", n=30, small=15, reader="final")
 def entropy_falls(n: int) -> Outcome:
     """n: pictures a scale."""
     found = _rank(2, n, of=lambda v: entropy(v.long(), 3))
@@ -93,7 +93,7 @@ def entropy_falls(n: int) -> Outcome:
 
 
 @claim("05.as_asked", "Classifier-free guidance at s = 3: kind and colour asked for are what the final reader sees, all 15 "
-       "trained pairs", unit="share right", target=">= 0.97", n=300, small=15, reader="final")
+       "trained pairs", unit="share right", target=">= 0.97", n=120, small=15, reader="final")
 def as_asked(n: int) -> Outcome:
     """n: pictures. The scale was chosen on seed 1; this is seed 2."""
     kind, colour = ask_all(n)
@@ -106,7 +106,7 @@ def as_asked(n: int) -> Outcome:
 
 @claim("05.rescale", "Rescale (Lin et al. 2024) keeps strong guidance from burning the picture out: share of values "
        "beyond white or "
-       "black at s = 7.5 with phi = 0.7, as a part of the share without", unit="ratio", target="<= 0.5", n=120, small=15)
+       "black at s = 7.5 with phi = 0.7, as a part of the share without", unit="ratio", target="<= 0.5", n=30, small=15)
 def rescaled(n: int) -> Outcome:
     """n: pictures."""
     kind, colour = ask_all(n)
@@ -121,7 +121,7 @@ def rescaled(n: int) -> Outcome:
 
 @claim("05.red_star", "A red star is in no training picture. With a scale for each condition (star 3, red 3) how "
        "often does the final "
-       "reader see one", unit="share", target=">= 0.5", n=120, small=16, reader="final")
+       "reader see one", unit="share", target=">= 0.5", n=32, small=16, reader="final")
 def red_star(n: int) -> Outcome:
     """n: pictures."""
     both = torch.cat([two_scales(3.0, 3.0, kind="star", colour="red", n=len(part), seed=50 + i)

@@ -32,7 +32,7 @@ def implicit_gradient(u, c, abar):
 
 @checks(implicit_gradient)
 def _implicit(fn: Callable) -> None:
-    for shape in ((3, 2, 5, 4), (6, 2)):
+    for shape in ((3, 2, 5, 4), (6, 3), (2, 4, 3, 7)):
         u, c = _two(shape, "implicit")
         abar = torch.linspace(0.9, 0.05, shape[0], dtype=torch.float64)
 
@@ -116,8 +116,8 @@ def batched_cfg(net, x, t, cond, s):
 
 @checks(batched_cfg)
 def _batched(fn: Callable) -> None:
-    for rows, s in ((3, 4.5), (5, -0.5)):
-        x, cond = normal((rows, 2, 3, 4), "05 x", rows, dtype=torch.float64), normal((rows, 3), "05 c", dtype=torch.float64)
+    for rows, s, shape, wide in ((3, 4.5, (2, 5, 4), 3), (5, -0.5, (1, 6, 2), 4)):
+        x, cond = normal((rows, *shape), "05 x", rows, dtype=torch.float64), normal((rows, wide), "05 c", dtype=torch.float64)
         t = torch.arange(rows) * 37 + 5
         asked: list[int] = []
 
@@ -176,6 +176,8 @@ def _saturation(fn: Callable) -> None:
         if got.ndim == 0:
             raise Mistake("That is one number for the whole batch; each picture needs its own.")
         expect(got, want, wrong=fits(wrong, want), otherwise="Count the values beyond the limit in each picture, as a share.")
+    if float(call(fn, 1.2 * torch.ones(2, 2, 3, 3)).sum()) != 2:
+        raise Mistake("Without a limit given, everything beyond 1 is burnt out.")
     if float(call(fn, torch.ones(2, 3, 4, 5)).sum()) != 0:
         raise Mistake("A value of exactly 1 is white, not burnt out: only what lies beyond counts.")
 
@@ -216,6 +218,9 @@ def _interval(fn: Callable) -> None:
         }
         expect(call(fn, abar, s, low, high, shape=(n,)), want, wrong=fits(wrong, want),
                otherwise="s for the steps with low < sigma <= high, 1 for all others.")
+    half = torch.tensor([0.5, 0.9], dtype=torch.float64)                    # sigma is exactly 1 at the first
+    if [float(call(fn, half, 3.0, *ends)[0]) for ends in ((0.5, 1.0), (1.0, 2.0))] != [3.0, 1.0]:
+        raise Mistake("It is right except at the ends: the interval holds its upper end and not its lower one.")
 
 
 @exercise("05.compose", "Two conditions and a 'not'", points=2, hints=(
@@ -232,7 +237,7 @@ def and_not(u, a, b, n, s_a, s_b, s_n):
 
 @checks(and_not)
 def _compose(fn: Callable) -> None:
-    for shape, (p, q, r) in (((3, 2, 4, 5), (2.0, 3.5, 0.75)), ((5, 2), (0.5, 6.0, 1.5))):
+    for shape, (p, q, r) in (((3, 2, 4, 5), (2.0, 3.5, 0.75)), ((5, 3), (0.5, 6.0, 1.5)), ((2, 4, 3, 6), (1.2, 0.4, 2.5))):
         u, a = _two(shape, "compose")
         b, n = _two(shape, "compose more")
         want = u + p * (a - u) + q * (b - u) - r * (n - u)

@@ -203,3 +203,18 @@ HONEST = {
                    / math.log(2), "special": lambda c: -torch.special.xlogy(c / c.sum(), c / c.sum()).sum() / math.log(2)},
     "04.heads": {"whole": 9, "float": 9.0, "product": 3 * 192 // 64},
 }
+
+EQUIVALENT = {
+    "04.row_gradient": {
+        "x = x.detach().requires_grad_()": "True is the default",
+        "x = x.requires_grad_(True)": "the caller's x is marked, the gradient is the same",
+        "return torch.autograd.grad(chosen.sum(), x)[-1]": "there is one gradient",
+    },
+    "04.shifted_eps": {
+        "return eps - s * (1 - abar).sqrt().view(-1, *[1] * (gradient.ndim - 1)) * gradient": "eps and gradient have one shape",
+    },
+    "04.kept_time": {"return torch.gather(kept, -1, i)": "the table has one axis"},
+    "04.entropy": {"share = counts[counts > 0] / counts.sum()": "whole numbers divide to floats"},
+}
+
+ONCE: dict[str, dict[str, str]] = {}

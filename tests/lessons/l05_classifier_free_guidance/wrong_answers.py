@@ -184,3 +184,9 @@ HONEST = {
     },
     "05.convention": {"float": 1.3, "sum": 1 + 0.3, "tensor": torch.tensor(1.3)},
 }
+
+EQUIVALENT = {
+    "05.implicit": {"return (u - c) / (1 - abar).sqrt().view(-1, *[1] * (c.ndim - 1))": "u and c have one shape"},
+}
+
+ONCE: dict[str, dict[str, str]] = {}
