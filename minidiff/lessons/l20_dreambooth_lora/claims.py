@@ -23,12 +23,9 @@ _CLASSES = ("panda", "owl", "octopus")         # a bear, a bird, a fish
 _ITERATIONS = 120
 
 
-@functools.lru_cache(maxsize=32)
-def arm(rung: str, method: str, n: int, *, prior: bool = False, plain: bool = True) -> Tensor:
-    """Pictures of the bare class (plain), or of the subject on new backdrops, by one way of training.
-
-    method: "none" (mini-sd as it is), "db" (all weights), or a LoRA, "small" (r = 2, attention) or "large" (r = 8, all layers).
-    """
+@functools.lru_cache(maxsize=1)
+def _trained(rung: str, method: str, prior: bool) -> Any:
+    """mini-sd after this training; the last one is kept."""
     subject, pipe = subject_of(rung), load("mini-sd")
     if method != "none":
         shots = train_shots(subject)
@@ -39,10 +36,19 @@ def arm(rung: str, method: str, n: int, *, prior: bool = False, plain: bool = Tr
                              iterations=_ITERATIONS)
         for _ in loop:
             pass
+    return pipe
+
+
+@functools.lru_cache(maxsize=32)
+def arm(rung: str, method: str, n: int, *, prior: bool = False, plain: bool = True) -> Tensor:
+    """Pictures of the bare class (plain), or of the subject on new backdrops, by one way of training.
+
+    method: "none" (mini-sd as it is), "db" (all weights), or a LoRA, "small" (r = 2, attention) or "large" (r = 8, all layers).
+    """
+    pipe, word = _trained(rung, method, prior), subject_of(rung).word
     if plain:
-        return pictures(pipe, [f"a {subject.word}"] * n, seed=22, steps=STEPS)
-    what = subject.word if method == "none" else f"{WORD} {subject.word}"
-    return pictures(pipe, new_prompts(what, n), seed=21, steps=STEPS)
+        return pictures(pipe, [f"a {word}"] * n, seed=22, steps=STEPS)
+    return pictures(pipe, new_prompts(word if method == "none" else f"{WORD} {word}", n), seed=21, steps=STEPS)
 
 
 @functools.lru_cache(maxsize=1)
@@ -124,12 +130,12 @@ def _gap(rung: str, method: str, n: int) -> Outcome:
 
 
 @claim("20.lora_small_inside", "a LoRA of less than 1 % of the weights (r = 2, attention) learns a subject inside the model's "
-       "world as well as DreamBooth: distance minus DreamBooth's", unit="distance", target="<= 0.02", n=24, small=4)
+       "world as well as DreamBooth: distance minus DreamBooth's", unit="distance", target="<= 0.02", n=22, small=4)
 def _small_inside(n: int) -> Outcome:
     return _gap("inside", "small", n)
 
 
-@claim("20.lora_small_new", "the same for a new look, the panda", unit="distance", target="<= 0.02", n=24, small=4)
+@claim("20.lora_small_new", "the same for a new look, the panda", unit="distance", target="<= 0.02", n=22, small=4)
 def _small_new(n: int) -> Outcome:
     found = _gap("panda", "small", n)
     why = ("r = 2 in attention alone is too little for a new shape; in a square layer it is 2 r / width of the weights, so in "
@@ -138,7 +144,7 @@ def _small_new(n: int) -> Outcome:
 
 
 @claim("20.lora_large_new", "a LoRA of about a tenth of the weights (r = 8, attention, feed-forward, convolutions) learns a new "
-       "look as well as DreamBooth: distance minus DreamBooth's", unit="distance", target="<= 0.02", n=24, small=4)
+       "look as well as DreamBooth: distance minus DreamBooth's", unit="distance", target="<= 0.02", n=22, small=4)
 def _large_new(n: int) -> Outcome:
     return _gap("panda", "large", n)
 
