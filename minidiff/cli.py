@@ -62,6 +62,21 @@ def parser() -> argparse.ArgumentParser:
 
     score.add_argument("--cards", action="store_true", help="measure the shipped models and write it onto their cards")
 
+    mine = commands.add_parser("personalise", help="teach a pipeline a new word from a folder of three to five pictures")
+    mine.add_argument("folder", metavar="FOLDER", help="pictures of one subject; metadata.jsonl with captions if you like")
+    mine.add_argument("--word", default="<mine>", help='the new word ("<mine>")')
+    mine.add_argument("--class", dest="class_word", required=True, metavar="WORD", help="what it is, in a word the model knows")
+    mine.add_argument("--method", default="lora", choices=("ti", "lora", "dreambooth", "custom"),
+                      help="one vector, a low-rank adapter, all weights, or keys and values of cross-attention (lora)")
+    mine.add_argument("--model", default="mini-sd", help="mini-sd, a folder in diffusers' format, or a Hub id (mini-sd)")
+    mine.add_argument("--iterations", type=int, default=80)
+    mine.add_argument("--rank", type=int, default=8, help="of the adapter (8)")
+    mine.add_argument("--prior", type=int, default=0, metavar="N", help="pictures of the class for the prior loss (none)")
+    mine.add_argument("--every", type=int, default=40, help="iterations between two sheets of samples (40)")
+    mine.add_argument("--prompt", default="", help='of the samples, with {} where the subject goes ("a {} on the beach")')
+    mine.add_argument("--seed", type=int, default=0)
+    mine.add_argument("--out", metavar="DIR", help="where word, adapter and samples go (runs/personal)")
+
     commands.add_parser("bench", help="measure this machine: images a second, rendering, sampling", add_help=False)
 
     books = commands.add_parser("notebooks", help="bring notebooks into the form that is committed")
@@ -86,7 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.command is None:
         top.print_help()
         return 2
-    commands = {"doctor": _doctor, "draw": _draw, "edit": _edit, "train": _train, "score": _score, "notebooks": _notebooks}
+    commands = {"doctor": _doctor, "draw": _draw, "edit": _edit, "personalise": _personalise, "train": _train, "score": _score,
+                "notebooks": _notebooks}
     try:
         return _bench(rest) if given.command == "bench" else commands[given.command](given)
     except KeyboardInterrupt:
@@ -170,6 +186,22 @@ def _train(given: argparse.Namespace) -> int:
         if given.ship:
             from minidiff.recipes import publish
             print(f"shipped: {publish(chosen.name, out)}")
+    return 0
+
+
+def _personalise(given: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from minidiff.personal.command import personalise
+    from minidiff.zoo import load
+    out = Path(given.out or os.path.join("runs", "personal"))
+    steps = personalise(load(given.model), given.folder, word=given.word, class_word=given.class_word, out=out,
+                        method=given.method, iterations=given.iterations, rank=given.rank, prior=given.prior, every=given.every, prompt=given.prompt,
+                        seed=given.seed)
+    with tqdm(steps, total=given.iterations, unit="step", desc=given.word) as bar:
+        for step in bar:
+            bar.set_postfix(loss=f"{step.loss:.3f}", refresh=False)
+    print(f"{out}: {', '.join(sorted(p.name for p in out.iterdir()))}")
     return 0
 
 

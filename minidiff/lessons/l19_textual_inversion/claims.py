@@ -17,7 +17,7 @@ from minidiff.zoo import load
 
 __all__ = ["STEPS", "dreambooth_of", "drawn_as", "named_right"]
 
-STEPS = 12                                     # DDIM steps of every picture that is scored, guidance 4
+STEPS = 10                                     # DDIM steps of every picture that is scored, guidance 4
 _INSIDE = {"inside-word": ("rabbit", "pink"), "cat-word": ("cat", "purple"), "dog-word": ("dog", "orange"),
            "bear-word": ("bear", "yellow")}
 

@@ -56,8 +56,8 @@ def free_row(table, ids, new, v):
 
 @checks(free_row)
 def _free_row(fn: Any) -> None:
-    for b, length, new in ((2, 5, 3), (3, 4, 6)):
-        table, v = normal((8, 3), "19 table", b), normal((3,), "19 v", b)
+    for b, length, new, rows, d in ((2, 5, 3, 8, 3), (3, 4, 6, 9, 5)):
+        table, v = normal((rows, d), "19 table", b), normal((d,), "19 v", b)
         ids = (normal((b, length), "19 ids", b).abs() * 3).long().clamp(max=7)
         ids[0, 1] = ids[0, 3] = ids[1, 0] = new
         here = (ids == new)[..., None]
@@ -68,7 +68,7 @@ def _free_row(fn: Any) -> None:
             if len(found):
                 first[row, found[0, 0]] = v
         want = torch.where(here, v, plain).double()
-        expect(call(fn, table, ids, new, v, shape=(b, length, 3)), want, tol=1e-6, wrong=fits({
+        expect(call(fn, table, ids, new, v, shape=(b, length, d)), want, tol=1e-6, wrong=fits({
             "Nothing is replaced: the new token still has the row of the table.": plain.double(),
             "v stands everywhere: it belongs only where the id is new.": v.expand_as(plain).double(),
             "v is added to the old row; it takes the row's place.": torch.where(here, plain + v, plain).double(),
@@ -81,7 +81,7 @@ def _free_row(fn: Any) -> None:
             grads = torch.autograd.grad(out.sum(), (leaf, frozen), allow_unused=True) if out.requires_grad else (None, None)
         if grads[0] is None or float(grads[0].abs().sum()) == 0:
             raise Mistake("No gradient reaches v: it cannot learn. Do not detach it, and do not copy its numbers into the table.")
-        if not torch.allclose(grads[0], (ids == new).sum().float().expand(3)):
+        if not torch.allclose(grads[0], (ids == new).sum().float().expand(d)):
             raise Mistake("The gradient of v must be that of all the places where it stands, added up.")
         if grads[1] is not None and float(grads[1][new].abs().sum()) > 0:
             raise Mistake("A gradient reaches the table's own row of the new token; v stands in its place.")
@@ -133,7 +133,7 @@ def decayed(norm, lr, decay, steps):
 
 @checks(decayed)
 def _decayed(fn: Any) -> None:
-    for norm, lr, decay, steps in ((1.3, 0.1, 0.9, 40), (0.47, 0.05, 0.1, 300), (2.0, 0.01, 0.5, 0)):
+    for norm, lr, decay, steps in ((1.3, 0.1, 0.9, 40), (0.47, 0.05, 0.1, 301), (2.0, 0.01, 0.5, 0)):
         want = norm * (1 - lr * decay) ** steps
         wrong = {
             "The learning rate is missing: the step is lr times the decay.": norm * (1 - decay) ** steps,

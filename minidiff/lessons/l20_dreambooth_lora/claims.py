@@ -18,8 +18,8 @@ from minidiff.zoo import load
 
 __all__ = ["STEPS", "arm", "entropy", "leak"]
 
-STEPS = 12                                     # DDIM steps of every picture that is scored, guidance 4
-_CLASSES = ("panda", "owl", "octopus")         # a bear, a bird, a fish
+STEPS = 10                                     # DDIM steps of every picture that is scored, guidance 4
+_CLASSES = ("panda", "owl")                    # a bear, a bird
 _ITERATIONS = 120
 
 
@@ -94,19 +94,19 @@ def _entropy_ratio(n: int, *, prior: bool) -> Outcome:
 
 
 @claim("20.forgetting", "DreamBooth without the prior loss (Ruiz et al. 2023) turns the class into the subject: entropy of the "
-       "colour of the bare class after over before", unit="ratio", target="<= 0.5", n=66, small=6, reader="final")
+       "colour of the bare class after over before", unit="ratio", target="<= 0.5", n=44, small=6, reader="final")
 def _forgetting(n: int) -> Outcome:
     return _entropy_ratio(n, prior=False)
 
 
 @claim("20.prior", "the prior-preservation loss keeps the class: entropy of the colour of the bare class after over before",
-       unit="ratio", target=">= 0.8", n=66, small=6, reader="final")
+       unit="ratio", target=">= 0.8", n=44, small=6, reader="final")
 def _prior(n: int) -> Outcome:
     return _entropy_ratio(n, prior=True)
 
 
 @claim("20.leak", "with the prior loss the bare class does not show the subject: share of its pictures that are nearer to it "
-       "than 19 in 20 were before", unit="share", target="<= 0.05", n=66, small=6)
+       "than 19 in 20 were before", unit="share", target="<= 0.05", n=44, small=6)
 def _leak(n: int) -> Outcome:
     each = -(-n // len(_CLASSES))
 
@@ -130,12 +130,12 @@ def _gap(rung: str, method: str, n: int) -> Outcome:
 
 
 @claim("20.lora_small_inside", "a LoRA of less than 1 % of the weights (r = 2, attention) learns a subject inside the model's "
-       "world as well as DreamBooth: distance minus DreamBooth's", unit="distance", target="<= 0.02", n=22, small=4)
+       "world as well as DreamBooth: distance minus DreamBooth's", unit="distance", target="<= 0.02", n=16, small=4)
 def _small_inside(n: int) -> Outcome:
     return _gap("inside", "small", n)
 
 
-@claim("20.lora_small_new", "the same for a new look, the panda", unit="distance", target="<= 0.02", n=22, small=4)
+@claim("20.lora_small_new", "the same for a new look, the panda", unit="distance", target="<= 0.02", n=16, small=4)
 def _small_new(n: int) -> Outcome:
     found = _gap("panda", "small", n)
     why = ("r = 2 in attention alone is too little for a new shape; in a square layer it is 2 r / width of the weights, so in "
@@ -144,7 +144,7 @@ def _small_new(n: int) -> Outcome:
 
 
 @claim("20.lora_large_new", "a LoRA of about a tenth of the weights (r = 8, attention, feed-forward, convolutions) learns a new "
-       "look as well as DreamBooth: distance minus DreamBooth's", unit="distance", target="<= 0.02", n=22, small=4)
+       "look as well as DreamBooth: distance minus DreamBooth's", unit="distance", target="<= 0.02", n=16, small=4)
 def _large_new(n: int) -> Outcome:
     return _gap("panda", "large", n)
 

@@ -145,7 +145,7 @@ def lora_forward(x, W, A, B, alpha):
 
 @checks(lora_forward)
 def _lora_forward(fn: Any) -> None:
-    for lead, i, o, r, alpha in (((2, 3), 5, 4, 2, 6.0), ((4,), 3, 6, 3, 1.0)):
+    for lead, i, o, r, alpha in (((2, 3), 5, 4, 2, 6.0), ((4, 2), 3, 6, 3, 1.0)):
         x, W, A, B = (normal(s, "20 lora", k, i).double() for k, s in enumerate(((*lead, i), (o, i), (r, i), (o, r))))
         base, low = x @ W.T, x @ A.T @ B.T
         want = base + alpha / r * low

@@ -178,3 +178,12 @@ HONEST = {
                     "float32": lambda v, t, s: (v * (s * t.norm(dim=1).mean() / v.norm())).float()},
     "19.spell": {"regex": s_regex, "loop": s_loop},
 }
+
+EQUIVALENT: dict[str, dict[str, str]] = {
+    "19.best_vector": {"return torch.linalg.lstsq(W, y[:, None]).solution[:, -1]": "one column: the first is the last"},
+    "19.nearest": {"return F.cosine_similarity(v[None], table).topk(k).indices": "the cosine is symmetric",
+                   "return F.cosine_similarity(table, v).topk(k).indices": "v is broadcast over the rows"},
+    "19.spell": {"return ' '.join((names if w == word else w for w in prompt.split()))": "words stand between single spaces"},
+}
+
+ONCE: dict[str, dict[str, str]] = {}

@@ -163,3 +163,17 @@ HONEST = {
     "20.word_effect": {"loop": w_loop,
                        "float32": lambda s, c: (((s - c) ** 2).sum((1, 2, 3)) / (c**2).sum((1, 2, 3))).sqrt().float()},
 }
+
+EQUIVALENT: dict[str, dict[str, str]] = {
+    "20.mixed_entropy": {"return 0.4995 * 1 + 8 * (1 / 16) * 4": "within the rounding that is allowed"},
+    "20.colour_entropy": {"p = torch.bincount(colours) / len(colours)": "float32 is exact enough"},
+    "20.best_rank": {"U, S, Vh = torch.linalg.svd(D, full_matrices=True)": "the first r columns are the same",
+                     "U, S, Vh = torch.linalg.svd(D)": "the first r columns are the same"},
+    "20.parameters": {"return sum((r * (o + i) for i, o in shapes)) / sum((o * i for o, i in shapes))": "O + I = I + O",
+                      "return sum((r * (o + i) for o, i in shapes)) / sum((o * i for i, o in shapes))": "O I = I O"},
+    "20.starts": {"return ['A zero, B random', 'A random, B zero']": "the order does not matter"},
+    "20.word_effect": {"return (eps_class - eps_subject).flatten(1).norm(dim=1) / eps_class.flatten(1).norm(dim=1)":
+                       "a norm has no sign"},
+}
+
+ONCE: dict[str, dict[str, str]] = {"20.parameters": {"shapes, items, length: 2": "a layer is a pair (O, I)"}}
