@@ -196,8 +196,8 @@ def _personalise(given: argparse.Namespace) -> int:
     from minidiff.zoo import load
     out = Path(given.out or os.path.join("runs", "personal"))
     steps = personalise(load(given.model), given.folder, word=given.word, class_word=given.class_word, out=out,
-                        method=given.method, iterations=given.iterations, rank=given.rank, prior=given.prior, every=given.every, prompt=given.prompt,
-                        seed=given.seed)
+                        method=given.method, iterations=given.iterations, rank=given.rank, prior=given.prior,
+                        every=given.every, prompt=given.prompt, seed=given.seed)
     with tqdm(steps, total=given.iterations, unit="step", desc=given.word) as bar:
         for step in bar:
             bar.set_postfix(loss=f"{step.loss:.3f}", refresh=False)
