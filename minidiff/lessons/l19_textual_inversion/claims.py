@@ -20,6 +20,8 @@ __all__ = ["STEPS", "dreambooth_of", "drawn_as", "named_right"]
 STEPS = 10                                     # DDIM steps of every picture that is scored, guidance 4
 _INSIDE = {"inside-word": ("rabbit", "pink"), "cat-word": ("cat", "purple"), "dog-word": ("dog", "orange"),
            "bear-word": ("bear", "yellow")}
+_WHY = ("three of the four pairs are learnt; the orange dog keeps its shape but is orange in a quarter of the pictures only, and "
+        "some cats are read as bears or rabbits, which differ from them in the ears alone")
 
 
 @functools.lru_cache(maxsize=1)
@@ -52,7 +54,7 @@ def _inside(n: int) -> Outcome:
     plain = torch.cat([named_right(drawn_as("", words[0], each), *words) for words in _INSIDE.values()])
     estimate, base = wilson(int(right.sum()), len(right)), wilson(int(plain.sum()), len(plain))
     return Outcome(estimate.value, estimate.low, estimate.high, baseline={"the class word": base.value},
-                   why="held-out pairs ask the network for a mixture it draws less surely" if estimate.value < 0.9 else "")
+                   why=_WHY if estimate.value < 0.9 else "")
 
 
 @functools.lru_cache(maxsize=4)
