@@ -206,10 +206,8 @@ def _nearest(fn: Any) -> None:
                 (-(table - v).norm(dim=1)).topk(k).indices,
             "The order is reversed: the nearest first.": want.flip(0),
             "The sign of the cosine counts: opposite is not near.": cosine.abs().topk(k).indices,
-            "Divided by the length of v alone, which changes no order; divide by the rows' lengths.":
-                (table @ v / v.norm()).topk(k).indices,
             "They are sorted by number; sort by nearness.": want.sort().values,
-        } | {}, want), otherwise="The k largest cosines between v and the rows, largest first.")
+        }, want), otherwise="The k largest cosines between v and the rows, largest first.")
 
 
 @exercise("19.rescaled", "The same direction, another length", hints=(

@@ -184,7 +184,7 @@ def _parameters(fn: Any) -> None:
             "r is missing.": sum(o + i for o, i in shapes) / whole,
             "The wrong way round: layers over adapters.": 1 / want,
             "r O I numbers: that is no saving at all. A is r x I and B is O x r.": float(r),
-            "2 r / width holds for one square layer; these are not square.": 2 * r / shapes[0][1],
+            "That is 2 r / width, which holds for one square layer; these are not square.": 2 * r / shapes[0][1],
         }
         wrong = {k: v for k, v in wrong.items() if abs(v - want) > 1e-6}
         expect_number(fn(list(shapes), r), want, tol=1e-7, wrong=wrong, otherwise="r (O + I) for each layer, over O I.")

@@ -119,6 +119,7 @@ WRONG = {
         "no r": (lambda s, r: sum(o + i for o, i in s) / sum(o * i for o, i in s), "r is missing"),
         "inverse": (lambda s, r: sum(o * i for o, i in s) / sum(r * (o + i) for o, i in s), "wrong way"),
         "full": (lambda s, r: r, "no saving"),
+        "square": (lambda s, r: 2 * r / s[0][1], "not square"),
     },
     "20.starts": {
         "all": (["A random, B zero", "A zero, B random", "both zero", "both random"], "for ever"),
