@@ -11,6 +11,8 @@ from minidiff.course.answers import Mistake, call, expect, expect_number, fits, 
 from minidiff.course.tasks import checks, exercise
 from minidiff.rng import normal
 
+__all__: list[str] = []
+
 
 @exercise("19.best_vector", "The best single vector", points=2, hints=(
     "Which v makes W v come nearest to y? Set the gradient of |W v - y|^2 to zero.",

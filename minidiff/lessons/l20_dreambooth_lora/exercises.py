@@ -10,6 +10,8 @@ from minidiff.course.answers import Mistake, call, expect, expect_number, fits, 
 from minidiff.course.tasks import checks, exercise
 from minidiff.rng import normal
 
+__all__: list[str] = []
+
 
 @exercise("20.prior_loss", "The prior-preservation loss", points=2, hints=(
     "Two means, each over its own pictures.",
