@@ -213,8 +213,9 @@ def _score(given: argparse.Namespace) -> int:
         from minidiff.course.cards import update_cards
         update_cards()
     rows = score(given.claims, n=given.n)
-    failed = [row.id for row in rows if not row.passed]
-    print(f"{len(rows)} rows, {len(failed)} failed" + (f": {', '.join(failed)}" if failed else ""))
+    counts = {word: [row.id for row in rows if row.verdict == word] for word in ("passed", "failed", "undecided")}
+    named = {word: f" ({', '.join(ids)})" if ids and word != "passed" else "" for word, ids in counts.items()}
+    print(f"{len(rows)} rows: " + "; ".join(f"{len(ids)} {word}{named[word]}" for word, ids in counts.items()))
     return 0
 
 

@@ -11,25 +11,33 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from minidiff.course.rooms import enter
 from minidiff.errors import BadInput, check_choice, require
 from minidiff.files import data_folder, replace
 
-__all__ = ["Outcome", "Row", "Claim", "CLAIMS", "claim", "claims", "compute", "score", "stored", "table", "write_readme", "meets"]
+__all__ = ["CLAIMS", "UNDECIDED", "Claim", "Outcome", "Row", "claim", "claims", "compute", "limits", "score", "stored", "table",
+           "verdict_of", "write_readme"]
+
+UNDECIDED = "undecided"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a claim's function found: the value with its 95 % interval, what bad and best look like, and a word on why."""
+    """What a claim's function found: the value with its 95 % interval, and what to compare it with, all in one unit.
+
+    baseline: trivial answers (blur, no edit, another prompt); settings: the same method otherwise (other steps, other sites);
+    floor: the best that can be (real against real). why: what explains a row that does not pass; always given, shown only then.
+    device: where it ran.
+    """
 
     value: float
     low: float
     high: float
-    baseline: dict[str, float] = field(default_factory=dict)  # name -> value of a bad method, same unit
-    floor: dict[str, float] = field(default_factory=dict)  # name -> the best that can be: real against real
-    why: str = ""  # needed when the claim fails
+    baseline: dict[str, float] = field(default_factory=dict)
+    floor: dict[str, float] = field(default_factory=dict)
+    why: str = ""
+    settings: dict[str, float] = field(default_factory=dict)
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -47,25 +55,33 @@ class Row:
     floor: dict[str, float]
     n: int
     target: str
-    passed: bool
+    verdict: str
     reader: str
     device: str
     seconds: float
     command: str
     why: str = ""
+    settings: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """True where the whole interval meets the target."""
+        return self.verdict == "passed"
 
     def __str__(self) -> str:
+        """Three lines: the claim; value, interval and what to compare it with; the verdict in words."""
         def listed(d: dict[str, float]) -> str:
             return ", ".join(f"{k} {v:.3g}" for k, v in d.items())
 
-        extra = [f"floor: {listed(self.floor)}"] * bool(self.floor) + [f"bad baseline: {listed(self.baseline)}"] * bool(
-            self.baseline
-        )
-        verdict = "passed" if self.passed else "FAILED"
-        return (
-            f"{self.id}: {self.value:.3g} [{self.low:.3g}, {self.high:.3g}] {self.unit}, N = {self.n}; "
-            f"target {self.target}: {verdict}" + "".join(f"; {e}" for e in extra)
-        )
+        beside = [f"{name}: {listed(d)}" for name, d in (("floor", self.floor), ("baseline", self.baseline),
+                                                           ("other settings", self.settings)) if d]
+        words = {"passed": "passed, the whole interval meets the target", "failed": "failed, the whole interval misses it",
+                 UNDECIDED: f"undecided at N = {self.n}, the target lies inside the interval"}
+        reason = f". {self.why[:1].upper()}{self.why[1:]}" if self.why and not self.passed else ""
+        return (f"{self.id}  {self.claim}\n"
+                f"    {self.value:.3g} [{self.low:.3g}, {self.high:.3g}] {self.unit}, N = {self.n}"
+                + "".join(f"; {x}" for x in beside)
+                + f"\n    target {self.target}: {words[self.verdict]}{reason}")
 
 
 @dataclass(frozen=True)
@@ -92,7 +108,7 @@ CLAIMS: dict[str, Claim] = {}
 def claim(id: str, text: str, *, unit: str, target: str, n: int, small: int, reader: str = "none") -> Callable:
     """Register a function ``f(n) -> Outcome`` as the claim ``id`` ("03.ddim_50"). target: "<= 1.3", ">= 0.9" or "1.0 +- 0.1"."""
     require(re.fullmatch(r"\d\d\.[a-z0-9_]+", id) is not None, "id", repr(id), "a lesson and a name", "'03.ddim_50'")
-    meets(0.0, target)
+    limits(target)
 
     def register(run: Callable[[int], Outcome]) -> Callable[[int], Outcome]:
         CLAIMS[id] = Claim(id, text, unit, target, n, small, run, reader)
@@ -101,15 +117,28 @@ def claim(id: str, text: str, *, unit: str, target: str, n: int, small: int, rea
     return register
 
 
-def meets(value: float, target: str) -> bool:
-    """Does ``value`` meet "<= x", ">= x" or "x +- y"? NaN meets nothing."""
-    parts = target.split()
-    if len(parts) == 2 and parts[0] in ("<=", ">="):
-        limit = float(parts[1])
-        return value <= limit if parts[0] == "<=" else value >= limit
-    if len(parts) == 3 and parts[1] == "+-":
-        return abs(value - float(parts[0])) <= float(parts[2]) * (1 + 1e-9)
+def limits(target: str) -> tuple[float, float]:
+    """The interval that a target allows: "<= x", ">= x" or "x +- y"."""
+    found = re.fullmatch(r"(<=|>=) (\S+)|(\S+) \+- (\S+)", target)
+    try:
+        if found and found[1]:
+            return (-math.inf, float(found[2])) if found[1] == "<=" else (float(found[2]), math.inf)
+        if found:
+            middle, width = float(found[3]), float(found[4]) * (1 + 1e-9)
+            return middle - width, middle + width
+    except ValueError:
+        pass
     raise BadInput("target", repr(target), '"<= x", ">= x" or "x +- y"')
+
+
+def verdict_of(low: float, high: float, target: str) -> str:
+    """"passed" where all of [low, high] meets the target, "failed" where none of it does, else "undecided". NaN fails."""
+    least, most = limits(target)
+    if not (low <= high):
+        return "failed"
+    if least <= low and high <= most:
+        return "passed"
+    return "failed" if high < least or low > most else UNDECIDED
 
 
 def claims() -> dict[str, Claim]:
@@ -140,12 +169,13 @@ def compute(id: str, n: int | None = None) -> Row:
         found.floor,
         n,
         c.target,
-        math.isfinite(found.value) and meets(found.value, c.target),
+        verdict_of(found.low, found.high, c.target) if math.isfinite(found.value) else "failed",
         c.reader,
-        torch.get_default_device().type,  # where it ran, whatever else the machine has
+        found.device,
         seconds,
         f"minidiff score {id}",
         found.why,
+        found.settings,
     )
 
 
@@ -184,10 +214,10 @@ def score(ids: Iterable[str] = (), *, n: int | None = None, say: Callable[[str],
 
 def table(rows: Iterable[Row]) -> str:
     """The rows as a Markdown table."""
-    lines = ["| lesson | claim | measured | target | floor / bad baseline | N | |", "|---|---|---|---|---|---|---|"]
+    lines = ["| lesson | claim | measured | target | floor, baseline, other settings | N | |", "|---|---|---|---|---|---|---|"]
     for r in rows:
-        ends = "; ".join(f"{k} {v:.3g}" for k, v in (*r.floor.items(), *r.baseline.items()))
-        verdict = "yes" if r.passed else f"**no**: {r.why}"
+        ends = "; ".join(f"{k} {v:.3g}" for k, v in (*r.floor.items(), *r.baseline.items(), *r.settings.items()))
+        verdict = "yes" if r.passed else f"**{'no' if r.verdict == 'failed' else r.verdict}**: {r.why}"
         measured = f"{r.value:.3g} [{r.low:.3g}, {r.high:.3g}] {r.unit}"
         cells = [r.lesson, r.claim, measured, r.target, ends, str(r.n), verdict]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")

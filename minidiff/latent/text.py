@@ -107,7 +107,7 @@ def check_prompt(tokenizer: CLIPTokenizer, text: str) -> None:
         parse(rest)
         return
     known = set(VOCABULARY if toy else words)
-    for word in rest.lower().split():
+    for word, _ in word_tokens(tokenizer, rest):
         if word not in known:
             near = difflib.get_close_matches(word, sorted(known), n=3, cutoff=0.6)
             raise BadInput("prompt", f"the unknown word {word!r}", f"words of this model ({len(known)} in all)",

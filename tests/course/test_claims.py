@@ -6,34 +6,28 @@ import math
 import pytest
 import torch
 
-from minidiff.course import claims, meets, score, stored
+from minidiff.course import claims, limits, score, stored, verdict_of
 from minidiff.course.claims import Claim, Outcome, Row
 from minidiff.errors import BadInput
 
 core = importlib.import_module("minidiff.course.claims")        # the name `claims` of the package is the function
 
 
-@pytest.mark.parametrize(
-    "value,target,want",
-    [
-        (1.3, "<= 1.3", True),
-        (1.31, "<= 1.3", False),
-        (0.9, ">= 0.9", True),
-        (0.89, ">= 0.9", False),
-        (1.1, "1.0 +- 0.1", True),
-        (1.2, "1.0 +- 0.1", False),
-        (math.nan, "<= 1", False),
-        (math.nan, ">= 0", False),
-    ],
-)
-def test_targets(value, target, want):
-    assert meets(value, target) is want
+@pytest.mark.parametrize(("low", "high", "target", "want"), [
+    (1.1, 1.3, "<= 1.3", "passed"), (1.1, 1.31, "<= 1.3", "undecided"), (1.31, 1.4, "<= 1.3", "failed"),
+    (0.9, 0.95, ">= 0.9", "passed"), (0.89, 0.95, ">= 0.9", "undecided"), (0.8, 0.89, ">= 0.9", "failed"),
+    (0.9, 1.1, "1.0 +- 0.1", "passed"), (0.95, 1.2, "1.0 +- 0.1", "undecided"), (1.11, 1.2, "1.0 +- 0.1", "failed"),
+    (0.0, 2.0, "1.0 +- 0.1", "undecided"), (-3.0, -2.0, ">= -1.0", "failed"),
+    (math.nan, math.nan, "<= 1", "failed"), (math.nan, 1.0, ">= 0", "failed"),
+])
+def test_a_verdict_needs_the_interval_on_one_side(low, high, target, want):
+    assert verdict_of(low, high, target) == want
 
 
 def test_targets_that_cannot_be_read():
-    for bad in ("about 1", "< 1", "", ">= x"):
+    for bad in ("about 1", "< 1", "", ">= x", "1 +- y", "<=1"):
         with pytest.raises(ValueError):
-            meets(1.0, bad)
+            limits(bad)
 
 
 def test_every_claim_is_complete_and_stored():
@@ -44,7 +38,7 @@ def test_every_claim_is_complete_and_stored():
         claim = known[id]
         assert (row.claim, row.unit, row.target, row.n) == (claim.text, claim.unit, claim.target, claim.n), id
         assert row.low <= row.value <= row.high and row.command == f"minidiff score {id}"
-        assert row.passed == meets(row.value, row.target)
+        assert row.verdict == verdict_of(row.low, row.high, row.target) and row.device == "cpu"
         assert row.passed or row.why, f"{id} failed without a word on why"
         assert row.baseline or row.floor, f"{id} has nothing to hold it against"
         assert claim.small <= claim.n
@@ -89,7 +83,7 @@ def test_scoring_stores_and_a_small_sample_does_not(little):
     said = []
     score(["99.one"], say=said.append)
     row = stored()["99.one"]
-    assert (row.value, row.n, row.passed, row.why) == (10.0, 100, False, "it is large") and "FAILED" in said[0]
+    assert (row.value, row.n, row.verdict, row.why) == (10.0, 100, "failed", "it is large") and "failed" in said[0]
     text = (little / "README.md").read_text()
     assert text.startswith("before") and text.endswith("after\n") and "old" not in text and "it is large" in text
     before = (little / "data/scoreboard.json").read_bytes()

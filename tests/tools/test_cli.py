@@ -205,17 +205,18 @@ def test_interrupting_saves_first_and_ends_in_130(monkeypatch: pytest.MonkeyPatc
     assert capsys.readouterr().err == "saved\n\nstopped\n"
 
 
-def test_score_says_how_many_failed_and_which(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_score_says_which_rows_failed_and_which_are_undecided(monkeypatch: pytest.MonkeyPatch,
+                                                                 capsys: pytest.CaptureFixture[str]) -> None:
     seen = []
 
     def score(claims: list[str], *, n: int | None = None) -> Any:
         seen.append((claims, n))
-        return [types.SimpleNamespace(id="03.x", passed=True), types.SimpleNamespace(id="03.y", passed=False)]
+        return [types.SimpleNamespace(id=f"03.{word}", verdict=word) for word in ("passed", "failed", "undecided")]
 
     stand_in(monkeypatch, "course", score=score)
     assert main(["score", "03.x", "03.y", "--n", "50"]) == 0
     assert seen == [(["03.x", "03.y"], 50)]
-    assert capsys.readouterr().out == "2 rows, 1 failed: 03.y\n"
+    assert capsys.readouterr().out == "3 rows: 1 passed; 1 failed (03.failed); 1 undecided (03.undecided)\n"
     assert main(["score"]) == 0 and seen[-1] == ([], None)
     capsys.readouterr()
     assert "--n: got 1" in refused(["score", "--n", "1"], capsys)

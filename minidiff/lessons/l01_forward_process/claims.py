@@ -170,5 +170,5 @@ def ideal_reverse(n: int) -> Outcome:
         found.high,
         baseline=ends,
         floor=floor,
-        why="" if modes == 25 else f"only {modes} of 25 modes were reached",
+        why=f"only {modes} of 25 modes were reached",
     )
