@@ -82,7 +82,7 @@ def _told(n: int, kind: str, target: str) -> Outcome:
 
 
 @claim("08.one_thing", "One thing: kind, colour and backdrop as the prompt says (25 steps, w = 4)", unit="share of pictures",
-       target=">= 0.97", n=512, small=4, reader="final")
+       target=">= 0.97", n=256, small=4, reader="final")
 def one_thing(n: int) -> Outcome:
     return _told(n, "one", ">= 0.97")
 
@@ -315,7 +315,7 @@ def _right(prompts: list[str], images: Tensor) -> Tensor:
 
 
 @claim("08.inpaint", "mini-inpaint paints another thing into a hole over a thing: kind, colour, place as asked (25 steps, w = 4)",
-       unit="share of pictures", target=">= 0.90", n=192, small=2, reader="final")
+       unit="share of pictures", target=">= 0.90", n=96, small=2, reader="final")
 def inpaint(n: int) -> Outcome:
     fits, made, before, hole, prompts, after = _inpainted(n)
     m = wilson(int(_right(prompts, fits).sum()), n)
@@ -328,7 +328,7 @@ def inpaint(n: int) -> Outcome:
 
 
 @claim("08.seam", "mini-inpaint leaves no seam: steps across the border of the hole against steps beside it",
-       unit="mean ratio", target="<= 1.2", n=192, small=2)
+       unit="mean ratio", target="<= 1.2", n=96, small=2)
 def seams(n: int) -> Outcome:
     fits, made, before, hole, _, after = _inpainted(n)
     m = bootstrap(torch.mean, seam(fits, hole))
