@@ -54,7 +54,7 @@ def _inside(n: int) -> Outcome:
     plain = torch.cat([named_right(drawn_as("", words[0], each), *words) for words in _INSIDE.values()])
     estimate, base = wilson(int(right.sum()), len(right)), wilson(int(plain.sum()), len(plain))
     return Outcome(estimate.value, estimate.low, estimate.high, baseline={"the class word": base.value},
-                   why=_WHY if estimate.value < 0.9 else "")
+                   why=_WHY)
 
 
 @functools.lru_cache(maxsize=4)
