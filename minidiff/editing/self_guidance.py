@@ -75,8 +75,8 @@ def self_guidance(
     latents: Tensor | None = None,
     steps: int = 20,
     guidance: float = 4.0,
-    relative: float = 0.6,
-    until: float = 0.75,
+    relative: float = 0.4,
+    until: float = 1.0,
     sites: Select = decoder_cross,
     features: str | None = None,
 ) -> EditResult:
@@ -89,7 +89,7 @@ def self_guidance(
     The source is the plain run of the same prompt from the same noise (``seed``, or ``latents``), or a picture or trajectory of
     ``invert_image``, on which the reference is then held. relative: length of the push as a share of |eps| (one number for all
     model sizes; the paper's scale is in units of one model); until: the share of steps that are guided. Three times the cost of
-    plain sampling. ``details["energy"]``: (steps guided, B).
+    plain sampling. ``maps``: both runs' records; ``details["energy"]``: (steps guided, B).
     """
     asked = {"move": dict(move or {}), "resize": dict(resize or {}), "restyle": dict(restyle or {})}
     start = source_of(pipe, prompt, prompt, seed=seed, image=image, trajectory=trajectory, steps=steps)
@@ -115,12 +115,12 @@ def self_guidance(
             parts.append(Shape(where, like=record, sites=sites))
     require(bool(parts), "move, resize, restyle", "nothing", "something to do", 'move={"cat": (0.2, 0)}')
     energy = sum(parts[1:], parts[0])
-    push = EpsGuidance(energy, relative=relative, until=until)
-    edit = list(denoise(pipe, prompts, hooks=[push], **options))
+    push, after = EpsGuidance(energy, relative=relative, until=until), Properties(sites)
+    edit = list(denoise(pipe, prompts, hooks=[push, after], **options))
     values = torch.stack([push.values[k] for k in sorted(push.values)]) if push.values else torch.zeros(0, len(prompts))
     ways = {"source": Trajectory.of(source), "edit": Trajectory.of(edit)}
     images = {branch: finished(pipe, way.clean) for branch, way in ways.items()}
     if start.images is not None:
         images["source"] = start.images
-    return EditResult("Self-Guidance", images, {"source": list(prompts), "edit": list(prompts)}, ways, {"source": record},
-                      {"energy": values})
+    return EditResult("Self-Guidance", images, {"source": list(prompts), "edit": list(prompts)}, ways,
+                      {"source": record, "edit": after}, {"energy": values})

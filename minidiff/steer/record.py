@@ -103,7 +103,13 @@ class Recorder(Hook):
             self.steps.clear()
         return self.steps.setdefault(ctx.index, Maps(ctx.grid))
 
+    def _elsewhere(self, ctx: StepContext) -> bool:
+        """True in a call that runs the branch with other texts only, as a method's ``predict(z, "empty")`` does."""
+        return not ctx.has(self.branch, self.text) and any(row.branch == self.branch for row in ctx.rows)
+
     def on_probs(self, site: Site, probs: Tensor, ctx: StepContext) -> None:
+        if self._elsewhere(ctx):
+            return
         rows = ctx.of(self.branch, self.text)
         maps = self._maps(ctx)
         maps.sites[site.name], maps.probs[site.name] = site, probs[rows].detach().cpu()
@@ -116,6 +122,8 @@ class Recorder(Hook):
             "a module that returns one tensor",
             f"a part of it, such as '{path}.resnets.0'",
         )
+        if self._elsewhere(ctx):
+            return
         self._maps(ctx).outputs[path] = out[ctx.of(self.branch, self.text)].detach().cpu()
 
     def at(self, step: int) -> Maps:

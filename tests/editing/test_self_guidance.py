@@ -192,7 +192,7 @@ def test_zero_shift_is_the_source_and_a_shift_lowers_the_energy():
     moved = self_guidance(pipe, [PROMPT] * 2, move={"cat": (0.3, 0.0)}, keep=["dog"], latents=z, steps=4)
     assert torch.equal(moved.images["source"], still.images["source"])
     assert not torch.equal(moved.images["edit"], moved.images["source"])
-    assert moved.details["energy"].shape == (3, 2) and bool((moved.details["energy"] > 0).all())
+    assert moved.details["energy"].shape == (4, 2) and bool((moved.details["energy"] > 0).all())
 
 
 def test_rows_may_have_their_own_words_shifts_and_looks():

@@ -9,11 +9,12 @@ import torch
 
 from minidiff.diffusion import last
 from minidiff.editing.blended import Blend
+from minidiff.editing.pix2pix_zero import pix2pix_zero
 from minidiff.editing.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, SelfCopy
 from minidiff.editing.result import Source, run_edit
 from minidiff.editing.self_guidance import self_guidance
 from minidiff.editing.words import refine_mapper, replace_mapper, word_values
-from minidiff.latent import denoise
+from minidiff.latent import denoise, encode_prompt
 from minidiff.rng import normal
 from minidiff.steer import Energy, EpsGuidance, LatentGuidance, MeanGuidance, Pin, Recorder, Trajectory
 
@@ -98,6 +99,12 @@ def _refine(tokenizer, pairs, strength):
     return [Refine(torch.stack(mappers), torch.stack(new), until=strength), Reweight(c)]
 
 
+def _zero(pipe, z, prompts, strength, rows):
+    direction = strength * (encode_prompt(pipe, "a dog") - encode_prompt(pipe, "a cat"))
+    made = pix2pix_zero(pipe, prompts, direction, latents=z, steps=STEPS, guidance=GUIDANCE, relative=0.1 * strength)
+    return {branch: way.clean for branch, way in made.trajectory.items()}
+
+
 METHODS = [
     Method("plain, recorded", _with(lambda *a: [Recorder(lambda site: True, modules=["mid_block"])])),
     Method("blended", _with(_blended)),
@@ -108,4 +115,5 @@ METHODS = [
     Method("eps guidance", _with(lambda *a: [EpsGuidance(_energy(*a), relative=0.2 * a[3])])),
     Method("mean guidance", _with(lambda *a: [MeanGuidance(_energy(*a), relative=0.2 * a[3])])),
     Method("self-guidance", _self_guided, edited="edit", source="source"),
+    Method("pix2pix-zero", _zero, edited="edit", source="source"),
 ]
