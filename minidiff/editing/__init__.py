@@ -8,6 +8,6 @@ from minidiff.editing.result import EditResult, Source, anchors, run_edit, sourc
 from minidiff.editing.self_guidance import look, self_guidance
 from minidiff.editing.words import align_words, refine_mapper, replace_mapper, word_values
 
-__all__ = ["Blend", "EditResult", "EmphasiseValue", "IgnoreKey", "LocalBlend", "NoiseRegularizer", "Refine", "Replace", "Reweight",
-           "SelfCopy", "Source", "align_words", "anchors", "coarse_level", "edit_direction", "look", "pix2pix_zero",
+__all__ = ["Blend", "EditResult", "EmphasiseValue", "IgnoreKey", "LocalBlend", "NoiseRegularizer", "Refine", "Replace",
+           "Reweight", "SelfCopy", "Source", "align_words", "anchors", "coarse_level", "edit_direction", "look", "pix2pix_zero",
            "prompt_to_prompt", "refine_mapper", "replace_mapper", "run_edit", "self_guidance", "source_of", "word_values"]
