@@ -33,7 +33,7 @@ def augment(x: Tensor, seed: int, i: int, strength: float) -> Tensor:
 def reader_recipe(name: str, *, seed: int, strength: float) -> Recipe:
     """A recipe for one reader: its own seed, its own scenes and its own blemishes (noise up to ``strength``)."""
     portions = (("simple", 32, 0.25), ("pairs", 64, 0.25), ("full", 64, 0.5))
-    fields = [f.name for f in dataclasses.fields(Scenes)]
+    fields = [f.name for f in dataclasses.fields(Scenes) if f.default is dataclasses.MISSING]      # what the splits use
 
     @functools.lru_cache(maxsize=1)
     @torch.no_grad()

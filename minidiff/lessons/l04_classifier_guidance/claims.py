@@ -9,7 +9,7 @@ from torch import Tensor
 
 from minidiff.course.claims import Outcome, claim
 from minidiff.diffusion import X0, make_schedule, q_sample, simple_loss
-from minidiff.lessons.l04_classifier_guidance.pictures import ShiftedByClassifier, ask_all, entropy, sample, see, spearman
+from minidiff.lessons.l04_classifier_guidance.data import ShiftedByClassifier, ask_all, entropy, sample, see, spearman
 from minidiff.lessons.l04_classifier_guidance.toys import guided_ddim, guided_ddpm
 from minidiff.measure.interval import bootstrap, wilson
 from minidiff.nets import UNet

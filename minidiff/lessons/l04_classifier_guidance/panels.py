@@ -9,7 +9,7 @@ import torch
 from PIL import ImageDraw
 
 from minidiff.errors import check_choice
-from minidiff.lessons.l04_classifier_guidance.pictures import ShiftedByClassifier, sample, see
+from minidiff.lessons.l04_classifier_guidance.data import ShiftedByClassifier, sample, see
 from minidiff.lessons.l04_classifier_guidance.toys import guided_ddim
 from minidiff.recipes.few import FEW_KINDS
 from minidiff.show import paper, rgb, tile, write_text

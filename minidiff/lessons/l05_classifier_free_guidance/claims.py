@@ -9,7 +9,7 @@ from torch import Tensor
 
 from minidiff.course.claims import Outcome, claim
 from minidiff.diffusion.guide import cfg, cfg_w, composable, dual, instruct_pix2pix, interaction, rescale
-from minidiff.lessons.l04_classifier_guidance.pictures import Guided, ask_all, entropy, sample, see, spearman
+from minidiff.lessons.l04_classifier_guidance.data import Guided, ask_all, entropy, sample, see, spearman
 from minidiff.lessons.l05_classifier_free_guidance.panels import two_scales
 from minidiff.lessons.l05_classifier_free_guidance.toys import GuidedMixture, tilted, walk
 from minidiff.measure.interval import bootstrap, wilson

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from minidiff.diffusion.guide import composable, instruct_pix2pix
 from minidiff.errors import check_choice
-from minidiff.lessons.l04_classifier_guidance.pictures import Guided, Seen, sample, see
+from minidiff.lessons.l04_classifier_guidance.data import Guided, Seen, sample, see
 from minidiff.lessons.l05_classifier_free_guidance.toys import CENTRES, GuidedMixture, draw, tilted, walk
 from minidiff.recipes.few import FEW_COLOURS, FEW_KINDS, condition
 from minidiff.show import paper, rgb, tile, write_text

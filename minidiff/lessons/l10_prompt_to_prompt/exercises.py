@@ -331,8 +331,6 @@ def _ignore_word(fn: Callable) -> None:
             "You divide by d; it is its square root.": masked(raw / d) @ v,
             "Only one token of the word is masked; it may have several.":
                 masked(scores, torch.ones(length).index_fill(0, torch.tensor(tokens[:1]), 0)) @ v,
-            "A zero key still has a score of 0: the place can look at it.":
-                (q @ (k * keep[:, None]).mT / d**0.5).softmax(-1) @ v,
         }, want), otherwise="With the word gone the result must be attention over the other tokens alone.")
 
 

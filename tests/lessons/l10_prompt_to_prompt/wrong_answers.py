@@ -160,6 +160,7 @@ WRONG = {
     "10.swap_mapper": {
         "turned": (lambda s, t, n: torch.tensor(m_loops(s, t, n)).T, "exchanged"),
         "back": (lambda s, t, n: m_loops(t, s, n), "back to the source"),
+        "word numbers": (lambda s, t, n: torch.diag((torch.arange(n) < len(s)).float()), "word number k"),
         "not shared": (lambda s, t, n: m_block(s, t, n, lambda a, b: torch.eye(a) if a == b else torch.ones(a, b)),
                        "share it out"),
         "over source": (lambda s, t, n: m_block(s, t, n, lambda a, b: torch.eye(a) if a == b else torch.full((a, b), 1 / a)),
@@ -191,7 +192,7 @@ WRONG = {
         "source after": (a_with(a_right, own=lambda s: s), "not the source's"),
     },
     "10.row_sum": {"one": (1.0, "divides"), "all": (4.0, "whole row"), "alone": (1.2, "alone"), "added": (5.0, "multiplies"),
-                   "more": (0.9, "on top"), "other": (2.5, "add up")},
+                   "more": (0.9, "on top"), "divided": (1.2 / 1.9, "divided by its sum"), "other": (2.5, "add up")},
     "10.break_refine": {
         "one list": ([0.5, 0.5], "two lists"), "three": (([0.2, 0.3, 0.5], [0, 1, 0]), "one number for each"),
         "negative": (([1.5, -0.5], [0, 1, 0]), "negative"), "sum": (([1, 1], [0, 1, 0]), "sums to 2"),
@@ -216,6 +217,8 @@ WRONG = {
         "average": (b_with(pool=lambda m: F.avg_pool2d(m, 3, 1, 1)), "average"),
         "added": (b_with(mix=lambda m, e, s: s + m * e), "replaces"),
         "everywhere": (lambda e, s, m, t: e.clone(), "everywhere"),
+        "soft": (b_with(over=lambda near, level: near / near.amax((2, 3), keepdim=True), mix=lambda m, e, s: s + m * (e - s)),
+                 "soft"),
     },
     "10.lost_tokens": {
         "columns": (lambda m: [k for k, s in enumerate(m.sum(0).tolist()) if abs(s - 1) > 1e-4], "columns"),
@@ -241,6 +244,7 @@ WRONG = {
         "ends": (g_with(ends=(0.975, 0.025)), "low first"),
         "90": (g_with(ends=(0.05, 0.95)), "90 %"),
         "range": (g_with(ends=(0.0, 1.0)), "smallest"),
+        "apart": (lambda a, b, rows: g_with(means=lambda *_: a[rows].mean(1) - b[rows.roll(1, 0)].mean(1))(a, b, rows), "apart"),
     },
 }
 
