@@ -8,14 +8,13 @@ import shutil
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
 import minidiff
 from minidiff import BadInput, CheckpointError
 from minidiff.diffusion import last, row_noise
 from minidiff.latent import (
-    assemble,
     decode,
     denoise,
     denoiser,
@@ -23,11 +22,9 @@ from minidiff.latent import (
     encode_prompt,
     initial_noise,
     invert_image,
-    make_autoencoder,
     make_scheduler,
     make_text_encoder,
     make_tokenizer,
-    make_unet,
     schedule_from,
     text_to_image,
     token_ids,
@@ -40,35 +37,9 @@ from minidiff.silence import silence_libraries
 from minidiff.steer import CFG, Recorder, run, sites
 from minidiff.world import VOCABULARY, captions, sample_scenes
 from minidiff.zoo import ship
+from tests.pipelines import CASES, make
 
 PROMPTS = ["a red cat on the grass", "a blue mushroom left of a dog"]
-
-
-def make(case):
-    """A pipeline of random weights. Nothing is equal between the two: tokens, widths, channels, factor, scale, size."""
-    torch.manual_seed(3)
-    if case == "four levels, 77 tokens":
-        tokenizer = make_tokenizer(length=77)
-        text = make_text_encoder(tokenizer, width=48, layers=2, heads=4)
-        unet = UNet2DConditionModel(
-            sample_size=8, in_channels=8, out_channels=8, block_out_channels=(16, 16, 32, 32), layers_per_block=1,
-            cross_attention_dim=48, attention_head_dim=2, norm_num_groups=8,
-            down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-            up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3)
-        vae = make_autoencoder(8, channels=8, widths=(8, 8, 16, 16))
-        vae.register_to_config(scaling_factor=0.18215)
-    else:
-        tokenizer = make_tokenizer(length=20)
-        text = make_text_encoder(tokenizer, width=32, layers=1, heads=2)
-        unet = make_unet(size=8, widths=(32, 32), context=32, heads=2)
-        vae = make_autoencoder(4, widths=(8, 8, 16))
-        vae.register_to_config(scaling_factor=1.7)
-    for module in (text, unet, vae):
-        module.eval().requires_grad_(False)
-    return assemble(vae, text, unet, tokenizer)
-
-
-CASES = ("four levels, 77 tokens", "two levels, 20 tokens")
 
 
 @pytest.fixture(scope="module", params=CASES)
