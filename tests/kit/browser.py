@@ -76,6 +76,13 @@ window.minidiff = (() => {
       return shown > pressed ? (shown - pressed) / 1000 : null;
     },
     other: k => [...k.querySelectorAll('button, input')].find(b => !b.checked && !b.classList.contains('mod-active')),
+    settle: k => {   // an old picture beside a button: draw it anew
+      const area = k.closest('.jp-OutputArea') ?? document.body;
+      const old = area.querySelector('.minidiff-stale') !== null;
+      if (old) area.querySelector('.widget-button:not([disabled], .widget-play *, .widget-toggle-buttons *)')?.click();
+      return old;
+    },
+    fresh: k => (k.closest('.jp-OutputArea') ?? document.body).querySelector('.minidiff-stale') === null,
     around: async k => {
       const area = k.closest('.jp-OutputArea') ?? document.body;
       const pictures = await Promise.all([...area.querySelectorAll('img')].map(async i => {
@@ -226,6 +233,10 @@ def _move_all(page: Any, seen: Visit, patience: float, rest: float) -> None:
         if knob is None:                                   # the move of an earlier knob took this one away
             continue
         name = knob.evaluate("minidiff.name")
+        if knob.evaluate("minidiff.settle"):               # an old picture is marked once only
+            end = time.monotonic() + patience
+            while not knob.evaluate("minidiff.fresh") and time.monotonic() < end:
+                page.wait_for_timeout(50)
         before = knob.evaluate("minidiff.around")
         knob.evaluate("minidiff.arm")
         seconds = None
