@@ -1,4 +1,4 @@
-"""The six backdrops, painted once for each style and size, and the fixed textures of the paper."""
+"""The six backdrops, painted for each scene: in its style, and a little different from picture to picture."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minidiff.rng import generator
-from minidiff.world.shapes import box, circle, ellipse, segment, triangle
-from minidiff.world.vocab import BACKDROPS, STYLES
+from minidiff.world.layers import GRADIENTS, HORIZON, REACH, atlas, margin
+from minidiff.world.vocab import BACKDROPS, STYLES, VARY
 
-__all__ = ["backdrop_table", "depth_table", "texture", "STYLE"]
+__all__ = ["STYLE", "backdrop_depth", "backdrop_table", "on_device", "paint_backdrops", "texture"]
+
+# what one unit of Scenes.vary does: parts of the picture for the first three, shares of the light for the others
+_HORIZON, _SIDEWAYS, _UPWARDS, _LIGHT, _TINT = 0.05, REACH, 0.06, 0.06, 0.04
+_CHUNK = 16  # backdrops painted at once: keeps the working set in the processor's cache
 
 # one column for each style: flat, outline, watercolour, pixel, neon
 STYLE = {
@@ -30,83 +34,6 @@ STYLE = {
     "cell": (0.0, 0.0, 0.0, 1.0, 0.0),  # 1: drawn on a grid of 2 x 2 pixels
 }
 
-# sky above, sky at the horizon, ground at the horizon, ground below
-_GRADIENTS = {
-    "grass": ((0.70, 0.87, 0.98), (0.91, 0.96, 0.98), (0.72, 0.87, 0.58), (0.56, 0.77, 0.46)),
-    "beach": ((0.62, 0.84, 0.96), (0.90, 0.96, 0.97), (0.96, 0.89, 0.72), (0.91, 0.80, 0.60)),
-    "night": ((0.16, 0.18, 0.40), (0.34, 0.33, 0.58), (0.25, 0.28, 0.46), (0.18, 0.21, 0.37)),
-    "snow": ((0.77, 0.85, 0.94), (0.90, 0.94, 0.98), (0.95, 0.97, 1.00), (0.86, 0.91, 0.97)),
-    "room": ((0.95, 0.88, 0.82), (0.97, 0.92, 0.86), (0.80, 0.66, 0.54), (0.71, 0.56, 0.45)),
-    "sunset": ((0.56, 0.45, 0.70), (0.99, 0.76, 0.58), (0.62, 0.45, 0.55), (0.46, 0.34, 0.48)),
-}
-_HORIZON = 0.62
-
-
-def _over(canvas: Tensor, distance: Tensor, colour: tuple[float, float, float], soft: float, alpha: float = 1.0) -> Tensor:
-    cover = (0.5 - distance / soft).clamp(0, 1) * alpha
-    return canvas + cover * (torch.tensor(colour, dtype=canvas.dtype)[:, None, None] - canvas)
-
-
-def _scene(name: str, size: int) -> Tensor:
-    """One backdrop in flat style, (3, size, size) in [0, 1], painted at four times the size and averaged."""
-    big = 4 * size
-    line = (torch.arange(big) + 0.5) / big
-    y, x = torch.meshgrid(line, line, indexing="ij")
-    px = 1.5 / big
-    top, low, near, below = (torch.tensor(c)[:, None, None] for c in _GRADIENTS[name])
-    sky = top + (low - top) * (y / _HORIZON).clamp(0, 1)
-    ground = near + (below - near) * ((y - _HORIZON) / (1 - _HORIZON)).clamp(0, 1)
-    hill = _HORIZON + {"grass": 0.035, "snow": 0.03}.get(name, 0.0) * torch.sin(7.0 * x + 0.6)
-    canvas = sky
-    if name in ("grass", "beach"):
-        canvas = _over(canvas, circle(x, y, 0.86, 0.13, 0.075), (1.0, 0.90, 0.56), px)
-        for cx, cy, r in ((0.16, 0.17, 0.05), (0.23, 0.14, 0.065), (0.31, 0.17, 0.05)):
-            canvas = _over(canvas, ellipse(x, y, cx, cy, r * 1.5, r * 0.8), (1.0, 1.0, 1.0), 0.02, 0.85)
-    if name == "night":
-        canvas = _over(canvas, circle(x, y, 0.84, 0.15, 0.085), (0.98, 0.95, 0.80), px)
-        canvas = _over(canvas, circle(x, y, 0.805, 0.13, 0.07), (0.19, 0.21, 0.43), px)
-        for cx, cy, r in (
-            (0.1, 0.1, 9),
-            (0.22, 0.28, 7),
-            (0.36, 0.08, 8),
-            (0.55, 0.2, 7),
-            (0.68, 0.06, 6),
-            (0.93, 0.36, 7),
-            (0.07, 0.45, 6),
-        ):
-            canvas = _over(canvas, circle(x, y, cx, cy, r * 0.0014), (1.0, 0.98, 0.9), px)
-    if name == "sunset":
-        canvas = _over(canvas, circle(x, y, 0.5, _HORIZON - 0.02, 0.17), (1.0, 0.88, 0.62), px)
-        for cx, cy, w in ((0.24, 0.3, 0.16), (0.74, 0.2, 0.2), (0.6, 0.40, 0.12)):
-            canvas = _over(canvas, ellipse(x, y, cx, cy, w, 0.018), (0.98, 0.70, 0.62), px, 0.8)
-    if name == "snow":
-        canvas = _over(canvas, triangle(x, y, (0.45, 0.66), (1.05, 0.66), (0.76, 0.26)), (0.80, 0.86, 0.94), px)
-        canvas = _over(canvas, triangle(x, y, (-0.1, 0.66), (0.5, 0.66), (0.2, 0.36)), (0.84, 0.89, 0.96), px)
-        for cx, cy in ((0.1, 0.14), (0.32, 0.2), (0.52, 0.1), (0.9, 0.16), (0.6, 0.3), (0.95, 0.5), (0.05, 0.42)):
-            canvas = _over(canvas, circle(x, y, cx, cy, 0.012), (1.0, 1.0, 1.0), px)
-    if name == "room":
-        canvas = _over(canvas, box(x, y, 0.80, 0.24, 0.14, 0.16), (0.86, 0.72, 0.60), px)
-        canvas = _over(canvas, box(x, y, 0.80, 0.24, 0.115, 0.135), (0.74, 0.89, 0.97), px)
-        canvas = _over(
-            canvas, torch.minimum(box(x, y, 0.80, 0.24, 0.01, 0.14), box(x, y, 0.80, 0.24, 0.12, 0.01)), (0.86, 0.72, 0.60), px
-        )
-        canvas = _over(canvas, box(x, y, 0.17, 0.22, 0.09, 0.11), (0.80, 0.62, 0.52), px)
-        canvas = _over(canvas, box(x, y, 0.17, 0.22, 0.07, 0.09), (0.97, 0.84, 0.62), px)
-    if name == "beach":
-        canvas = _over(canvas, box(x, y, 0.5, 0.56, 0.6, 0.06), (0.36, 0.70, 0.80), px)
-        canvas = _over(canvas, segment(x, y, 0.1, 0.545, 0.3, 0.545, 0.004), (0.80, 0.93, 0.96), px)
-        canvas = _over(canvas, segment(x, y, 0.6, 0.57, 0.85, 0.57, 0.004), (0.80, 0.93, 0.96), px)
-    canvas = torch.where(y > hill, ground, canvas)
-    if name == "room":
-        canvas = _over(canvas, ellipse(x, y, 0.5, 0.87, 0.38, 0.075), (0.84, 0.52, 0.50), px, 0.55)
-        canvas = _over(canvas, box(x, y, 0.5, _HORIZON, 0.6, 0.012), (0.98, 0.95, 0.91), px)
-    if name == "grass":
-        for cx, cy in ((0.08, 0.76), (0.3, 0.9), (0.55, 0.74), (0.72, 0.92), (0.93, 0.8)):
-            canvas = _over(canvas, circle(x, y, cx, cy, 0.013), (0.99, 0.97, 0.82), px)
-    if name == "sunset":
-        canvas = _over(canvas, ellipse(x, y, 0.5, 0.70, 0.2, 0.02), (0.95, 0.68, 0.56), px, 0.5)
-    return F.avg_pool2d(canvas[None], 4)[0]
-
 
 @functools.cache
 def texture(size: int) -> Tensor:
@@ -117,35 +44,96 @@ def texture(size: int) -> Tensor:
     return torch.stack(both) / 2.0
 
 
-def _styled(flat: Tensor, style: str, size: int) -> Tensor:
-    grey = flat.mean(0, keepdim=True)
+@functools.lru_cache(maxsize=32)
+def on_device(table: str, size: int, device: torch.device) -> Tensor:
+    """A fixed table kept on a device: "texture" (2, size, size); "gradients" (6, 4, 3); "styles" (5, columns)."""
+    made = {"texture": lambda: texture(size), "gradients": lambda: torch.tensor(list(GRADIENTS.values())),
+            "styles": lambda: torch.tensor(list(STYLE.values())).T.contiguous()}[table]()
+    return made.to(device)
+
+
+def _horizon(vary: Tensor) -> Tensor:
+    return HORIZON + _HORIZON * vary[:, 0]
+
+
+def _flat(backdrop: Tensor, vary: Tensor, size: int) -> Tensor:
+    """Backdrops in flat style (n, 3, size, size) in [0, 1]: the sky, and two layers moved and laid over it."""
+    n, device = len(backdrop), vary.device
+    table = atlas(size, device)
+    height, side = table.shape[2:]
+    line = torch.arange(size, device=device, dtype=vary.dtype)
+    across = margin(size) + line - _SIDEWAYS * size * vary[:, 1:2]                            # (n, size): columns of the atlas
+    down = torch.stack((_UPWARDS * vary[:, 2], _HORIZON * vary[:, 0]), 1) * size               # (n, 2): sky, ground
+    down = margin(size) + line - down[:, :, None]                                             # (n, 2, size)
+    down = down + (2 * backdrop[:, None] + torch.arange(2, device=device))[:, :, None] * side
+    grid = torch.stack((across[:, None].expand(n, 2 * size, size) * (2 / (side - 1)) - 1,
+                        down.reshape(n, -1, 1).expand(n, 2 * size, size) * (2 / (height - 1)) - 1), -1)
+    drawn = F.grid_sample(table.expand(n, -1, -1, -1), grid, padding_mode="border", align_corners=True)
+    sky, ground = drawn[:, :, :size], drawn[:, :, size:]
+    top, low = on_device("gradients", 0, device)[backdrop][:, :2, :, None, None].unbind(1)       # (n, 3, 1, 1)
+    height_of = (((line + 0.5) / size) / _horizon(vary)[:, None]).clamp(0, 1)[:, None, :, None]  # (n, 1, size, 1)
+    canvas = (top + (low - top) * height_of) * (1 - sky[:, 3:]) + sky[:, :3]
+    canvas = canvas * (1 - ground[:, 3:]) + ground[:, :3]
+    warm = _TINT * vary[:, 4]
+    light = torch.stack((1 + warm, torch.ones_like(warm), 1 - warm), 1) * (1 + _LIGHT * vary[:, 3:4])
+    return (canvas * light[:, :, None, None]).clamp(0, 1)
+
+
+def _styled(flat: Tensor, style: str) -> Tensor:
+    """Flat pictures (n, 3, S, S) in another style."""
+    size = flat.shape[-1]
     if style == "outline":
-        return 0.97 - 0.30 * (0.97 - (0.35 * grey + 0.65 * flat))
+        return 0.97 - 0.30 * (0.97 - (0.35 * flat.mean(1, keepdim=True) + 0.65 * flat))
     if style == "watercolour":
-        grain = texture(size)
+        grain = on_device("texture", size, flat.device)
         washed = flat + (0.10 + 0.06 * grain[1]) * (1 - flat)
         return (washed + 0.035 * grain[0]).clamp(0, 1)
     if style == "pixel":
-        blocks = F.avg_pool2d(flat[None], 2)
-        steps = (blocks * 9).round() / 9
-        return F.interpolate(steps, scale_factor=2, mode="nearest")[0]
+        blocks = F.avg_pool2d(flat, 2)
+        steps = blocks + ((blocks * 9).round() / 9 - blocks).detach()          # the gradient passes through the steps
+        return F.interpolate(steps, scale_factor=2, mode="nearest")
     if style == "neon":
-        edge = (flat[:, 1:, :-1] - flat[:, :-1, :-1]).abs() + (flat[:, :-1, 1:] - flat[:, :-1, :-1]).abs()
-        lines = F.pad(edge, (0, 1, 0, 1)).sum(0, keepdim=True).clamp(0, 0.6)
-        return (0.05 + 0.20 * flat + torch.tensor([0.0, 0.0, 0.05])[:, None, None] + lines * flat * 0.8).clamp(0, 1)
+        here = flat[..., :-1, :-1]
+        edge = (flat[..., 1:, :-1] - here).abs() + (flat[..., :-1, 1:] - here).abs()
+        lines = F.pad(edge.sum(1, keepdim=True), (0, 1, 0, 1)).clamp(0, 0.6)
+        dark = 0.05 + (0.20 + lines * 0.8) * flat
+        return torch.cat((dark[:, :2], dark[:, 2:] + 0.05), 1).clamp(0, 1)
     return flat
 
 
-@functools.cache
+def paint_backdrops(backdrop: Tensor, style: Tensor, vary: Tensor, size: int) -> Tensor:
+    """Backdrops without things: (B, 3, size, size) in [0, 1], on the device of ``vary`` and differentiable in it.
+
+    backdrop, style (B,) int64; vary (B, 5) float in [-1, 1], see :class:`minidiff.world.Scenes`; size is even. In pixel
+    style the gradient is that of the picture before its colours are rounded to ten steps.
+    """
+    if vary.device.type != "cpu":                        # no look at the style: every device call would wait for it
+        flat = _flat(backdrop, vary, size)
+        out = flat
+        for number, name in enumerate(STYLES[1:], 1):
+            out = torch.where((style == number)[:, None, None, None], _styled(flat, name), out)
+        return out
+    parts, order = [], []
+    for number, name in enumerate(STYLES):
+        for rows in torch.nonzero(style == number).squeeze(1).split(max(1, _CHUNK * 4096 // (size * size))):
+            if len(rows):
+                parts.append(_styled(_flat(backdrop[rows], vary[rows], size), name))
+                order.append(rows)
+    return torch.cat(parts)[torch.cat(order).argsort()] if len(parts) > 1 else parts[0]
+
+
+@functools.lru_cache(maxsize=8)
 def backdrop_table(size: int) -> Tensor:
-    """All backdrops in all styles: (6, 5, 3, size, size) in [0, 1]; size is even."""
-    flats = [_scene(name, size) for name in BACKDROPS]
-    return torch.stack([torch.stack([_styled(flat, style, size) for style in STYLES]) for flat in flats])
+    """All backdrops in all styles as they are without variation: (6, 5, 3, size, size) in [0, 1]; size is even."""
+    n, m = len(BACKDROPS), len(STYLES)
+    which = torch.arange(n * m)
+    with torch.no_grad():
+        return paint_backdrops(which // m, which % m, torch.zeros(n * m, VARY), size).reshape(n, m, 3, size, size)
 
 
-@functools.cache
-def depth_table(size: int) -> Tensor:
-    """Depth of the empty world (size, size): 1 for the sky, falling to 0.6 at the lower edge."""
-    y = (torch.arange(size) + 0.5) / size
-    line = 1 - 0.4 * ((y - _HORIZON) / (1 - _HORIZON)).clamp(0, 1)
-    return line[:, None].expand(size, size).contiguous()
+def backdrop_depth(vary: Tensor, size: int) -> Tensor:
+    """Depth of empty worlds (B, size, size): 1 for the sky, falling from the horizon to 0.6 at the lower edge."""
+    y = (torch.arange(size, device=vary.device) + 0.5) / size
+    horizon = _horizon(vary)[:, None]
+    line = 1 - 0.4 * ((y - horizon) / (1 - horizon)).clamp(0, 1)
+    return line[:, :, None].expand(-1, size, size)

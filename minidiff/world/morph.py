@@ -20,7 +20,7 @@ _SEED = 0.04  # half-height of a thing that has just come, or is about to go: th
 def morph(first: Scene, other: Scene, t: Sequence[float] | Tensor) -> Scenes:
     """The scenes at ``t`` (n numbers in [0, 1]) on the way from ``first`` (t = 0) to ``other`` (t = 1), one a row.
 
-    Thing i becomes thing i: place, size and colour go in a straight line, kind, pattern, face and what is worn by the
+    Thing i becomes thing i: place, size, colour and the backdrop's vary go in a straight line, kind, pattern, face and what is worn by the
     distances of their parts, the backdrop pixel by pixel. A thing without a partner shrinks to nothing or grows from it.
     Both scenes have one style: there is no half-way between flat and neon.
 
@@ -40,11 +40,11 @@ def morph(first: Scene, other: Scene, t: Sequence[float] | Tensor) -> Scenes:
     def colours(name: str) -> Tensor:
         return torch.lerp(getattr(a.blend, name), getattr(b.blend, name), t[:, None, None])
 
-    words = {n: v.repeat(len(t), *[1] * (v.ndim - 1)) for n, v in a.tensors().items() if n not in ("x", "y", "size")}
+    words = {n: v.repeat(len(t), *[1] * (v.ndim - 1)) for n, v in a.tensors().items() if n not in ("x", "y", "size", "vary")}
     to = {n: getattr(b, n).repeat(len(t), 1) for n in ("kind", "pattern", "mood", "wears")}
     blend = Blend(rgb=colours("rgb"), second=colours("second"), **to, share=t[:, None].repeat(1, words["kind"].shape[1]),
                   backdrop=b.backdrop.repeat(len(t)), backdrop_share=t)
-    made = Scenes(**words, x=mix("x"), y=mix("y"), size=mix("size"), blend=blend)
+    made = Scenes(**words, x=mix("x"), y=mix("y"), size=mix("size"), vary=mix("vary"), blend=blend)
     gone = torch.zeros_like(made.present)
     for j in range(slots):
         gone[:, j] = (t == 0) if j >= len(first.things) else (t == 1) if j >= len(other.things) else torch.zeros_like(t).bool()

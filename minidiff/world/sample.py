@@ -8,7 +8,7 @@ from torch import Tensor
 from minidiff.errors import check_choice, require
 from minidiff.rng import key, uniform
 from minidiff.world.scene import COLOUR_NAMES, MOOD_INDEX, Scenes
-from minidiff.world.vocab import ANIMALS, BACKDROPS, KINDS, MAX_THINGS, PATTERNS, STYLES, WEARS
+from minidiff.world.vocab import ANIMALS, BACKDROPS, KINDS, MAX_THINGS, PATTERNS, STYLES, VARY, WEARS
 
 __all__ = ["LEVELS", "SIZES", "SPLITS", "held_out", "held_out_pairs", "sample_scenes"]
 
@@ -94,8 +94,8 @@ def sample_scenes(index: Tensor | range, *, split: str = "train", seed: int = 0,
     check_choice("level", level, LEVELS)
     index = _index(index)
     require(isinstance(seed, int), "seed", repr(seed), "a whole number", "seed=0")
-    u = uniform(key("scenes", seed, split, level), index, 6 + 8 * MAX_THINGS)
-    one, each = u[:, :6], u[:, 6:].reshape(-1, 8, MAX_THINGS)
+    u = uniform(key("scenes", seed, split, level), index, 6 + 8 * MAX_THINGS + VARY)
+    one, each, vary = u[:, :6], u[:, 6:-VARY].reshape(-1, 8, MAX_THINGS), (2 * u[:, -VARY:] - 1).float()
     low, high = _COUNTS[level]
     count = low + _pick(one[:, 0], high - low + 1)
     present = torch.arange(MAX_THINGS, device=u.device) < count[:, None]
@@ -127,7 +127,7 @@ def sample_scenes(index: Tensor | range, *, split: str = "train", seed: int = 0,
     columns = {n: torch.where(present, v.gather(1, order), 0) for n, v in words.items()}
     columns |= {n: torch.where(present, v.gather(1, order), rest).float() for n, (v, rest) in place.items()}
     style = _pick(one[:, 4], len(STYLES)) if level == "full" else zero[:, 0]
-    return Scenes(backdrop=_pick(one[:, 3], len(BACKDROPS)), style=style, present=present, **columns)
+    return Scenes(backdrop=_pick(one[:, 3], len(BACKDROPS)), style=style, present=present, vary=vary, **columns)
 
 
 def _within(low: Tensor, high: Tensor, reach: Tensor, u: Tensor) -> Tensor:

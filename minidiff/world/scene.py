@@ -12,7 +12,7 @@ from torch import Tensor
 
 from minidiff.errors import BadInput, check_choice, require
 from minidiff.world.blend import Blend, shortest_float
-from minidiff.world.vocab import ANIMALS, BACKDROPS, COLOURS, KINDS, MAX_THINGS, MOODS, PATTERNS, STYLES, WEARS
+from minidiff.world.vocab import ANIMALS, BACKDROPS, COLOURS, KINDS, MAX_THINGS, MOODS, PATTERNS, STYLES, VARY, WEARS
 
 __all__ = ["COLOUR_NAMES", "MOOD_INDEX", "SIZE_LIMITS", "Scene", "Scenes", "Thing"]
 
@@ -85,11 +85,16 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """One to three things, drawn back to front (the first is the furthest away), before a backdrop, in a style."""
+    """One to three things, drawn back to front (the first is the furthest away), before a backdrop, in a style.
+
+    vary: how this backdrop differs from the usual one, five numbers from -1 to 1: the horizon lower; what stands in the
+    picture's back to the right; what stands in the sky lower; brighter; warmer. Captions never speak of it.
+    """
 
     things: tuple[Thing, ...]
     backdrop: str = "grass"
     style: str = "flat"
+    vary: tuple[float, ...] = (0.0,) * VARY
 
     def __post_init__(self) -> None:
         things = (self.things,) if isinstance(self.things, Thing) else self.things
@@ -99,10 +104,17 @@ class Scene:
         object.__setattr__(self, "things", tuple(things))
         check_choice("backdrop", self.backdrop, BACKDROPS)
         check_choice("style", self.style, STYLES)
+        ok = isinstance(self.vary, (tuple, list)) and len(self.vary) == VARY
+        require(ok, "vary", repr(self.vary), f"{VARY} numbers from -1 to 1", f"vary={(0.0,) * VARY}")
+        object.__setattr__(self, "vary", tuple(_number("vary", v, -1.0, 1.0) for v in self.vary))
+
+    def __repr__(self) -> str:
+        vary = f", vary={self.vary}" if any(self.vary) else ""
+        return f"Scene(things={self.things}, backdrop={self.backdrop!r}, style={self.style!r}{vary})"
 
     def replace(self, **changes: object) -> Scene:
-        """The counterfactual with another backdrop, style or things: ``scene.replace(backdrop="snow")``."""
-        _known("replace", changes, ("things", "backdrop", "style"))
+        """The counterfactual with another backdrop, style, vary or things: ``scene.replace(backdrop="snow")``."""
+        _known("replace", changes, ("things", "backdrop", "style", "vary"))
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
     def replace_thing(self, index: int = 0, **changes: object) -> Scene:
@@ -114,7 +126,7 @@ class Scene:
         return dataclasses.replace(self, things=tuple(things))
 
     def interpolate(self, other: Scene, t: float) -> Scene:
-        """The morph in words, t from 0 (self) to 1 (other): x, y and size move in a straight line, words switch at t = 0.5.
+        """The morph in words, t from 0 (self) to 1 (other): x, y, size and vary move in a straight line, words switch at t = 0.5.
 
         Thing i meets thing i; a thing without a partner keeps its place and comes or goes at t = 0.5.
         """
@@ -124,11 +136,13 @@ class Scene:
         for i, (a, b) in enumerate(zip(self.things, other.things, strict=False)):
             between = {n: _between(getattr(a, n), getattr(b, n), t) for n in _PLACE}
             things[i] = dataclasses.replace(things[i], **between)
-        return dataclasses.replace(near, things=tuple(things))
+        vary = tuple(_between(a, b, t) for a, b in zip(self.vary, other.vary, strict=True))
+        return dataclasses.replace(near, things=tuple(things), vary=vary)
 
     def to_dict(self) -> dict:
-        """Plain dicts, lists, words and numbers, ready for JSON."""
-        return {"things": [dataclasses.asdict(t) for t in self.things], "backdrop": self.backdrop, "style": self.style}
+        """Plain dicts, lists, words and numbers, ready for JSON; a vary of zeros is left out."""
+        plain = {"things": [dataclasses.asdict(t) for t in self.things], "backdrop": self.backdrop, "style": self.style}
+        return plain | ({"vary": list(self.vary)} if any(self.vary) else {})
 
     @staticmethod
     def from_dict(data: dict) -> Scene:
@@ -137,7 +151,7 @@ class Scene:
             isinstance(t, dict) and {"kind", "colour"} <= t.keys() for t in data["things"])
         require(ok, "data", repr(data), "a dict with things, each with kind and colour",
                 "{'things': [{'kind': 'cat', 'colour': 'red'}]}")
-        _known("data", data, ("things", "backdrop", "style"))
+        _known("data", data, ("things", "backdrop", "style", "vary"))
         for thing in data["things"]:
             _known("things", thing, (f.name for f in dataclasses.fields(Thing)))
         return Scene(**{**data, "things": tuple(Thing(**t) for t in data["things"])})
@@ -148,8 +162,9 @@ class Scenes:
     """A batch of B scenes as tensors; slot j < 3 is thing j (back to front), and only ``present`` slots count.
 
     backdrop, style (B,) int64; present (B, 3) bool; kind, colour, pattern, mood, wears (B, 3) int64 positions in KINDS,
-    COLOUR_NAMES, PATTERNS, MOOD_INDEX, WEARS; x, y, size (B, 3) float, which may carry gradients. blend: colours as numbers
-    and how far each scene is on its way to another (``world.morph``); None for scenes that words describe.
+    COLOUR_NAMES, PATTERNS, MOOD_INDEX, WEARS; x, y, size (B, 3) float, which may carry gradients. vary (B, 5) float in [-1, 1], which
+    may carry gradients too: how each backdrop differs from the usual one (see :class:`Scene`); zeros when left out. blend:
+    colours as numbers and how far each scene is on its way to another (``world.morph``); None for scenes that words describe.
     """
 
     backdrop: Tensor
@@ -163,19 +178,22 @@ class Scenes:
     x: Tensor
     y: Tensor
     size: Tensor
+    vary: Tensor = None  # type: ignore[assignment]
     blend: Blend | None = None
 
     def __post_init__(self) -> None:
         b = self.backdrop.shape[0]
+        if self.vary is None:
+            object.__setattr__(self, "vary", torch.zeros(b, VARY, device=self.x.device, dtype=self.x.dtype))
         for name, value in self.tensors().items():
-            shape = (b,) if name in ("backdrop", "style") else (b, MAX_THINGS)
+            shape = (b,) if name in ("backdrop", "style") else (b, VARY if name == "vary" else MAX_THINGS)
             require(value.shape == shape, name, f"shape {tuple(value.shape)}", f"shape {shape}")
-            ok = (value.is_floating_point() if name in _PLACE else
+            ok = (value.is_floating_point() if name in (*_PLACE, "vary") else
                   value.dtype == (torch.bool if name == "present" else torch.int64))
-            require(ok, name, f"dtype {value.dtype}", "float for x, y, size; bool for present; int64 for words")
+            require(ok, name, f"dtype {value.dtype}", "float for x, y, size, vary; bool for present; int64 for words")
 
     def tensors(self) -> dict[str, Tensor]:
-        """The eleven tensors by name."""
+        """The twelve tensors by name."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "blend"}
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Scenes:
@@ -196,6 +214,7 @@ class Scenes:
             "style": torch.tensor([STYLES.index(s.style) for s in scenes], dtype=torch.int64),
             "present": torch.arange(MAX_THINGS) < torch.tensor([len(s.things) for s in scenes], dtype=torch.int64)[:, None],
         }
+        columns["vary"] = torch.tensor([s.vary for s in scenes], dtype=torch.float32).reshape(-1, VARY)
         rows = [[*s.things, *[None] * (MAX_THINGS - len(s.things))] for s in scenes]
         for name, words in _WORDS.items():
             values = [[words.index(getattr(t, name)) if t else 0 for t in row] for row in rows]
@@ -245,6 +264,7 @@ class Scenes:
             things = tuple(
                 Thing(**{n: words[row[n][j]] for n, words in _WORDS.items()}, **{n: shortest_float(row[n][j]) for n in _PLACE})
                 for j in range(MAX_THINGS) if row["present"][j])
-            return Scene(things, BACKDROPS[row["backdrop"]], STYLES[row["style"]])
+            vary = tuple(map(shortest_float, row["vary"]))
+            return Scene(things, BACKDROPS[row["backdrop"]], STYLES[row["style"]], vary)
         except IndexError:
             raise BadInput("scenes", f"a word number out of range in scene {i}", "positions in the vocabulary") from None

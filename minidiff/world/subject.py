@@ -13,13 +13,13 @@ from torch import Tensor
 
 from minidiff.errors import BadInput, check_choice, check_images, require
 from minidiff.rng import key, uniform
-from minidiff.world.backdrops import backdrop_table
+from minidiff.world.backdrops import backdrop_table, paint_backdrops
 from minidiff.world.blend import colour_rgb
 from minidiff.world.grammar import BACKDROP_WORDS
 from minidiff.world.render import render
 from minidiff.world.scene import COLOUR_NAMES, Scene, Scenes, Thing
 from minidiff.world.sprites import Part
-from minidiff.world.vocab import BACKDROPS, KINDS, STYLES
+from minidiff.world.vocab import BACKDROPS, KINDS, STYLES, VARY
 
 __all__ = ["Shots", "Subject"]
 
@@ -156,17 +156,18 @@ class Subject:
         return images * (1 - alpha) + (2 * drawn[:, :3] - alpha), alpha[:, 0]
 
     def shots(self, n: int, *, seed: int = 0, size: int = 64, backdrops: Sequence[str] = BACKDROPS, style: str = "flat") -> Shots:
-        """n pictures of the subject alone, shot i a pure function of (seed, i): backdrops in turn, place and size at random."""
+        """n pictures of the subject alone, shot i a pure function of (seed, i): backdrops in turn, the rest at random."""
         require(isinstance(n, int) and n >= 1, "n", repr(n), "a whole number, 1 or more", "4")
         for name in backdrops:
             check_choice("backdrops", name, BACKDROPS)
         check_choice("style", style, STYLES)
-        u = uniform(key("shots", seed), torch.arange(n), 3).float()
+        u = uniform(key("shots", seed), torch.arange(n), 3 + VARY).float()
         half = 0.20 + 0.10 * u[:, 2]
         x, y = (half * 1.12 + (1 - 2.24 * half) * u[:, i] for i in (0, 1))
         place = torch.stack((x, y, half), 1)
         names = [backdrops[i % len(backdrops)] for i in range(n)]
-        behind = backdrop_table(size)[[BACKDROPS.index(b) for b in names], STYLES.index(style)] * 2 - 1
+        which = torch.tensor([BACKDROPS.index(b) for b in names])
+        behind = paint_backdrops(which, torch.full((n,), STYLES.index(style)), 2 * u[:, 3:] - 1, size) * 2 - 1
         images, masks = self.place(behind, place)
         return Shots(images.clamp(-1, 1), masks, place, names, [f"a {{}} {BACKDROP_WORDS[b][0]}" for b in names])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 __all__ = ["KINDS", "ANIMALS", "COLOURS", "PATTERNS", "BACKDROPS", "STYLES", "MOODS", "WEARS", "MAX_THINGS",
-           "SIZE_RANGE", "ATTRIBUTES"]
+           "SIZE_RANGE", "VARY", "ATTRIBUTES"]
 
 ANIMALS = ("cat", "dog", "rabbit", "bear")
 KINDS = (*ANIMALS, "fish", "bird", "flower", "tree", "star", "heart", "house", "mushroom")
@@ -21,5 +21,6 @@ MOODS = ("happy", "sad", "surprised")          # animals only; other kinds have 
 WEARS = ("nothing", "hat", "glasses", "bow tie")   # hats fit every kind; glasses and bow ties fit animals
 
 MAX_THINGS = 3
-SIZE_RANGE = (0.13, 0.30)                       # half-height of a thing, as a fraction of the picture
+SIZE_RANGE = (0.10, 0.36)                       # half-height of a thing, as a fraction of the picture
+VARY = 5                                        # numbers that say how a backdrop differs from picture to picture
 ATTRIBUTES = ("kind", "colour", "pattern", "mood", "wears")
