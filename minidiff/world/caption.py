@@ -132,7 +132,7 @@ def _things(things: list[_Item], rng: _Draws, detail: float) -> str:
         a, b = things
         true = [word for word, gap in {"left": b.x - a.x, "right": a.x - b.x, "above": b.y - a.y, "below": a.y - b.y}.items()
                 if gap > 0.15]
-        if true and rng.flip(0.8 * detail):
+        if true and rng.flip(0.5 * detail):
             return f"{phrases[0]} {rng.usual(RELATIONS[rng.pick(true)])} {phrases[1]}"
         if rng.flip(0.3 * detail):
             spots = [[s for s in _spots(t) if s != SPOTS["middle"]] for t in things]

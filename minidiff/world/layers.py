@@ -41,8 +41,8 @@ def _sky(name: str, x: Tensor, y: Tensor, px: float) -> Iterator[Item]:
     if name == "night":
         yield circle(x, y, 0.84, 0.15, 0.085), (0.98, 0.95, 0.80), px, 1.0
         yield circle(x, y, 0.805, 0.13, 0.07), (0.19, 0.21, 0.43), px, 1.0
-        stars = ((0.1, 0.1, 9), (0.22, 0.28, 7), (0.36, 0.08, 8), (0.55, 0.2, 7), (0.68, 0.06, 6), (0.93, 0.36, 7), (0.07, 0.45, 6))
-        for cx, cy, r in stars:
+        for cx, cy, r in ((0.1, 0.1, 9), (0.22, 0.28, 7), (0.36, 0.08, 8), (0.55, 0.2, 7), (0.68, 0.06, 6), (0.93, 0.36, 7),
+                          (0.07, 0.45, 6)):
             yield circle(x, y, cx, cy, r * 0.0014), (1.0, 0.98, 0.9), px, 1.0
     if name == "sunset":
         yield circle(x, y, 0.5, HORIZON - 0.02, 0.17), (1.0, 0.88, 0.62), px, 1.0
@@ -85,7 +85,8 @@ def _floor(name: str, x: Tensor, y: Tensor, px: float) -> Iterator[Item]:
 def _over(canvas: Tensor, alpha: Tensor, item: Item) -> tuple[Tensor, Tensor]:
     distance, colour, soft, opacity = item
     cover = (0.5 - distance / soft).clamp(0, 1) * opacity
-    return torch.lerp(canvas, torch.tensor(colour)[:, None, None].expand_as(canvas), cover), torch.lerp(alpha, torch.ones_like(alpha), cover)
+    fill = torch.tensor(colour)[:, None, None].expand_as(canvas)
+    return torch.lerp(canvas, fill, cover.expand_as(canvas)), alpha + cover * (1 - alpha)
 
 
 def margin(size: int) -> int:
@@ -119,12 +120,13 @@ def _band(name: str, size: int, rows: range) -> Tensor:
     canvas, behind, sky_alpha, alpha = (F.avg_pool2d(t[None], 4)[0] for t in (canvas, behind, sky_alpha, alpha))
     centre = ((torch.tensor(list(rows)) + 0.5) / size)[None, :, None]
     bare = top + (low - top) * (centre / HORIZON).clamp(0, 1)
-    return torch.stack((torch.cat((behind - bare * (1 - sky_alpha), sky_alpha)), torch.cat((canvas - behind * (1 - alpha), alpha))))
+    sky = torch.cat((behind - bare * (1 - sky_alpha), sky_alpha))
+    return torch.stack((sky, torch.cat((canvas - behind * (1 - alpha), alpha))))
 
 
 @functools.lru_cache(maxsize=8)
 def atlas(size: int, device: torch.device) -> Tensor:
-    """The layers of all backdrops below one another: (1, 4, 6 * 2 * P, P) with P = size + 2 * margin(size); sky, ground, sky, ..."""
+    """The layers of all backdrops below one another, sky, ground, sky, ...: (1, 4, 12 P, P), P = size + 2 margin(size)."""
     m = margin(size)
     starts = range(-m, size + m, _BAND)
     layers = [torch.cat([_band(name, size, range(i, min(i + _BAND, size + m))) for i in starts], 2) for name in BACKDROPS]

@@ -20,8 +20,8 @@ _SEED = 0.04  # half-height of a thing that has just come, or is about to go: th
 def morph(first: Scene, other: Scene, t: Sequence[float] | Tensor) -> Scenes:
     """The scenes at ``t`` (n numbers in [0, 1]) on the way from ``first`` (t = 0) to ``other`` (t = 1), one a row.
 
-    Thing i becomes thing i: place, size, colour and the backdrop's vary go in a straight line, kind, pattern, face and what is worn by the
-    distances of their parts, the backdrop pixel by pixel. A thing without a partner shrinks to nothing or grows from it.
+    Thing i becomes thing i: place, size, colour and the backdrop's vary go in a straight line, kind, pattern, face and what
+    is worn by the distances of their parts, the backdrop pixel by pixel. A thing without a partner shrinks to nothing or grows from it.
     Both scenes have one style: there is no half-way between flat and neon.
 
     ``render(morph(a, b, torch.linspace(0, 1, 9))).images`` are nine frames.

@@ -12,7 +12,7 @@ from typing import NoReturn
 from minidiff.errors import BadInput, check_choice, require
 from minidiff.rng import key
 from minidiff.world.grammar import PHRASES, VOCABULARY
-from minidiff.world.sample import LEVELS, SIZES, sample_scenes
+from minidiff.world.sample import LEVELS, SIMPLE_SIZES, SIZES, sample_scenes
 from minidiff.world.scene import Scene, Thing
 from minidiff.world.vocab import ANIMALS, MAX_THINGS
 
@@ -54,12 +54,17 @@ class CaptionFacts:
         Raises BadInput when the places that are said contradict each other.
         """
         check_choice("level", level, LEVELS)
+        crowded = None
         for start in range(0, 480, 96):
             drawn = list(sample_scenes(range(start, start + 96), seed=key("said", seed), level="full"))
             for base in drawn:
                 enough = len(base.things) == len(self.things or drawn[0].things)
                 if enough and (scene := self._settle(base, drawn, level)):
-                    return scene
+                    if not _crowded(scene):
+                        return scene
+                    crowded = crowded or scene
+        if crowded:
+            return crowded
         raise BadInput("caption", "places that cannot all hold at once", "one place for each thing")
 
     def _settle(self, base: Scene, drawn: list[Scene], level: str) -> Scene | None:
@@ -82,18 +87,34 @@ class CaptionFacts:
             thing = dataclasses.replace(donors[i % len(donors)], x=place.x, y=place.y, size=place.size)
             if level == "simple":
                 thing = thing.replace(pattern="plain", wears="nothing", mood="happy" if thing.animal else "none")
-            low, high = SIZES[len(base.things) - 1]
-            if facts.size is not None:
-                share = (place.size - low) / (high - low) / 3 + (2 / 3 if facts.size == "big" else 0)
-                thing = thing.replace(size=low + share * (high - low))
+            thing = thing.replace(size=_half_height(place.size, facts.size, len(base.things), level))
             things.append(thing.replace(**{n: v for n in _WORDS if (v := getattr(facts, n)) is not None}))
         style = self.style or (base.style if level == "full" else "flat")
-        return Scene(tuple(things), self.backdrop or base.backdrop, style)
+        return Scene(tuple(things), self.backdrop or base.backdrop, style, base.vary)
+
+
+def _half_height(drawn: float, said: str | None, number: int, level: str) -> float:
+    """The drawn half-height, of the level's range, or clearly big or small for that number of things."""
+    low, high = SIZES[number - 1]
+    middle, share = (low + high) / 2, (drawn - low) / (high - low)
+    if level == "simple" and number == 1:
+        low, high = SIMPLE_SIZES
+    if said == "big":
+        low = 1.08 * middle
+    elif said == "small":
+        high = 0.92 * middle
+    return low + share * (high - low)
+
+
+def _crowded(scene: Scene) -> bool:
+    """Two things whose boxes share more than a third of the smaller one's width and height."""
+    return any(all(abs(p - q) < a.size + b.size - 0.7 * min(a.size, b.size) for p, q in ((a.x, b.x), (a.y, b.y)))
+               for a, b in itertools.combinations(scene.things, 2))
 
 
 def _inside(t: Thing) -> Thing:
     """Moved so that all of it, with a hat, is in the picture."""
-    across, down = 1.14 * t.size, 1.3 * t.size
+    across, down = 1.14 * t.size, 1.31 * t.size
     return dataclasses.replace(t, x=min(max(t.x, across), 1 - across), y=min(max(t.y, down), 1 - down))
 
 

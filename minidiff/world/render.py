@@ -79,7 +79,7 @@ def render(scenes: Scenes | Scene | list[Scene], size: int = 64) -> Rendered:
 
 
 def _on_host(scenes: Scenes) -> dict[str, Tensor]:
-    """What decides how the work is divided, on the CPU: from another device in one copy, the only time that render waits for it."""
+    """What decides how the work is divided, on the CPU: from elsewhere in one copy, all that render waits for."""
     columns = {"style": scenes.style[:, None]} | {n: getattr(scenes, n) for n in ("present", "kind", "pattern", "size")}
     if scenes.blend is not None:
         columns["kind_to"] = scenes.blend.kind

@@ -10,22 +10,16 @@ from minidiff.rng import key, uniform
 from minidiff.world.scene import COLOUR_NAMES, MOOD_INDEX, Scenes
 from minidiff.world.vocab import ANIMALS, BACKDROPS, KINDS, MAX_THINGS, PATTERNS, STYLES, VARY, WEARS
 
-__all__ = ["LEVELS", "SIZES", "SPLITS", "held_out", "held_out_pairs", "sample_scenes"]
+__all__ = ["LEVELS", "SIMPLE_SIZES", "SIZES", "SPLITS", "held_out", "held_out_pairs", "sample_scenes"]
 
 SPLITS = ("train", "valid", "test", "held_out")
 LEVELS = ("simple", "pairs", "full")
 
 _COUNTS = {"simple": (1, 1), "pairs": (1, 2), "full": (1, 3)}
-SIZES = ((0.20, 0.30), (0.15, 0.20), (0.13, 0.18))     # half-heights when there are one, two, three things
-_REACH, _TALL, _DRESSED = 1.14, 1.06, 1.30              # half-width, half-height, half-height with something worn, in sizes
-# (left, right, top, bottom) of each thing's cell; cells overlap by 0.08, so that things cover each other now and then
-_ALL, _LOW, _HIGH, _MID = (0.0, 1.0), (0.0, 0.54), (0.46, 1.0), (0.23, 0.77)
-_ONE = [[(*_ALL, *_ALL)] * 3]
-_TWO = [[(*_LOW, *_ALL), (*_HIGH, *_ALL)]] * 2 + [[(*_ALL, *_LOW), (*_ALL, *_HIGH)]]
-_THREE = [
-    [(*_LOW, *_HIGH), (*_HIGH, *_HIGH), (*_MID, *_LOW)], [(*_LOW, *_LOW), (*_HIGH, *_LOW), (*_MID, *_HIGH)],
-    [(*_LOW, *_LOW), (*_LOW, *_HIGH), (*_HIGH, *_MID)], [(*_HIGH, *_LOW), (*_HIGH, *_HIGH), (*_LOW, *_MID)],
-]
+SIZES = ((0.14, 0.36), (0.10, 0.28), (0.10, 0.28))     # half-heights when there are one, two, three things
+SIMPLE_SIZES = (0.20, 0.36)                             # of level "simple": a face can be read at 32 x 32 pixels
+_REACH, _TALL, _DRESSED = 1.14, 1.06, 1.31              # half-width, half-height, half-height with something worn, in sizes
+_OVERLAP = 0.10                                         # of two neighbours' cells: things cover each other now and then
 
 
 def _held_colour(kind: Tensor | int) -> Tensor | int:
@@ -60,12 +54,41 @@ def _kinds(u: Tensor) -> Tensor:
     return torch.stack([a, b, c + (c >= torch.maximum(a, b)).long()], 1)
 
 
-def _cells(count: Tensor, u: Tensor) -> Tensor:
-    """The cell of each thing: count (B,) 1..3, u (B,) -> (B, 3, 4) float64 as (left, right, top, bottom)."""
-    empty = (*_ALL, *_ALL)
-    table = torch.tensor([[[*layout, *[empty] * (3 - len(layout))] for layout in layouts * (12 // len(layouts))]
-                          for layouts in (_ONE, _TWO, _THREE)], dtype=torch.float64)
-    return table.to(u.device)[count - 1, _pick(u, 12)]
+def _places(count: Tensor, limits: Tensor, tall: Tensor, layout: Tensor, each: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Centres and half-heights x, y, size (B, 3): things 0 and 1 side by side or one above the other, thing 2 beside the pair.
+
+    count (B,); limits (B, 2): the smallest and largest half-height; tall (B, 3): half-height that a thing needs, in sizes;
+    layout (B, 2) and each (B, 3, 3) uniform. One of the pair, by the toss of a coin, takes any size; the others what room
+    it leaves. Each has a cell in proportion to what it needs, and lies anywhere in it.
+    """
+    three, alone = count == 3, (count == 1)[:, None]
+    form = _pick(layout[:, 0], 12)
+    upright = torch.where(three, form >= 6, form >= 8)[:, None]            # the pair is one above the other
+    single_first = torch.div(form, 3, rounding_mode="floor") % 3 == 0      # thing 2 is above or left of the pair
+    along, aside = torch.where(upright, tall, _REACH), torch.where(upright, _REACH, tall)
+    room = (1 + _OVERLAP) / 2
+    low, high = limits[:, :1], limits[:, 1:]
+
+    size = low + (high - low) * each[:, 0]                                # as if each had the picture to itself
+    beside = low + ((room - along[:, :2] * size[:, :2]).flip(1) / along[:, :2]).clamp(max=high).sub(low) * each[:, 0, :2]
+    coin = (layout[:, 1] < 0.5)[:, None] == torch.arange(2, device=size.device)
+    pair = torch.where(alone | coin, size[:, :2], beside)
+    needs, deep = along[:, :2] * pair, (aside[:, :2] * pair).amax(1, keepdim=True)
+    third = low + ((room - deep) / aside[:, 2:]).clamp(max=high).sub(low) * each[:, 0, 2:]
+    size = torch.cat((pair, third), 1)
+
+    zero, one = torch.zeros_like(low), torch.ones_like(low)
+    part = 2 * room * needs[:, :1] / needs.sum(1, keepdim=True)            # thing 0's cell of the pair's line
+    first = torch.cat((zero, torch.where(alone, zero, 1 - 2 * room + part), zero), 1)
+    last = torch.cat((torch.where(alone, one, part), one, one), 1)
+    part = 2 * room * deep / (deep + aside[:, 2:] * third)                 # the pair's cell across
+    start, stop = torch.where(single_first[:, None], 1 - part, zero), torch.where(single_first[:, None], one, part)
+    start_of_third, end_of_third = (torch.where(single_first[:, None], zero, part - (2 * room - 1)),
+                                    torch.where(single_first[:, None], 2 * room - part, one))
+    top = torch.where(three[:, None], torch.cat((start, start, start_of_third), 1), zero)
+    bottom = torch.where(three[:, None], torch.cat((stop, stop, end_of_third), 1), one)
+    on, across = _within(first, last, along * size, each[:, 1]), _within(top, bottom, aside * size, each[:, 2])
+    return torch.where(upright, across, on), torch.where(upright, on, across), size
 
 
 def _index(index: Tensor | range) -> Tensor:
@@ -81,9 +104,12 @@ def sample_scenes(index: Tensor | range, *, split: str = "train", seed: int = 0,
     """Scenes number ``index`` of a split, on the device of ``index`` (a range gives the CPU).
 
     index: (B,) int64 or a range. Levels:
-    "simple": one plain thing in flat style, half-height 0.20 to 0.30, animals happy, nothing worn;
+    "simple": one plain thing in flat style, half-height 0.20 to 0.36 (a face can be read at 32 x 32), animals happy,
+              nothing worn;
     "pairs":  one or two things in flat style with every pattern, mood and thing worn;
     "full":   one to three things in every style.
+    Half-heights, but for "simple", are 0.14 to 0.36 for one thing and 0.10 to 0.28 for two or three; the second and the third
+    take what room is left. Every backdrop differs a little from the usual one: ``vary`` is uniform in [-1, 1].
     The things of a scene have different kinds, lie inside the frame, overlap a little at most, and come back to front
     (the lower in the picture, the nearer). Half of the animals and three quarters of the other things wear nothing.
     "held_out" has, in each scene, exactly one thing from :func:`held_out_pairs`; the other splits have none.
@@ -114,12 +140,9 @@ def sample_scenes(index: Tensor | range, *, split: str = "train", seed: int = 0,
     wears = zero if plain else torch.where(animal, (dress - 4).clamp(min=0) // 2, (dress >= 9).long())
     pattern = zero if plain else _pick(each[:, 2], len(PATTERNS))
 
-    limits = torch.tensor(SIZES, dtype=torch.float64).to(u.device)[count - 1]
-    size = limits[:, :1] + (limits[:, 1:] - limits[:, :1]) * each[:, 5]
-    cell = _cells(count, one[:, 2])
-    tall = torch.where((wears == WEARS.index("hat")) | (wears == WEARS.index("bow tie")), _DRESSED, _TALL)
-    x = _within(cell[..., 0], cell[..., 1], _REACH * size, each[:, 6])
-    y = _within(cell[..., 2], cell[..., 3], tall * size, each[:, 7])
+    limits = torch.tensor([SIMPLE_SIZES] * 3 if plain else SIZES, dtype=torch.float64).to(u.device)[count - 1]
+    tall = torch.where((wears == WEARS.index("hat")) | (wears == WEARS.index("bow tie")), _DRESSED, _TALL).double()
+    x, y, size = _places(count, limits, tall, one[:, [2, 5]], each[:, 5:8])
 
     order = (y + 9.0 * ~present).argsort(dim=1, stable=True)
     words = {"kind": kind, "colour": colour, "pattern": pattern, "mood": mood, "wears": wears}

@@ -162,9 +162,9 @@ class Scenes:
     """A batch of B scenes as tensors; slot j < 3 is thing j (back to front), and only ``present`` slots count.
 
     backdrop, style (B,) int64; present (B, 3) bool; kind, colour, pattern, mood, wears (B, 3) int64 positions in KINDS,
-    COLOUR_NAMES, PATTERNS, MOOD_INDEX, WEARS; x, y, size (B, 3) float, which may carry gradients. vary (B, 5) float in [-1, 1], which
-    may carry gradients too: how each backdrop differs from the usual one (see :class:`Scene`); zeros when left out. blend:
-    colours as numbers and how far each scene is on its way to another (``world.morph``); None for scenes that words describe.
+    COLOUR_NAMES, PATTERNS, MOOD_INDEX, WEARS; x, y, size (B, 3) float; vary (B, 5) float in [-1, 1]: how each backdrop differs
+    from the usual one (see :class:`Scene`), zeros when left out. All floats may carry gradients. blend: colours as numbers
+    and how far each scene is on its way to another (``world.morph``); None for scenes that words describe.
     """
 
     backdrop: Tensor
