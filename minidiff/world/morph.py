@@ -21,7 +21,8 @@ def morph(first: Scene, other: Scene, t: Sequence[float] | Tensor) -> Scenes:
     """The scenes at ``t`` (n numbers in [0, 1]) on the way from ``first`` (t = 0) to ``other`` (t = 1), one a row.
 
     Thing i becomes thing i: place, size, colour and the backdrop's vary go in a straight line, kind, pattern, face and what
-    is worn by the distances of their parts, the backdrop pixel by pixel. A thing without a partner shrinks to nothing or grows from it.
+    is worn by the distances of their parts, the backdrop pixel by pixel. A thing without a partner shrinks to nothing or
+    grows from it.
     Both scenes have one style: there is no half-way between flat and neon.
 
     ``render(morph(a, b, torch.linspace(0, 1, 9))).images`` are nine frames.
