@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -12,75 +11,15 @@ from torch import Tensor
 
 from minidiff.errors import BadInput, check_choice, require
 from minidiff.world.blend import Blend, shortest_float
-from minidiff.world.vocab import ANIMALS, BACKDROPS, COLOURS, KINDS, MAX_THINGS, MOODS, PATTERNS, STYLES, VARY, WEARS
+from minidiff.world.thing import COLOUR_NAMES, MOOD_INDEX, PLACE, SIZE_LIMITS, WORDS, Thing, known_names, number
+from minidiff.world.vocab import BACKDROPS, MAX_THINGS, STYLES, VARY
 
 __all__ = ["COLOUR_NAMES", "MOOD_INDEX", "SIZE_LIMITS", "Scene", "Scenes", "Thing"]
-
-MOOD_INDEX = ("none", *MOODS)      # the order of Scenes.mood: 0 is "no face"
-COLOUR_NAMES = tuple(COLOURS)
-SIZE_LIMITS = (0.04, 0.5)          # what a Thing accepts; sampled scenes keep to vocab.SIZE_RANGE
-_WORDS = {"kind": KINDS, "colour": COLOUR_NAMES, "pattern": PATTERNS, "mood": MOOD_INDEX, "wears": WEARS}
-_PLACE = ("x", "y", "size")
-
-
-def _number(name: str, value: object, low: float, high: float) -> float:
-    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
-    require(ok, name, repr(value), f"a number from {low:g} to {high:g}", f"{name}={(low + high) / 2:g}")
-    return float(value)  # type: ignore[arg-type]
 
 
 def _between(a: float, b: float, t: float) -> float:
     """A straight line that is exact at both ends, and constant when a = b."""
     return a + t * (b - a) if t < 0.5 else b - (1 - t) * (b - a)
-
-
-def _known(where: str, given: Iterable[str], fields: Iterable[str]) -> None:
-    known = list(fields)
-    for name in given:
-        check_choice(where, name, known)
-
-
-@dataclass(frozen=True)
-class Thing:
-    """One object. x, y: centre in [0, 1], y downwards. size: half its height as a fraction of the picture.
-
-    mood is for animals only ("none" becomes "happy" for them); glasses and bow ties need an animal, hats fit every kind.
-    """
-
-    kind: str
-    colour: str
-    pattern: str = "plain"
-    size: float = 0.22
-    x: float = 0.5
-    y: float = 0.5
-    mood: str = "none"
-    wears: str = "nothing"
-
-    def __post_init__(self) -> None:
-        for name, words in _WORDS.items():
-            check_choice(name, getattr(self, name), words)
-        for name, (low, high) in {"size": SIZE_LIMITS, "x": (0.0, 1.0), "y": (0.0, 1.0)}.items():
-            object.__setattr__(self, name, _number(name, getattr(self, name), low, high))
-        if self.animal and self.mood == "none":
-            object.__setattr__(self, "mood", "happy")
-        require(self.animal or self.mood == "none", "mood", f"{self.mood!r} on a {self.kind}",
-                f"a mood only on an animal ({', '.join(ANIMALS)})", "mood='none'")
-        require(self.animal or self.wears in ("nothing", "hat"), "wears", f"{self.wears!r} on a {self.kind}",
-                f"glasses and bow ties only on an animal ({', '.join(ANIMALS)})", "wears='hat'")
-
-    @property
-    def animal(self) -> bool:
-        """True for the kinds that have a face."""
-        return self.kind in ANIMALS
-
-    def replace(self, **changes: object) -> Thing:
-        """A changed copy. A new kind keeps the mood and what is worn where it can, and drops them where it cannot."""
-        _known("replace", changes, (f.name for f in dataclasses.fields(self)))
-        if changes.get("kind", self.kind) not in ANIMALS:
-            changes.setdefault("mood", "none")
-            if self.wears not in ("nothing", "hat"):
-                changes.setdefault("wears", "nothing")
-        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -106,7 +45,7 @@ class Scene:
         check_choice("style", self.style, STYLES)
         ok = isinstance(self.vary, (tuple, list)) and len(self.vary) == VARY
         require(ok, "vary", repr(self.vary), f"{VARY} numbers from -1 to 1", f"vary={(0.0,) * VARY}")
-        object.__setattr__(self, "vary", tuple(_number("vary", v, -1.0, 1.0) for v in self.vary))
+        object.__setattr__(self, "vary", tuple(number("vary", v, -1.0, 1.0) for v in self.vary))
 
     def __repr__(self) -> str:
         vary = f", vary={self.vary}" if any(self.vary) else ""
@@ -114,7 +53,7 @@ class Scene:
 
     def replace(self, **changes: object) -> Scene:
         """The counterfactual with another backdrop, style, vary or things: ``scene.replace(backdrop="snow")``."""
-        _known("replace", changes, ("things", "backdrop", "style", "vary"))
+        known_names("replace", changes, ("things", "backdrop", "style", "vary"))
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
     def replace_thing(self, index: int = 0, **changes: object) -> Scene:
@@ -130,11 +69,11 @@ class Scene:
 
         Thing i meets thing i; a thing without a partner keeps its place and comes or goes at t = 0.5.
         """
-        t = _number("t", t, 0.0, 1.0)
+        t = number("t", t, 0.0, 1.0)
         near = other if t >= 0.5 else self
         things = list(near.things)
         for i, (a, b) in enumerate(zip(self.things, other.things, strict=False)):
-            between = {n: _between(getattr(a, n), getattr(b, n), t) for n in _PLACE}
+            between = {n: _between(getattr(a, n), getattr(b, n), t) for n in PLACE}
             things[i] = dataclasses.replace(things[i], **between)
         vary = tuple(_between(a, b, t) for a, b in zip(self.vary, other.vary, strict=True))
         return dataclasses.replace(near, things=tuple(things), vary=vary)
@@ -151,9 +90,9 @@ class Scene:
             isinstance(t, dict) and {"kind", "colour"} <= t.keys() for t in data["things"])
         require(ok, "data", repr(data), "a dict with things, each with kind and colour",
                 "{'things': [{'kind': 'cat', 'colour': 'red'}]}")
-        _known("data", data, ("things", "backdrop", "style", "vary"))
+        known_names("data", data, ("things", "backdrop", "style", "vary"))
         for thing in data["things"]:
-            _known("things", thing, (f.name for f in dataclasses.fields(Thing)))
+            known_names("things", thing, (f.name for f in dataclasses.fields(Thing)))
         return Scene(**{**data, "things": tuple(Thing(**t) for t in data["things"])})
 
 
@@ -188,7 +127,7 @@ class Scenes:
         for name, value in self.tensors().items():
             shape = (b,) if name in ("backdrop", "style") else (b, VARY if name == "vary" else MAX_THINGS)
             require(value.shape == shape, name, f"shape {tuple(value.shape)}", f"shape {shape}")
-            ok = (value.is_floating_point() if name in (*_PLACE, "vary") else
+            ok = (value.is_floating_point() if name in (*PLACE, "vary") else
                   value.dtype == (torch.bool if name == "present" else torch.int64))
             require(ok, name, f"dtype {value.dtype}", "float for x, y, size, vary; bool for present; int64 for words")
 
@@ -216,10 +155,10 @@ class Scenes:
         }
         columns["vary"] = torch.tensor([s.vary for s in scenes], dtype=torch.float32).reshape(-1, VARY)
         rows = [[*s.things, *[None] * (MAX_THINGS - len(s.things))] for s in scenes]
-        for name, words in _WORDS.items():
+        for name, words in WORDS.items():
             values = [[words.index(getattr(t, name)) if t else 0 for t in row] for row in rows]
             columns[name] = torch.tensor(values, dtype=torch.int64).reshape(-1, MAX_THINGS)
-        for name in _PLACE:
+        for name in PLACE:
             empty = 0.22 if name == "size" else 0.5
             values = [[getattr(t, name) if t else empty for t in row] for row in rows]
             columns[name] = torch.tensor(values, dtype=torch.float32).reshape(-1, MAX_THINGS)
@@ -236,7 +175,7 @@ class Scenes:
 
     def replace(self, **tensors: Tensor) -> Scenes:
         """A changed copy: ``scenes.replace(backdrop=torch.full_like(scenes.backdrop, 3))``."""
-        _known("replace", tensors, self.tensors())
+        known_names("replace", tensors, self.tensors())
         return dataclasses.replace(self, **tensors)
 
     def to(self, device: torch.device | str) -> Scenes:
@@ -262,7 +201,7 @@ class Scenes:
         row = {name: value[i].tolist() for name, value in self.tensors().items()}
         try:
             things = tuple(
-                Thing(**{n: words[row[n][j]] for n, words in _WORDS.items()}, **{n: shortest_float(row[n][j]) for n in _PLACE})
+                Thing(**{n: words[row[n][j]] for n, words in WORDS.items()}, **{n: shortest_float(row[n][j]) for n in PLACE})
                 for j in range(MAX_THINGS) if row["present"][j])
             vary = tuple(map(shortest_float, row["vary"]))
             return Scene(things, BACKDROPS[row["backdrop"]], STYLES[row["style"]], vary)
