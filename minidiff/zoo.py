@@ -164,7 +164,7 @@ def _json(path: Path) -> dict[str, Any]:
 def _build(config: dict[str, Any], name: str) -> nn.Module:
     kind = config.get("kind")
     if kind == "reader":
-        return Reader(**config["net"])
+        return Reader(**{"edition": 1} | config["net"])       # readers of the first edition do not name it
     if kind == "pixel":
         net = config["net"] | {k: tuple(v) for k, v in config["net"].items() if isinstance(v, list)}
         model = _WRAP[config["predicts"]](UNet(**net), make_schedule(**config["schedule"]))

@@ -1,7 +1,8 @@
 """The reader: a small network that predicts the scene of a picture.
 
 Each cell of a 16 x 16 grid predicts whether a thing's centre lies in it and, if so, its attributes; every pixel predicts
-whether it belongs to a thing and where that thing's centre is; the whole picture gives backdrop and style.
+whether it belongs to a thing and where that thing's centre is; the whole picture gives backdrop and style, and how this
+backdrop differs from the others of its name (``Scenes.vary``).
 Nothing has to be matched or ordered, so the same network reads one thing or three.
 """
 
@@ -13,14 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minidiff.errors import check_images
-from minidiff.world import BACKDROPS, COLOURS, KINDS, MOODS, PATTERNS, STYLES, WEARS, Rendered, Scenes
+from minidiff.errors import check_choice, check_images
+from minidiff.world import BACKDROPS, COLOURS, KINDS, MAX_THINGS, MOODS, PATTERNS, STYLES, WEARS, Rendered, Scenes
 
-__all__ = ["Reader", "RawReading", "HEADS", "GRID", "FEATURES", "reader_loss"]
+__all__ = ["Reader", "RawReading", "HEADS", "GRID", "FEATURES", "VARY", "reader_loss"]
 
 GRID = 16                 # cells along one side
 _INPUT = 64               # every picture is resized to this
 FEATURES = 64             # length of the feature vector behind FDmini
+VARY = 5                  # numbers that say how a backdrop differs from picture to picture
 HEADS = {"kind": len(KINDS), "colour": len(COLOURS), "pattern": len(PATTERNS), "mood": len(MOODS) + 1, "wears": len(WEARS)}
 
 
@@ -32,7 +34,8 @@ class RawReading(NamedTuple):
     words: dict[str, Tensor]     # attribute -> (B, values, 16, 16) logits
     backdrop: Tensor             # (B, 6) logits
     style: Tensor                # (B, 5) logits
-    owner: Tensor                # (B, 3, 32, 32): logit "belongs to a thing", then dx, dy to that thing's centre
+    vary: Tensor                 # (B, 5) in [-1, 1]: how the backdrop differs from the usual one of its name
+    owner: Tensor                # (B, 3, M, M), M = 64 (32 in edition 1): logit "belongs to a thing", then dx, dy to its centre
     features: Tensor             # (B, 64)
     layers: list[Tensor]         # feature maps for MiniLPIPS
 
@@ -52,18 +55,30 @@ class _Residual(nn.Module):
 
 
 class Reader(nn.Module):
-    """Image -> :class:`RawReading`. About 0.3M parameters at width 16; takes any size from 16 upwards."""
+    """Image -> :class:`RawReading`. 0.87M parameters at width 24; takes any size from 16 upwards.
 
-    def __init__(self, width: int = 16) -> None:
+    edition: 2 reads ``vary``, draws masks at 64 x 64 and lets the cells see the finest features, which faces and patterns of
+    small things need. 1 is the layout of the readers shipped for the world's first edition (0.3M at width 16): masks at
+    32 x 32, and ``vary`` is 0.
+    """
+
+    def __init__(self, width: int = 24, *, edition: int = 2) -> None:
         super().__init__()
-        w = width
-        self.config = {"width": width}
+        check_choice("edition", edition, (1, 2))
+        w, fine = width, edition > 1
+        self.config, self.fine = {"width": width, "edition": edition}, fine
         self.stem = nn.Sequential(_conv(3, w, 2), _Residual(w))                       # 32 x 32
-        self.middle = nn.Sequential(_conv(w, 2 * w, 2), _Residual(2 * w))             # 16 x 16
+        self.middle = nn.Sequential(_conv(w, 2 * w, 2), *(_Residual(2 * w) for _ in range(edition)))            # 16 x 16
         self.deep = nn.Sequential(_conv(2 * w, 4 * w, 2), _Residual(4 * w), _Residual(4 * w))    # 8 x 8
-        self.cells = nn.Sequential(_conv(6 * w, 4 * w), _conv(4 * w, 4 * w))
+        self.cells = nn.Sequential(_conv(10 * w if fine else 6 * w, 4 * w), _conv(4 * w, 4 * w))
         self.heads = nn.Conv2d(4 * w, 4 + sum(HEADS.values()), 1)
-        self.pixels = nn.Sequential(_conv(5 * w, w), nn.Conv2d(w, 3, 1))
+        if not fine:
+            self.pixels = nn.Sequential(_conv(5 * w, w), nn.Conv2d(w, 3, 1))
+        else:
+            self.pixels = nn.Sequential(_conv(5 * w, w), nn.Conv2d(w, 4 * 16, 1), nn.PixelShuffle(2))     # 64 x 64
+            self.edge = nn.Sequential(_conv(16 + 3, 16), nn.Conv2d(16, 3, 1))
+            self.scenery = nn.Sequential(nn.Conv2d(4 * w, 16, 1), nn.SiLU(), nn.Flatten(), nn.Linear(16 * 64, 64), nn.SiLU(),
+                                         nn.Linear(64, VARY), nn.Tanh())
         self.embed = nn.Linear(4 * w, FEATURES)
         self.whole = nn.Linear(FEATURES, len(BACKDROPS) + len(STYLES))
         nn.init.constant_(self.heads.bias[:1], -4.0)
@@ -76,53 +91,59 @@ class Reader(nn.Module):
         a = self.stem(x)
         b = self.middle(a)
         c = self.deep(b)
-        d = self.cells(torch.cat([b, F.interpolate(c, scale_factor=2.0)], 1))
+        near = [F.pixel_unshuffle(a, 2), b] if self.fine else [b]
+        d = self.cells(torch.cat([*near, F.interpolate(c, scale_factor=2.0)], 1))
         out = self.heads(d)
         centre, place, words = out[:, 0], out[:, 1:4].sigmoid(), out[:, 4:].split(list(HEADS.values()), 1)
         owner = self.pixels(torch.cat([a, F.interpolate(d, scale_factor=2.0)], 1))
+        if self.fine:
+            owner = self.edge(torch.cat([owner, x.to(owner.dtype)], 1))
         features = self.embed(c.mean((2, 3)))
         backdrop, style = self.whole(F.silu(features)).split([len(BACKDROPS), len(STYLES)], 1)
-        return RawReading(centre, place, dict(zip(HEADS, words, strict=True)), backdrop, style, owner, features, [a, b, c])
+        vary = self.scenery(c) if self.fine else torch.zeros_like(features[:, :VARY])
+        return RawReading(centre, place, dict(zip(HEADS, words, strict=True)), backdrop, style, vary, owner, features, [a, b, c])
 
 
 def reader_loss(raw: RawReading, scenes: Scenes, truth: Rendered) -> Tensor:
-    """Per-picture training loss (B,): focal loss for centres, cross-entropy for words, L1 for places and owners.
+    """Per-picture training loss (B,) in float32: focal loss for centres, cross-entropy for words, L1 for places and owners,
+    smooth L1 for ``vary``.
 
-    Things of which less than a quarter is visible do not count (their attributes cannot be read).
+    Things of which less than a quarter is visible do not count (their attributes cannot be read): they stay in every sum
+    with a weight of 0, so that no shape and no value has to be known on the host and a CUDA graph can hold the step.
     """
-    batch = len(scenes)
-    masks = F.interpolate(truth.masks, size=(32, 32), mode="area") if truth.masks.shape[-1] != 32 else truth.masks
-    area = (scenes.size * 32) ** 2 * 1.6
-    shown = scenes.present & (masks.sum((2, 3)) > 0.25 * area)
+    side = raw.owner.shape[-1]
+    masks = F.interpolate(truth.masks, size=(side, side), mode="area") if truth.masks.shape[-1] != side else truth.masks
+    shown = (scenes.present & (masks.sum((2, 3)) > 0.25 * 1.6 * (scenes.size * side) ** 2)).float()            # (B, 3)
     cx, cy = (scenes.x * GRID).clamp(0, GRID - 1e-3), (scenes.y * GRID).clamp(0, GRID - 1e-3)
-    row = torch.arange(batch, device=cx.device)[:, None].expand(-1, 3)[shown]
-    i, j = cy.long()[shown], cx.long()[shown]
+    cell = cy.long() * GRID + cx.long()                                                                       # (B, 3)
 
-    want = torch.zeros_like(raw.centre)
-    want[row, i, j] = 1.0
+    def at_cell(field: Tensor) -> Tensor:
+        """What a field (B, C, 16, 16) predicts in the cell of each thing: (B, 3, C) float32."""
+        return field.float().flatten(2).gather(2, cell[:, None].expand(-1, field.shape[1], -1)).transpose(1, 2)
+
+    centre = raw.centre.float()
+    want = torch.zeros_like(centre).flatten(1).scatter_add(1, cell, shown).clamp(max=1).reshape(centre.shape)
     near = F.max_pool2d(want[:, None], 3, 1, 1)[:, 0] - want         # cells beside a centre are not punished fully
-    p = raw.centre.sigmoid()
-    focal = -(want * (1 - p) ** 2 * F.logsigmoid(raw.centre)
-              + (1 - want) * (1 - 0.7 * near) * p ** 2 * F.logsigmoid(-raw.centre))
+    p = centre.sigmoid()
+    focal = -(want * (1 - p) ** 2 * F.logsigmoid(centre) + (1 - want) * (1 - 0.7 * near) * p ** 2 * F.logsigmoid(-centre))
     loss = focal.sum((1, 2)) / 2
 
-    def spread(per_thing: Tensor) -> Tensor:
-        """Sum a loss over the things of each picture."""
-        return torch.zeros(batch, device=per_thing.device, dtype=per_thing.dtype).index_add(0, row, per_thing)
-
-    place = torch.stack([cx - cx.floor(), cy - cy.floor(), scenes.size], -1)[shown]
-    found = raw.place[row, :, i, j]
-    loss = loss + spread((found - place).abs() @ torch.tensor([0.5, 0.5, 4.0], device=place.device))
+    found = at_cell(raw.place)
+    place = torch.stack([cx - cx.floor(), cy - cy.floor(), scenes.size], -1)
+    off = (found - place).abs()
+    loss = loss + ((0.5 * off[..., 0] + 0.5 * off[..., 1] + 4.0 * off[..., 2]) * shown).sum(1)
     for name, logits in raw.words.items():
         weight = {"kind": 1.0, "colour": 1.0}.get(name, 0.5)
-        loss = loss + weight * spread(F.cross_entropy(logits[row, :, i, j], getattr(scenes, name)[shown], reduction="none"))
-    loss = loss + F.cross_entropy(raw.backdrop, scenes.backdrop, reduction="none")
-    loss = loss + F.cross_entropy(raw.style, scenes.style, reduction="none")
+        wrong = F.cross_entropy(at_cell(logits).flatten(0, 1), getattr(scenes, name).flatten(), reduction="none")
+        loss = loss + weight * (wrong.reshape(shown.shape) * shown).sum(1)
+    loss = loss + F.cross_entropy(raw.backdrop.float(), scenes.backdrop, reduction="none")
+    loss = loss + F.cross_entropy(raw.style.float(), scenes.style, reduction="none")
+    loss = loss + 2.0 * F.smooth_l1_loss(raw.vary.float(), scenes.vary, reduction="none", beta=0.1).mean(1)
 
-    line = (torch.arange(32, device=cx.device) + 0.5) / 32
-    grid = torch.stack(torch.meshgrid(line, line, indexing="xy"))                       # (2, 32, 32): x, y
-    target = torch.stack([scenes.x, scenes.y], -1)[:, :, :, None, None] - grid            # (B, 3, 2, 32, 32)
-    solid = masks.sum(1).clamp(0, 1)
-    loss = loss + 2.0 * F.binary_cross_entropy_with_logits(raw.owner[:, 0], solid, reduction="none").mean((1, 2)) * 4
-    wrong = (raw.owner[:, None, 1:] * 0.5 - target).abs().sum(2)                        # (B, 3, 32, 32)
+    line = (torch.arange(side, device=cx.device) + 0.5) / side
+    grid = torch.stack(torch.meshgrid(line, line, indexing="xy"))                       # (2, M, M): x, y
+    target = torch.stack([scenes.x, scenes.y], -1)[:, :, :, None, None] - grid            # (B, 3, 2, M, M)
+    solid, owner = masks.sum(1).clamp(0, 1), raw.owner.float()
+    loss = loss + 8.0 * F.binary_cross_entropy_with_logits(owner[:, 0], solid, reduction="none").mean((1, 2))
+    wrong = (owner[:, None, 1:] * 0.5 - target).abs().sum(2)                            # (B, 3, M, M)
     return loss + 4.0 * (wrong * masks).sum((1, 2, 3)) / (masks.sum((1, 2, 3)) + 1)
