@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minidiff.errors import check_choice, check_images
-from minidiff.world import BACKDROPS, COLOURS, KINDS, MAX_THINGS, MOODS, PATTERNS, STYLES, WEARS, Rendered, Scenes
+from minidiff.world import BACKDROPS, COLOURS, KINDS, MOODS, PATTERNS, STYLES, WEARS, Rendered, Scenes
+from minidiff.world.vocab import VARY
 
-__all__ = ["Reader", "RawReading", "HEADS", "GRID", "FEATURES", "VARY", "reader_loss"]
+__all__ = ["Reader", "RawReading", "HEADS", "GRID", "FEATURES", "reader_loss"]
 
 GRID = 16                 # cells along one side
 _INPUT = 64               # every picture is resized to this
 FEATURES = 64             # length of the feature vector behind FDmini
-VARY = 5                  # numbers that say how a backdrop differs from picture to picture
 HEADS = {"kind": len(KINDS), "colour": len(COLOURS), "pattern": len(PATTERNS), "mood": len(MOODS) + 1, "wears": len(WEARS)}
 
 

@@ -24,6 +24,10 @@ class Reading:
     confidence: Tensor            # (B, 3) the network's confidence that an object is there, in [0, 1]
     probs: dict[str, Tensor]    # attribute -> (B, 3, values) probabilities; "backdrop" and "style" -> (B, values)
 
+    def __getitem__(self, rows: slice | Tensor) -> Reading:
+        """The readings of some of the pictures."""
+        return Reading(self.scenes[rows], self.masks[rows], self.confidence[rows], {k: v[rows] for k, v in self.probs.items()})
+
 
 @torch.no_grad()
 def read(images: Tensor, reader: Reader, *, threshold: float = 0.35, chunk: int = 256) -> Reading:
@@ -50,7 +54,7 @@ def decode(raw: RawReading, *, size: int, threshold: float = 0.35) -> Reading:
 
     place = pick(raw.place)
     x, y = (cell % GRID + place[..., 0]) / GRID, (cell // GRID + place[..., 1]) / GRID
-    thing_size = place[..., 2].clamp(SIZE_RANGE[0] * 0.8, SIZE_RANGE[1] * 1.2)
+    thing_size = place[..., 2].clamp(*SIZE_RANGE)
     logits = {name: pick(field) for name, field in raw.words.items()}
     kind = logits["kind"].argmax(-1)
     animal = (kind < len(ANIMALS))[..., None]     # KINDS begins with the animals
@@ -62,7 +66,7 @@ def decode(raw: RawReading, *, size: int, threshold: float = 0.35) -> Reading:
     logits["wears"] = torch.where(only_animals & ~animal, never, logits["wears"])
     words = {name: value.argmax(-1) for name, value in logits.items()}
     scenes = Scenes(backdrop=raw.backdrop.argmax(-1), style=raw.style.argmax(-1), present=present, **words,
-                    x=x, y=y, size=thing_size)
+                    x=x, y=y, size=thing_size, vary=raw.vary.clamp(-1, 1))
     probs = {name: value.softmax(-1) for name, value in logits.items()}
     probs |= {"backdrop": raw.backdrop.softmax(-1), "style": raw.style.softmax(-1)}
     return Reading(scenes, _masks(raw.owner, x, y, present, size, batch), confidence, probs)

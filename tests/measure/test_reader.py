@@ -1,14 +1,17 @@
 """The reader's encoding and decoding against each other, its scores against planted errors, and the shipped readers."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from minidiff import load
 from minidiff.errors import BadInput
 from minidiff.measure import RawReading, Reader, decode, explain, features, mini_lpips, read, reader_loss, residual, score_reader
 from minidiff.measure.reader import GRID, HEADS
-from minidiff.world import BACKDROPS, STYLES, Scenes, WorldData, render, sample_scenes
+from minidiff.world import BACKDROPS, STYLES, Rendered, Scenes, WorldData, render, sample_scenes
 
 SCENES = sample_scenes(torch.arange(40), split="test", level="full")
 TRUTH = render(SCENES, 64)
@@ -20,9 +23,10 @@ def perfect(scenes: Scenes, masks: torch.Tensor) -> RawReading:
     centre = torch.full((n, GRID, GRID), -20.0)
     place = torch.zeros(n, 3, GRID, GRID)
     words = {name: torch.zeros(n, values, GRID, GRID) for name, values in HEADS.items()}
-    owner = torch.zeros(n, 3, 32, 32)
-    owner[:, 0] = torch.where(F.avg_pool2d(masks.sum(1, keepdim=True), 2)[:, 0] > 0.5, 20.0, -20.0)
-    mine = F.avg_pool2d(masks, 2).argmax(1)
+    side = masks.shape[-1]
+    owner = torch.zeros(n, 3, side, side)
+    owner[:, 0] = torch.where(masks.sum(1) > 0.5, 20.0, -20.0)
+    mine = masks.argmax(1)
     for b in range(n):
         for k in range(3):
             if not scenes.present[b, k]:
@@ -33,17 +37,18 @@ def perfect(scenes: Scenes, masks: torch.Tensor) -> RawReading:
             place[b, :, i, j] = torch.tensor([x * GRID - j, y * GRID - i, float(scenes.size[b, k])])
             for name, field in words.items():
                 field[b, int(getattr(scenes, name)[b, k]), i, j] = 20.0
-        for i in range(32):
-            for j in range(32):
+        for i in range(side):
+            for j in range(side):
                 k = int(mine[b, i, j])
-                owner[b, 1, i, j] = (float(scenes.x[b, k]) - (j + 0.5) / 32) * 2
-                owner[b, 2, i, j] = (float(scenes.y[b, k]) - (i + 0.5) / 32) * 2
+                owner[b, 1, i, j] = (scenes.x[b, k] - (j + 0.5) / side) * 2
+                owner[b, 2, i, j] = (scenes.y[b, k] - (i + 0.5) / side) * 2
     return RawReading(
         centre,
         place,
         words,
         20.0 * F.one_hot(scenes.backdrop, len(BACKDROPS)).float(),
         20.0 * F.one_hot(scenes.style, len(STYLES)).float(),
+        scenes.vary.clone(),
         owner,
         torch.zeros(n, 64),
         [],
@@ -86,6 +91,88 @@ def test_the_loss_of_a_row_does_not_depend_on_the_others():
     alone = reader_loss(reader(TRUTH.images[some]), SCENES[some], render(SCENES[some], 64))
     assert torch.allclose(together[some], alone, rtol=1e-3)
     assert together.shape == (40,)
+
+
+class Syncs(TorchDispatchMode):
+    """Raises at what makes a GPU wait for the host: a number read, a shape that depends on values, a tensor sent over."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        flags = [i for a in args if isinstance(a, (list, tuple)) for i in a if isinstance(i, torch.Tensor)]
+        masked = name.startswith("index") and any(i.dtype in (torch.bool, torch.uint8) for i in flags)
+        if masked or name in ("_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "is_nonzero", "equal"):
+            raise RuntimeError(f"host synchronisation: {name}")
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_training_step_never_waits_for_the_host():
+    reader, scenes = Reader(8), SCENES[:6]
+    truth = render(scenes, 64)
+    with Syncs():
+        reader_loss(reader(truth.images), scenes, truth).mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in reader.parameters())
+    for wait in (lambda: scenes.x[scenes.present], lambda: float(scenes.x.sum()), lambda: scenes.x.nonzero(),
+                 lambda: torch.tensor([0.5, 4.0]), lambda: bool(scenes.present.any())):
+        with pytest.raises(RuntimeError, match="host synchronisation"), Syncs():
+            wait()
+    meta = reader.to("meta")                       # no values at all: whatever needs one cannot run here
+    loss = reader_loss(meta(truth.images.to("meta")), scenes.to("meta"), Rendered(*(t.to("meta") for t in truth)))
+    assert loss.shape == (6,) and loss.device.type == "meta"
+
+
+def by_hand(raw, scenes, masks, b):
+    """The loss of picture b, thing by thing in python floats, from the words of the docstring."""
+    side = masks.shape[-1]
+    total = float(F.cross_entropy(raw.backdrop[b], scenes.backdrop[b]) + F.cross_entropy(raw.style[b], scenes.style[b]))
+    off = (raw.vary[b] - scenes.vary[b]).abs()
+    total += 2 * float(torch.where(off < 0.1, off**2 / 0.2, off - 0.05).mean())
+    want = torch.zeros(GRID, GRID)
+    for k in range(3):
+        if not scenes.present[b, k] or masks[b, k].sum() <= 0.4 * (float(scenes.size[b, k]) * side) ** 2:
+            continue
+        x, y = float(scenes.x[b, k]) * GRID, float(scenes.y[b, k]) * GRID
+        i, j = int(y), int(x)
+        want[i, j] = 1
+        got = raw.place[b, :, i, j].tolist()
+        total += 0.5 * abs(got[0] - (x - j)) + 0.5 * abs(got[1] - (y - i)) + 4 * abs(got[2] - float(scenes.size[b, k]))
+        for name, field in raw.words.items():
+            worth = 1.0 if name in ("kind", "colour") else 0.5
+            total -= worth * float(field[b, :, i, j].log_softmax(0)[getattr(scenes, name)[b, k]])
+    for i in range(GRID):
+        for j in range(GRID):
+            p = float(raw.centre[b, i, j].sigmoid())
+            beside = float(want[max(i - 1, 0):i + 2, max(j - 1, 0):j + 2].max()) - float(want[i, j])
+            total -= 0.5 * ((1 - p) ** 2 * math.log(p) if want[i, j] else (1 - 0.7 * beside) * p * p * math.log(1 - p))
+    p = raw.owner[b, 0].sigmoid()
+    solid = masks[b].sum(0).clamp(0, 1)
+    total -= 8 * float((solid * p.log() + (1 - solid) * (1 - p).log()).mean())
+    wrong = 0.0
+    for k in range(3):
+        for axis, at in ((1, scenes.x[b, k]), (2, scenes.y[b, k])):
+            line = (torch.arange(side) + 0.5) / side
+            line = line[None] if axis == 1 else line[:, None]
+            wrong += float(((0.5 * raw.owner[b, axis] - (at - line)).abs() * masks[b, k]).sum())
+    return total + 4 * wrong / (float(masks[b].sum()) + 1)
+
+
+def test_the_loss_is_what_its_words_say():
+    reader, scenes = Reader(8), SCENES[:12]
+    scenes = scenes.replace(vary=torch.rand(12, 5, generator=torch.Generator().manual_seed(3)) * 2 - 1)
+    truth = render(scenes, 64)
+    with torch.no_grad():
+        raw = reader(truth.images)
+        loss = reader_loss(raw, scenes, truth)
+    for b in range(12):
+        assert float(loss[b]) == pytest.approx(by_hand(raw, scenes, truth.masks, b), rel=1e-4)
+
+
+def test_readers_of_both_editions_and_their_sizes():
+    new, old = Reader(), Reader(16, edition=1)
+    assert sum(p.numel() for p in new.parameters()) < 1_000_000
+    x = TRUTH.images[:2]
+    assert new(x).owner.shape == (2, 3, 64, 64) and old(x).owner.shape == (2, 3, 32, 32)
+    assert new(x).vary.abs().max() <= 1 and old(x).vary.abs().max() == 0 and old(x).vary.shape == (2, 5)
+    assert Reader(**new.config).state_dict().keys() == new.state_dict().keys()
 
 
 def test_scores_count_planted_errors():
