@@ -95,25 +95,25 @@ def test_nothing_may_be_missing_and_nothing_too_much():
 def test_ghosts_are_refused_even_by_a_reader_that_knows_them():
     x, behind = render(ONE, 32).images, render(empty_of(ONE), 32).images
     found = explain((x + behind) / 2, Sworn(ONE), steps=6)
-    assert not found.valid.any() and found.gain[:, 0].max() < 0.8
+    assert not found.valid.any() and found.gain[:, 0].median() < 0.6
 
 
 def test_doubted_words_are_tried_and_the_picture_decides():
-    wrong = ONE.replace(kind=torch.where(ONE.present, (ONE.kind + 5) % len(KINDS), ONE.kind),
-                        colour=torch.where(ONE.present, (ONE.colour + 2) % 9, ONE.colour), style=(ONE.style + 1) % len(STYLES))
-    animal = wrong.kind < 4
-    wrong = wrong.replace(mood=torch.where(animal & wrong.present, wrong.mood.clamp(min=1), 0))
+    shown = ONE.present
     x = render(ONE, 32).images
-    error = squared_error(x, wrong)
-    best, left = try_words(x, wrong, error, reading_of(wrong, ONE), first=0, count=8)
-    for name in ("kind", "colour", "style"):
-        assert torch.equal(getattr(best, name)[:, 0] if name != "style" else best.style,
-                           getattr(ONE, name)[:, 0] if name != "style" else ONE.style), name
-    assert torch.allclose(left, squared_error(x, best)) and left.max() < 1e-3 < error.min()
-    same, still = try_words(x, wrong, error, reading_of(wrong, wrong), first=0, count=0)
-    assert torch.equal(same.kind, wrong.kind) and torch.equal(still, error)
-    truth, kept = try_words(x, ONE, squared_error(x, ONE), reading_of(ONE, wrong), first=0, count=8)
-    assert torch.equal(truth.kind, ONE.kind) and torch.equal(truth.colour, ONE.colour) and kept.max() == 0
+    kind = ONE.replace(kind=torch.where(shown, (ONE.kind + 5) % len(KINDS), ONE.kind))
+    kind = kind.replace(mood=torch.where((kind.kind < 4) & shown, 1, 0))
+    both = ONE.replace(colour=torch.where(shown, (ONE.colour + 2) % 9, ONE.colour), backdrop=(ONE.backdrop + 1) % len(BACKDROPS))
+    for wrong in (kind, both):
+        error = squared_error(x, wrong)
+        best, left = try_words(x, wrong, error, reading_of(wrong, ONE), first=0, count=8)
+        for name in ("kind", "colour", "backdrop"):
+            assert torch.equal(getattr(best, name), getattr(ONE, name)), name
+        assert torch.allclose(left, squared_error(x, best), atol=1e-7) and left.max() < 1e-6 < error.min()
+        same, still = try_words(x, wrong, error, reading_of(wrong, ONE), first=0, count=0)
+        assert torch.equal(same.kind, wrong.kind) and torch.equal(still, error)
+        truth, kept = try_words(x, ONE, squared_error(x, ONE), reading_of(ONE, wrong), first=0, count=8)
+        assert torch.equal(truth.kind, ONE.kind) and torch.equal(truth.colour, ONE.colour) and kept.max() == 0
 
 
 def test_things_come_and_go_where_the_picture_says_so():
@@ -164,7 +164,7 @@ def test_bad_pictures_are_what_they_are_called():
     assert all(v.shape == x.shape and v.abs().max() <= 1 and torch.equal(v, again[k]) for k, v in bad.items())
     assert torch.equal(bad["empty"], behind) and torch.allclose(bad["ghost"] * 2 - behind, x, atol=1e-6)
     assert torch.equal(bad["chimera"][3][..., :32], x[3][..., :32]) and torch.equal(bad["chimera"][23][..., 32:], x[0][..., 32:])
-    assert torch.allclose(bad["average"][5], x[[5, 4, 3, 2]].mean(0), atol=1e-6)
+    assert torch.allclose(bad["average"][5], x[5:9].mean(0), atol=1e-6)
     assert torch.allclose(bad["cross-fade"][5], (x[5] + x[6]) / 2, atol=1e-6)
     dot = torch.zeros(1, 3, 41, 41)
     dot[:, :, 20, 20] = 1.0

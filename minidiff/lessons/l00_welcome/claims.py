@@ -116,8 +116,8 @@ def _validity_claims() -> None:
 
         claim(f"00.validity{tag}", f"clean held-out pictures are valid: some scene explains them ({where})", unit="share valid",
               target=">= 0.98", n=400, small=24, reader="final")(clean)
-        claim(f"00.validity_bad{tag}", "of seven kinds of broken pictures (empty, smears, averages, ghosts, cross-fades, chimeras, "
-              f"blots) hardly any is valid ({where})", unit="share valid, worst kind", target="<= 0.02", n=300, small=8,
+        claim(f"00.validity_bad{tag}", "of seven kinds of broken pictures (empty, smears, averages, ghosts, cross-fades, "
+              f"chimeras, blots) hardly any is valid ({where})", unit="share valid, worst kind", target="<= 0.02", n=300, small=8,
               reader="final")(broken)
 
 
