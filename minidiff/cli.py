@@ -1,16 +1,19 @@
-"""The command ``minidiff``: doctor, draw, edit, train, score, bench, notebooks. Each part is imported when it is asked for."""
+"""The command ``minidiff``: doctor, draw, edit, train, remake, score, ... Each part is imported when it is asked for."""
 
 from __future__ import annotations
 
 import argparse
 import collections
 import contextlib
+import importlib
 import io
 import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from minidiff.remake_command import add_parsers
 
 __all__ = ["main", "parser"]
 
@@ -55,6 +58,8 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--device", help="cpu, cuda, cuda:1, mps; the best there is when left out")
     train.add_argument("--out", metavar="DIR", help="where checkpoints go (runs/RECIPE)")
     train.add_argument("--ship", action="store_true", help="when trained, put the weights and a card into data/RECIPE")
+
+    add_parsers(commands)
 
     score = commands.add_parser("score", help="recompute rows of data/scoreboard.json")
     score.add_argument("claims", metavar="CLAIM", nargs="*", help="ids such as 03.ddim_20_vs_ddpm_1000; all when left out")
@@ -101,8 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.command is None:
         top.print_help()
         return 2
-    commands = {"doctor": _doctor, "draw": _draw, "edit": _edit, "personalise": _personalise, "train": _train, "score": _score,
-                "notebooks": _notebooks}
+    commands = {"doctor": _doctor, "draw": _draw, "edit": _elsewhere, "personalise": _personalise, "train": _train,
+                "score": _score, "notebooks": _notebooks, "remake": _elsewhere, "unpack": _elsewhere}
     try:
         return _bench(rest) if given.command == "bench" else commands[given.command](given)
     except KeyboardInterrupt:
@@ -160,11 +165,6 @@ def _draw(given: argparse.Namespace) -> int:
     return 0
 
 
-def _edit(given: argparse.Namespace) -> int:
-    from minidiff.edit_command import edit
-    return edit(given)
-
-
 def _train(given: argparse.Namespace) -> int:
     from minidiff.recipes import RECIPES, recipe
     if given.recipe is None:
@@ -187,6 +187,11 @@ def _train(given: argparse.Namespace) -> int:
             from minidiff.recipes import publish
             print(f"shipped: {publish(chosen.name, out)}")
     return 0
+
+
+def _elsewhere(given: argparse.Namespace) -> int:
+    home = "edit" if given.command == "edit" else "remake"
+    return getattr(importlib.import_module(f"minidiff.{home}_command"), given.command)(given)
 
 
 def _personalise(given: argparse.Namespace) -> int:

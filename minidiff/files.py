@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-__all__ = ["data_folder", "remove_folder", "replace", "sha256", "sync_folder", "write_file"]
+__all__ = ["data_folder", "remove_folder", "replace", "replace_folder", "sha256", "sync_folder", "write_file"]
 
 
 def replace(path: str | Path, content: str | bytes) -> None:
@@ -65,6 +65,16 @@ def remove_folder(folder: Path) -> None:
         os.rename(folder, doomed)
         folder = doomed
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def replace_folder(fresh: Path, folder: Path) -> None:
+    """Put the finished folder ``fresh``, on the same disk, where ``folder`` is or will be; an older one is replaced whole."""
+    old = folder.with_name(f".{folder.name}.old.tmp")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(fresh, folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def data_folder() -> Path:

@@ -20,7 +20,7 @@ from torch import nn
 from minidiff.diffusion import X0, Eps, LearnedRange, V, make_schedule
 from minidiff.diffusion.ddgan import ddgan_schedule
 from minidiff.errors import CheckpointError, require
-from minidiff.files import data_folder, replace, sha256
+from minidiff.files import data_folder, replace, replace_folder, sha256
 from minidiff.latent.text import ignore_marks
 from minidiff.measure.reader import Reader
 from minidiff.nets import UNet
@@ -223,9 +223,8 @@ def ship(name: str, write: Callable[[Path], Any], facts: dict[str, Any], *, root
     """
     folder = (root or data_folder()) / name
     folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh, old = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old.tmp")
-    for stale in (fresh, old):
-        shutil.rmtree(stale, ignore_errors=True)
+    fresh = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
     more = write(fresh)
     _forget_places(fresh)
@@ -236,8 +235,5 @@ def ship(name: str, write: Callable[[Path], Any], facts: dict[str, Any], *, root
         "sha256": {p.relative_to(fresh).as_posix(): sha256(p) for p in sorted(fresh.rglob("*.safetensors"))},
     }
     replace(fresh / "card.json", json.dumps(facts, indent=1) + "\n")
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(fresh, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    replace_folder(fresh, folder)
     return folder

@@ -25,11 +25,11 @@ FLOORS = {
     "zoo": 5, "recipes": 5,
     "course": 6,
     "lessons": 7,
-    "bench": TOP, "notebooks": TOP, "doctor": TOP, "cli": TOP, "edit_command": TOP, "__main__": TOP,
+    "bench": TOP, "notebooks": TOP, "doctor": TOP, "cli": TOP, "edit_command": TOP, "remake_command": TOP, "__main__": TOP,
 }
 MIXED = (BASE, 5, TOP)     # floors of single modules, which may import each other
 TOP_LEVEL = {"notebooks", "minidiff", "data", "tests", "environment.yml", "README.md", "pyproject.toml", "constraints.txt",
-             "Makefile", "LICENSE", "CITATION.cff", ".ci", ".gitignore", ".gitattributes", ".github", ".devcontainer"}
+             "Makefile", "LICENSE", "tools", "CITATION.cff", ".ci", ".gitignore", ".gitattributes", ".github", ".devcontainer"}
 PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".bin"}
 MACHINE_PATH = re.compile(r"(?<![\w.~:/\\*}\-])(?:/(?:home|Users|root|tmp|work|mnt)/|[A-Z]:\\)[\w.]+")
 

@@ -1,0 +1,44 @@
+"""``minidiff remake`` and ``minidiff unpack``: their arguments, and what they print."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+__all__ = ["add_parsers", "remake", "unpack"]
+
+
+def add_parsers(commands: Any) -> None:
+    """Add both commands to those of ``minidiff``."""
+    again = commands.add_parser("remake", help="train all models that ship, side by side; the same command again resumes it")
+    again.add_argument("names", metavar="NAME", nargs="*", help="models to make; all of the plan when left out")
+    again.add_argument("--device", help="cpu, cuda, cuda:1; the best there is when left out")
+    again.add_argument("--minutes", type=float, help="of wall clock, in all (9; with --budget laptop: until every model has "
+                                                     "seen its images)")
+    again.add_argument("--budget", default="gpu", choices=("laptop", "gpu"))
+    again.add_argument("--out", default="runs/remake", metavar="DIR", help="where models, runs and logs go (runs/remake)")
+    again.add_argument("--pack", metavar="DIR", help="also put the models into a few archives of at most 16 MiB each, for unpack")
+
+    take = commands.add_parser("unpack", help="ship the models of remake --pack that score better than those in data/")
+    take.add_argument("folder", metavar="DIR", help="the folder with the archives")
+    take.add_argument("names", metavar="NAME", nargs="*", help="only these models; all in the archives when left out")
+    take.add_argument("--force", action="append", default=[], metavar="NAME", help="take this model whatever it scores")
+    take.add_argument("--all", action="store_true", dest="everything", help="take all without scoring")
+
+
+def remake(given: argparse.Namespace) -> int:
+    """Exit code 0 when every job is done, 1 when one was stopped, failed or not started."""
+    from minidiff.recipes.remake import NINE, remake, table_of
+    minutes = given.minutes if given.minutes is not None or given.budget == "laptop" else NINE
+    rows = remake(given.names, out=given.out, minutes=minutes, device=given.device, budget=given.budget, pack=given.pack,
+                  say=lambda line: print(line, flush=True))
+    print(table_of(rows), flush=True)
+    return int(any(row.state != "done" for row in rows))
+
+
+def unpack(given: argparse.Namespace) -> int:
+    """Exit code 0; what was not taken, and why, is printed."""
+    from minidiff.course.unpack import unpack
+    verdicts = unpack(given.folder, given.names, force=given.force, everything=given.everything)
+    print(f"{len(verdicts)} models: {sum(v.taken for v in verdicts)} taken into data/")
+    return 0
