@@ -2,7 +2,7 @@
 # The GPU run: all models remade on a lent machine without network. In the root of the checkout, OUT naming an empty folder:
 #
 #     bash tools/gpu_run.sh smoke      at most 90 s: versions, the card, one minute of every job, tails of the logs of what failed
-#     bash tools/gpu_run.sh full       at most 540 s: remake --minutes 8.6; right after smoke, its compiled kernels are found again
+#     bash tools/gpu_run.sh full       at most 540 s: remake --minutes 8.6
 #
 # What comes back in $OUT: remake-index.zip and at most 6 remake-N.zip, for `minidiff unpack DIR --all`; written anew after every
 # job, so that a kill loses nothing that was done.
@@ -16,18 +16,18 @@ set -uo pipefail
 mode=${1:-}; began=$SECONDS
 case $mode in smoke) minutes=${MINUTES:-1};; full) minutes=${MINUTES:-8.6};; *) sed -n '2,5p' "$0"; exit 2;; esac
 : "${OUT:?an empty folder for what comes back}"
-PYTHON=${PYTHON:-python3}; DEVICE=${DEVICE:-cuda}; RUN=${RUN:-/tmp/remake-$mode}
-export PYTHONUNBUFFERED=1 PYTHONPATH=$PWD HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 MPLBACKEND=Agg
+PYTHON=${PYTHON:-python3}; DEVICE=${DEVICE:-cuda}; work=$(mktemp -d); run=$work/remake
+export PYTHONUNBUFFERED=1 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 MPLBACKEND=Agg
 say() { echo "== $((SECONDS - began)) s: $*"; }
 if compgen -G '.whl/*.whl' >/dev/null; then
-    "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target /tmp/site .whl/*.whl || exit 1
-    export PYTHONPATH=/tmp/site:$PWD
+    "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$work/site" .whl/*.whl || exit 1
+    export PYTHONPATH=$work/site:$PYTHONPATH
 fi
 if [ "$mode" = smoke ]; then
     say "versions"
     command -v nvidia-smi >/dev/null && nvidia-smi --query-gpu=name,memory.total,memory.used,driver_version --format=csv,noheader
     command -v nvidia-cuda-mps-control || echo "no nvidia-cuda-mps-control"
-    "$PYTHON" - <<'PY'
+    "$PYTHON" - >"$work/versions.txt" 2>&1 <<'PY' &
 import importlib, os, platform, torch
 print("python", platform.python_version(), "cores", os.cpu_count(), "cuda", torch.cuda.is_available())
 for name in ("torch", "diffusers", "transformers", "safetensors", "filelock", "tqdm", "packaging", "PIL"):
@@ -44,7 +44,7 @@ except Exception as error:
 PY
 fi
 if [ "${MPS:-0}" = 1 ] && command -v nvidia-cuda-mps-control >/dev/null; then
-    export CUDA_MPS_PIPE_DIRECTORY=/tmp/mps CUDA_MPS_LOG_DIRECTORY=/tmp/mps-log; mkdir -p /tmp/mps /tmp/mps-log
+    export CUDA_MPS_PIPE_DIRECTORY=$work/mps CUDA_MPS_LOG_DIRECTORY=$work/mps-log; mkdir -p "$work/mps" "$work/mps-log"
     nvidia-cuda-mps-control -d
     trap 'echo quit | timeout 10 nvidia-cuda-mps-control' EXIT
     if timeout 40 "$PYTHON" -c 'import torch; print("MPS:", torch.ones(9, device="cuda").sum().item())'; then say "MPS serves"
@@ -54,11 +54,12 @@ if [ "${MPS:-0}" = 1 ] && command -v nvidia-cuda-mps-control >/dev/null; then
     fi
 fi
 say "remake --minutes $minutes"
-"$PYTHON" -m minidiff remake ${NAMES:-} --device "$DEVICE" --minutes "$minutes" --out "$RUN" --pack "$OUT"
+"$PYTHON" -m minidiff remake ${NAMES:-} --device "$DEVICE" --minutes "$minutes" --out "$run" --pack "$OUT"
 code=$?
 say "remake ended with $code"
+[ "$mode" = smoke ] && cat "$work/versions.txt"
 command -v nvidia-smi >/dev/null && nvidia-smi --query-gpu=memory.used,utilization.gpu --format=csv,noheader
-"$PYTHON" - "$RUN" <<'PY'
+"$PYTHON" - "$run" <<'PY'
 import json, sys
 from pathlib import Path
 run = Path(sys.argv[1])

@@ -23,22 +23,28 @@ __all__ = ["GRACE", "Jobs", "Row"]
 
 GRACE = 20.0            # seconds between the word to stop and the kill
 POLL = 0.05
+HEAD_START = 8.0        # seconds that the first jobs have the cores to themselves
 TAIL = 12               # lines of the log of a job that failed
 _HAS = {"failed": "failed", "stopped": "was stopped", "not started": "was not started"}
 
 
 @dataclass
 class Row:
-    """A job of a remake. state: waiting, running, done, stopped, failed or not started. minutes: what it is given."""
+    """A job of a remake. state: waiting, running, done, stopped, failed or not started. minutes: the length of its run.
+
+    lane: of two jobs of one lane the second waits until the first is over; None: beside all others.
+    """
 
     name: str
     needs: tuple[str, ...]
     minutes: float
+    lane: int | None = None
     state: str = "waiting"
     note: str = ""
     facts: dict[str, float] = field(default_factory=dict)
     child: subprocess.Popen[bytes] | None = None
     log: IO[bytes] | None = None
+    went: float = 0.0                                          # when it was told to go
 
     @property
     def open(self) -> bool:
@@ -57,7 +63,9 @@ class Jobs:
         self.margin = 0.0 if minutes is None else min(10.0, 0.03 * 60 * minutes)      # to publish in, after training
         cores = os.cpu_count() or 2
         self.slots = len(rows) if device.type == "cuda" else max(1, cores // 2)
-        self.threads = max(2, cores // max(1, min(self.slots, len(rows))))
+        beside = len({row.name if row.lane is None else row.lane for row in rows.values()})
+        self.threads = max(2, cores // max(1, min(self.slots, beside)))
+        self._cost = [self.margin / 3]                        # seconds that jobs took beside training: loading, publishing
 
     def run(self, make: Callable[[str], Recipe]) -> list[Row]:
         """Train until all is done or the minutes are over; make: the recipe of a name."""
@@ -65,10 +73,6 @@ class Jobs:
         try:
             for row in self.rows.values():
                 self._take_up(row)
-            if self.device.type == "cuda":                    # so that imports and contexts overlap
-                for row in self.rows.values():
-                    if row.open:
-                        self._spawn(row)
             try:
                 while any(row.open for row in self.rows.values()) and time.monotonic() < self.end:
                     self._round()
@@ -91,18 +95,19 @@ class Jobs:
             else:
                 file.unlink()
         row.facts = facts(self.out / "runs" / row.name)
+        if self.by_clock:
+            row.minutes = row.facts.get("planned", row.minutes)      # a run by the clock keeps its length
 
     def _spawn(self, row: Row) -> None:
         log = self.out / "logs" / f"{row.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         row.log = open(log, "ab")  # noqa: SIM115 (open as long as the child)
         paths = [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-        usual = {"OMP_NUM_THREADS": str(self.threads), "TORCHINDUCTOR_COMPILE_THREADS": "4"}
         row.child = subprocess.Popen(
             [sys.executable, "-m", "minidiff.recipes.remake_worker", row.name, "--out", str(self.out), "--device",
              str(self.device), "--budget", self.budget],
             stdin=subprocess.PIPE, stdout=row.log, stderr=subprocess.STDOUT,
-            env=usual | os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"},
+            env={"OMP_NUM_THREADS": str(self.threads)} | os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"},
             process_group=0 if os.name == "posix" else None)        # Ctrl-C in a terminal reaches the parent alone
 
     def _round(self) -> None:
@@ -113,22 +118,36 @@ class Jobs:
             bad = [n for n in row.needs if n in self.rows and self.rows[n].state in ("failed", "stopped", "not started")]
             if row.state == "waiting" and bad:
                 self._finish(row, "not started", f"needs {bad[0]}, which {_HAS[self.rows[bad[0]].state]}")
-        ready = [r for r in self.rows.values() if r.state == "waiting" and self._ready(r)]
-        room = self.slots - sum(r.state == "running" for r in self.rows.values())
-        for row in sorted(ready, key=lambda r: -self._chain(r))[:room]:
-            self._go(row)
+        for row in self.rows.values():
+            running = [r for r in self.rows.values() if r.state == "running"]
+            free = len(running) < self.slots and (row.lane is None or all(r.lane != row.lane for r in running))
+            if row.state == "waiting" and free and all(n not in self.rows or self.rows[n].state == "done" for n in row.needs):
+                self._go(row)
+        if self.device.type == "cuda" and time.monotonic() - self.start > HEAD_START:
+            self._warm_up()
 
-    def _ready(self, row: Row) -> bool:
-        return all(n not in self.rows or self.rows[n].state == "done" for n in row.needs)
+    def _warm_up(self) -> None:
+        """Start the processes of the next two jobs of each lane, so that they import while others train."""
+        seen: dict[object, int] = {}
+        for row in self.rows.values():
+            if row.state == "waiting":
+                lane = row.name if row.lane is None else row.lane
+                seen[lane] = seen.get(lane, 0) + 1
+                if row.child is None and seen[lane] <= 2:
+                    self._spawn(row)
 
     def _left(self, row: Row) -> float:
         """Minutes that a job has still to train."""
         return max(row.minutes - row.facts.get("minutes", 0.0), 0.0)
 
+    def _all(self, row: Row) -> float:
+        """Those, and what it takes to load and to publish."""
+        return self._left(row) + sum(self._cost) / len(self._cost) / 60
+
     def _chain(self, row: Row) -> float:
         """Minutes from the start of ``row`` to the end of the last job that needs it, publishing included."""
         after = [self._chain(r) for r in self.rows.values() if r.state == "waiting" and row.name in r.needs]
-        return self._left(row) + (self.margin / 60 / 3) + max(after, default=0.0)
+        return self._all(row) + max(after, default=0.0)
 
     def _go(self, row: Row) -> None:
         if row.child is None:
@@ -136,15 +155,16 @@ class Jobs:
         minutes = 0.0
         if self.by_clock:
             left = max(0.0, self.end - self.margin - time.monotonic()) / 60
-            queue = sum(self._left(r) for r in self.rows.values() if r.state == "waiting") / self.slots
-            share = min(1.0, left / max(self._chain(row), queue if self.slots < len(self.rows) else 0.0, 1e-9))
-            minutes = max(share * self._left(row), 0.01)
+            waiting = [r for r in self.rows.values() if r.state == "waiting"]
+            behind = sum(self._all(r) for r in waiting if row.lane is not None and r.lane == row.lane)
+            longest = max(self._chain(row), behind, sum(map(self._all, waiting)) / self.slots, 1e-9)
+            minutes = row.minutes if "planned" in row.facts else max(min(1.0, left / longest) * row.minutes, 0.01)
         try:
             row.child.stdin.write(f"go {minutes:.4f}\n".encode())
             row.child.stdin.flush()
         except OSError:                                       # it is gone already; the next round says why
             pass
-        row.state = "running"
+        row.state, row.went = "running", time.monotonic()
         self._tell(f"{row.name}: goes" + (f" for {minutes:.2f} minutes" if minutes else ""))
 
     def _ended(self, row: Row) -> None:
@@ -161,7 +181,10 @@ class Jobs:
             self.say("\n".join(f"    {line}" for line in lines))
 
     def _finish(self, row: Row, state: str, note: str) -> None:
-        row.state, row.note, row.facts = state, note, facts(self.out / "runs" / row.name)
+        before, row.facts = row.facts.get("minutes", 0.0), facts(self.out / "runs" / row.name)
+        row.state, row.note = state, note
+        if state == "done":
+            self._cost.append(max(0.0, time.monotonic() - row.went - 60 * (row.facts["minutes"] - before)))
         for end in (row.child.stdin if row.child else None, row.log):
             if end is not None:
                 try:

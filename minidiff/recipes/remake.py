@@ -34,8 +34,8 @@ def remake(names: Sequence[str] = (), *, out: str | Path = "runs/remake", minute
     """Train the named models (all of the plan when there are none) into ``out``; returns how each job ended.
 
     minutes: of wall clock in all; the plan's shares of nine are scaled to it and each job ends with its learning rate at zero.
-    None: each job sees the images of its budget, however long that takes. On CUDA all jobs that are ready run side by side and
-    all processes are started at once; on a CPU one runs for each two cores. When the minutes are over, jobs that still train
+    None: each job sees the images of its budget, however long that takes. On CUDA the jobs of different lanes of the plan
+    run side by side; on a CPU one job runs for each two cores. When the minutes are over, jobs that still train
     save and are published as they are. What a job needs and is not named is taken from the shipped models. pack: folder for
     archives of what is made, written anew whenever a job ends (see :class:`~minidiff.recipes.pack.Pack`).
 
@@ -49,7 +49,8 @@ def remake(names: Sequence[str] = (), *, out: str | Path = "runs/remake", minute
     out, shipped = Path(out).resolve(), data_folder().resolve()
     scale = 1.0 if minutes is None else minutes / NINE
     wanted = [name for name in plan if name in names or not names]
-    rows = {name: Row(name, tuple(plan[name].needs), plan[name].minutes * scale) for name in wanted}
+    rows = {name: Row(name, tuple(plan[name].needs), plan[name].minutes * scale, getattr(plan[name], "lane", None))
+            for name in wanted}
     require(out / "data" != shipped, "--out", str(out), "a folder beside that of the shipped models", "--out runs/remake")
     _check_order(rows)
     for name in sorted({need for row in rows.values() for need in row.needs} - set(rows)):

@@ -11,7 +11,6 @@ import argparse
 import collections
 import contextlib
 import importlib
-import inspect
 import json
 import os
 import signal
@@ -34,7 +33,7 @@ __all__ = ["Channel", "facts", "main", "publish_stopped", "table", "write_state"
 
 
 def table() -> tuple[Mapping[str, Any], Callable[[str], Recipe]]:
-    """The jobs by name (each with .needs and .minutes, of nine) and how a recipe is made from a name."""
+    """The jobs by name (each with .needs, .minutes of nine and .lane) and how a recipe is made from a name."""
     module = importlib.import_module(os.environ.get("MINIDIFF_PLAN") or "minidiff.recipes.schedule")
     return module.PLAN, getattr(module, "recipe", recipe)
 
@@ -48,15 +47,20 @@ def _newest_meta(run: Path) -> dict[str, Any] | None:
 
 
 def facts(run: Path) -> dict[str, Any]:
-    """Minutes trained, images seen, images a second and the mean of the last losses, as the folder of a run says."""
+    """Minutes trained, images seen, images a second and the mean of the last losses, as the folder of a run says.
+
+    "planned": the minutes that a run by the clock was planned for.
+    """
     meta = _newest_meta(run)
     if meta is None:
         return {"minutes": 0.0, "images": 0, "rate": 0.0, "loss": float("nan")}
+    planned = meta["settings"].get("seconds_planned")
     losses = read_losses(run)
     losses = losses[-max(1, len(losses) // 50):]
     seconds = float(meta["seconds"])
     return {"minutes": round(seconds / 60, 3), "images": meta["images"], "rate": round(meta["images"] / max(seconds, 1e-9), 1),
-            "loss": round(float(losses.nanmean()), 5) if len(losses) else float("nan")}
+            "loss": round(float(losses.nanmean()), 5) if len(losses) else float("nan"),
+            **({} if planned is None else {"planned": planned / 60})}
 
 
 def write_state(out: Path, name: str, state: str, note: str = "") -> None:
@@ -142,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     one, run = table()[1](given.name), given.out / "runs" / given.name
     if given.device.startswith("cuda"):
         _warm(given.device)
-    print("ready", flush=True)
+    print(f"ready, process {os.getpid()}", flush=True)
     minutes = channel.wait()
     if minutes is None:
         return 0
@@ -151,7 +155,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         pass
     print(f"{one.name}: {f'{minutes:.2f} minutes' if minutes else given.budget} on {given.device}", flush=True)
     clock = {"minutes": minutes, "by_clock": True} if minutes else {}
-    if "by_clock" not in inspect.signature(fit).parameters: clock.pop("by_clock", None)  # XXX
     start, stopped = time.monotonic(), False
     try:
         with channel.interruptible(), contextlib.closing(
