@@ -103,11 +103,12 @@ class Jobs:
         log.parent.mkdir(parents=True, exist_ok=True)
         row.log = open(log, "ab")  # noqa: SIM115 (open as long as the child)
         paths = [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        ours = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
         row.child = subprocess.Popen(
             [sys.executable, "-m", "minidiff.recipes.remake_worker", row.name, "--out", str(self.out), "--device",
              str(self.device), "--budget", self.budget],
             stdin=subprocess.PIPE, stdout=row.log, stderr=subprocess.STDOUT,
-            env={"OMP_NUM_THREADS": str(self.threads)} | os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"},
+            env={"OMP_NUM_THREADS": str(self.threads)} | os.environ | ours,
             process_group=0 if os.name == "posix" else None)        # Ctrl-C in a terminal reaches the parent alone
 
     def _round(self) -> None:
@@ -160,7 +161,7 @@ class Jobs:
             longest = max(self._chain(row), behind, sum(map(self._all, waiting)) / self.slots, 1e-9)
             minutes = row.minutes if "planned" in row.facts else max(min(1.0, left / longest) * row.minutes, 0.01)
         try:
-            row.child.stdin.write(f"go {minutes:.4f}\n".encode())
+            row.child.stdin.write(f"go {minutes!r}\n".encode())
             row.child.stdin.flush()
         except OSError:                                       # it is gone already; the next round says why
             pass

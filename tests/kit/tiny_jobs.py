@@ -18,7 +18,6 @@ from minidiff import rng
 from minidiff.files import data_folder
 from minidiff.train import Budget, Recipe, loop
 
-
 loop.SAVE_SECONDS = 0.0            # a checkpoint after each step, also by the clock
 
 

@@ -94,9 +94,9 @@ def test_jobs_wait_for_their_needs_and_a_crash_stops_only_what_needs_it(house, c
         remake(["first"], out=out, minutes=5, device="cpu")
 
 
-def start(house, *more):
-    command = [sys.executable, "-m", "minidiff", "remake", "first", "second", "--device", "cpu", "--budget", "laptop", "--out",
-               str(house / "out"), *more]
+def start(house):
+    command = [sys.executable, "-m", "minidiff", "remake", "first", "second", "--device", "cpu", "--minutes", "9", "--out",
+               str(house / "out")]
     return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
 
 
@@ -111,13 +111,14 @@ def wait_for(what, seconds=60.0):
 def test_killed_and_run_again_it_goes_on(house):
     """First the parent alone (its jobs save and end), then the parent and the job (nothing can be saved), then to the end."""
     out = house / "out"
-    run, log = out / "runs" / "second", out / "logs" / "second.log"
+    run, log, state = out / "runs" / "second", out / "logs" / "second.log", out / "jobs" / "second.json"
     parent = start(house)
-    wait_for(lambda: len(list(run.glob("step-????????"))) == 2)
+    wait_for(lambda: any(p.name >= "step-00000005" for p in run.glob("step-????????")))
     os.killpg(parent.pid, signal.SIGKILL)
     parent.wait()
-    told = json.loads(wait_for(lambda: (out / "jobs" / "second.json").exists() and (out / "jobs" / "second.json").read_text()))
-    assert told["state"] == "stopped" and 0 < told["images"] < 1600
+    wait_for(state.exists)
+    told = json.loads(state.read_text())
+    assert told["state"] == "stopped" and told["images"] > 0 and told["planned"] == pytest.approx(0.15)
     card = json.loads((out / "data" / "second" / "card.json").read_text())
     assert card["stopped"] and card["images"] == told["images"]
     first = contents(out / "data" / "first"), (out / "data" / "first" / "card.json").stat().st_mtime_ns
@@ -128,15 +129,17 @@ def test_killed_and_run_again_it_goes_on(house):
     os.killpg(parent.pid, signal.SIGKILL)
     os.kill(child, signal.SIGKILL)
     parent.wait()
+    assert not state.exists()
 
-    rows = remake(["first", "second"], out=out, minutes=None, budget="laptop", device="cpu")
+    rows = remake(["first", "second"], out=out, minutes=9, device="cpu")
     assert states(rows) == {"first": "done", "second": "done"}
     assert (contents(out / "data" / "first"), (out / "data" / "first" / "card.json").stat().st_mtime_ns) == first
     assert log.read_text().count("Going on from step") == 2
-    losses = read_losses(run)
-    assert len(losses) == 200 and bool(losses.isfinite().all())
+    row, losses = rows[0], read_losses(run)
+    assert row.facts["minutes"] == pytest.approx(0.15, abs=0.04), "the three parts together are as long as one run"
+    assert len(losses) * 8 == row.facts["images"] > told["images"] + 100 and bool(losses.isfinite().all())
     card = json.loads((out / "data" / "second" / "card.json").read_text())
-    assert card["images"] == 1600 and "stopped" not in card
+    assert card["images"] == row.facts["images"] and "stopped" not in card
 
 
 @pytest.fixture
