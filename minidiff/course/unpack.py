@@ -54,6 +54,7 @@ def _task(scores: Scores) -> float:
 DECIDES: dict[str, Decision | None] = {
     "readers/": Decision(reader_scores, "mean of what is read right on full scenes", _read_right),
     "pixel-guided": None,                      # knows the small world of lessons 04 to 06 only: no card measures it yet
+    "vae-32": None,
     "pixel-": Decision(pixel_scores, "FDmini of samples", lambda s: s["FDmini"][0], higher=False),
     "mini-vae": Decision(autoencoder_scores, "PSNR on full scenes", lambda s: s["PSNR in dB, full"][0]),
     "vae-": Decision(autoencoder_scores, "PSNR on full scenes", lambda s: s["PSNR in dB, full"][0]),

@@ -65,6 +65,7 @@ class Jobs:
         self.slots = len(rows) if device.type == "cuda" else max(1, cores // 2)
         beside = len({row.name if row.lane is None else row.lane for row in rows.values()})
         self.threads = max(2, cores // max(1, min(self.slots, beside)))
+        self._packed = True
         self._cost = [self.margin / 3]                        # seconds that jobs took beside training: loading, publishing
 
     def run(self, make: Callable[[str], Recipe]) -> list[Row]:
@@ -76,6 +77,8 @@ class Jobs:
             try:
                 while any(row.open for row in self.rows.values()) and time.monotonic() < self.end:
                     self._round()
+                    if not self._packed:
+                        self._write_pack()
                     time.sleep(POLL)
             finally:
                 self._stop()
@@ -193,8 +196,7 @@ class Jobs:
                 except OSError:
                     pass
         self._tell(f"{row.name}: {state}" + (f" ({note})" if note else ""))
-        if state in ("done", "stopped"):
-            self._write_pack()
+        self._packed = self._packed and state not in ("done", "stopped")
 
     def _stop(self) -> None:
         """Close every job's input: one that waits exits, one that trains saves and publishes; the late ones are killed."""
@@ -233,9 +235,13 @@ class Jobs:
                 write_state(self.out, row.name, row.state, row.note)
 
     def _write_pack(self) -> None:
-        if self.pack is not None:
-            for sentence in self.pack.write(self.out, [row.name for row in self.rows.values() if not row.open]):
-                self.say(sentence)
+        self._packed = True
+        try:
+            if self.pack is not None:
+                for sentence in self.pack.write(self.out, [row.name for row in self.rows.values() if not row.open]):
+                    self.say(sentence)
+        except OSError as error:                              # a full disk must not cost what is being trained
+            self.say(f"cannot pack: {error}")
 
     def _tell(self, sentence: str) -> None:
         self.say(f"[{time.monotonic() - self.start:6.1f} s] {sentence}")

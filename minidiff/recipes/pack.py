@@ -48,7 +48,7 @@ class Pack:
         self.folder = folder
         self._bins: list[dict[str, bytes]] = []
         self._cost: dict[str, int] = {}
-        self._written: dict[str, str] = {}
+        self._written: dict[str, frozenset[str]] = {}        # which chunks are in an archive on the disk
         folder.mkdir(parents=True, exist_ok=True)
 
     def _price(self, mark: str, data: bytes) -> int:
@@ -95,7 +95,10 @@ class Pack:
             else:
                 yield f"{name} does not fit into {FILES} files of {FILE_BYTES / 2**20:.1f} MiB: left out of {self.folder}"
         for i, one in enumerate(self._bins, 1):
-            self._put(f"remake-{i}.zip", _zip({f"chunks/{mark}": data for mark, data in one.items()}))
+            name = f"remake-{i}.zip"
+            if self._written.get(name) != frozenset(one):
+                self._put(name, _zip({f"chunks/{mark}": data for mark, data in one.items()}))
+                self._written[name] = frozenset(one)
         manifest = {"format": 1, "archives": len(self._bins), "models": kept}
         self._put(INDEX, _zip({"manifest.json": (json.dumps(manifest, indent=1) + "\n").encode(), **extras}))
         for old in self.folder.glob("remake-[0-9]*.zip"):
@@ -103,12 +106,9 @@ class Pack:
                 old.unlink()
 
     def _put(self, name: str, data: bytes) -> None:
-        mark = hashlib.sha256(data).hexdigest()
-        if self._written.get(name) != mark:
-            part = self.folder / "part.tmp"
-            part.write_bytes(data)
-            os.replace(part, self.folder / name)
-            self._written[name] = mark
+        part = self.folder / "part.tmp"
+        part.write_bytes(data)
+        os.replace(part, self.folder / name)
 
 
 def _take(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
