@@ -189,7 +189,7 @@ def packed(folder: str | Path) -> dict[str, dict[str, Any]]:
 
 
 def unpack_model(folder: str | Path, name: str, into: Path) -> None:
-    """Write the packed model ``name`` as the new folder ``into``, every hash checked: chunk, file, and those on its card."""
+    """Write the packed model ``name`` as the new folder ``into``, every hash checked, those on its card too."""
     folder, files = Path(folder), packed(folder)[name]
     homes = {}
     for archive in sorted(folder.glob("remake-[0-9]*.zip")):
@@ -206,8 +206,6 @@ def unpack_model(folder: str | Path, name: str, into: Path) -> None:
             if member not in homes:
                 raise _refuse(folder, f"where a part of {name}/{path} is missing")
             parts.append(_read(folder, homes[member], member, CHUNK))
-            if hashlib.sha256(parts[-1]).hexdigest() != mark:
-                raise _refuse(folder, f"where a part of {name}/{path} was changed")
         whole[path] = b"".join(parts)
         if hashlib.sha256(whole[path]).hexdigest() != facts["sha256"]:
             raise _refuse(folder, f"where {name}/{path} was changed")
