@@ -107,12 +107,8 @@ def paint_backdrops(backdrop: Tensor, style: Tensor, vary: Tensor, size: int) ->
     backdrop, style (B,) int64; vary (B, 5) float in [-1, 1], see :class:`minidiff.world.Scenes`; size is even. In pixel
     style the gradient is that of the picture before its colours are rounded to ten steps.
     """
-    if vary.device.type != "cpu":                        # no look at the style: every device call would wait for it
-        flat = _flat(backdrop, vary, size)
-        out = flat
-        for number, name in enumerate(STYLES[1:], 1):
-            out = torch.where((style == number)[:, None, None, None], _styled(flat, name), out)
-        return out
+    if vary.device.type != "cpu":
+        return _in_one_go(backdrop, style, vary, size)
     parts, order = [], []
     for number, name in enumerate(STYLES):
         for rows in torch.nonzero(style == number).squeeze(1).split(max(1, _CHUNK * 4096 // (size * size))):
@@ -120,6 +116,15 @@ def paint_backdrops(backdrop: Tensor, style: Tensor, vary: Tensor, size: int) ->
                 parts.append(_styled(_flat(backdrop[rows], vary[rows], size), name))
                 order.append(rows)
     return torch.cat(parts)[torch.cat(order).argsort()] if len(parts) > 1 else parts[0]
+
+
+def _in_one_go(backdrop: Tensor, style: Tensor, vary: Tensor, size: int) -> Tensor:
+    """The same without looking at the style: a device that was asked for it would have to be waited for."""
+    flat = _flat(backdrop, vary, size)
+    out = flat
+    for number, name in enumerate(STYLES[1:], 1):
+        out = torch.where((style == number)[:, None, None, None], _styled(flat, name), out)
+    return out
 
 
 @functools.lru_cache(maxsize=8)

@@ -125,7 +125,7 @@ def test_attributes_come_and_go_and_phrasings_vary(told):
     animals = [t for t in things if t.kind in ANIMALS]
     assert 0.3 < sum(t.mood is not None for t in animals) / len(animals) < 0.6
     two = [s for s in said if len(s.things) == 2]
-    assert 0.6 < sum(bool(s.relations) for s in two) / len(two) < 0.9
+    assert 0.45 < sum(bool(s.relations) for s in two) / len(two) < 0.55       # "A and B" as often as with a relation
     assert {word for s in two for _, word, _ in s.relations} == {"left", "right", "above", "below"}
     scene = told[N + 1][1]
     assert len({caption(scene, i) for i in range(200)}) > 60
@@ -154,7 +154,7 @@ def test_known_captions_stay_as_they_are():
 
 
 GOLDEN = ["a drawing of a green house with dots in a room", "a surprised green bear with dots indoors in flat style",
-          "flat art of a purple flower right of a checked white heart on the beach"]
+          "a dotted purple flower on the right of a checked white heart on the beach"]
 
 
 @pytest.mark.parametrize(("text", "said"), [
