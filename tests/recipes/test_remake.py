@@ -187,6 +187,60 @@ def test_needs_that_are_not_named_are_the_shipped_ones(house):
         remake(["secondd"], out=house / "out2", minutes=4, device="cpu")
 
 
+ACTOR = """
+import json, sys, time
+from pathlib import Path
+out, name, load, store = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
+time.sleep(load)
+said = sys.stdin.readline()
+if said:
+    began, seconds = time.time(), 60 * float(said.split()[1])
+    time.sleep(seconds)
+    step = out / "runs" / name / "step-00000001"
+    step.mkdir(parents=True)
+    meta = {"seconds": seconds, "images": 1, "settings": {"seconds_planned": seconds}, "over": [began, time.time()]}
+    (step / "meta.json").write_text(json.dumps(meta))
+    time.sleep(store)
+    (out / "jobs").mkdir(exist_ok=True)
+    (out / "jobs" / (name + ".part")).write_text(json.dumps({"state": "done", "note": ""}))
+    (out / "jobs" / (name + ".part")).rename(out / "jobs" / (name + ".json"))
+"""
+
+
+def act(monkeypatch, out, plan, minutes, load, store):
+    """Jobs on a GPU as the parent sees them, played by processes that sleep; returns their rows, and when each trained."""
+    spawned = {}
+
+    def spawn(self, row):
+        spawned[row.name] = time.time()
+        row.child = subprocess.Popen([sys.executable, "-S", "-c", ACTOR, str(out), row.name, str(load), str(store)],
+                                     stdin=subprocess.PIPE)
+
+    monkeypatch.setattr(jobs.Jobs, "_spawn", spawn)
+    monkeypatch.setattr(jobs, "HEAD_START", load)
+    rows = {name: jobs.Row(name, needs, minutes * share / 9, lane) for name, (needs, share, lane) in plan.items()}
+    start = time.time()
+    ended = jobs.Jobs(rows, out, torch.device("cuda"), "gpu", minutes, None, lambda line: None).run(lambda name: None)
+    trained = {}
+    for name in plan:
+        step = out / "runs" / name / "step-00000001" / "meta.json"
+        trained[name] = [t - start for t in json.loads(step.read_text())["over"]] if step.exists() else None
+    return ended, trained, {name: t - start for name, t in spawned.items()}
+
+
+def test_lanes_run_side_by_side_and_the_last_job_ends_in_time(tmp_path, monkeypatch):
+    """The plan fills all nine of nine minutes, and loading and publishing cost as much again as a job: each is cut to fit."""
+    plan = {"a": ((), 3.0, 0), "b": (("a",), 3.0, 0), "c": (("b",), 3.0, 0), "side": (("b",), 2.0, 1), "x": ((), 2.0, 1),
+            "y": ((), 2.0, 1), "free": ((), 1.0, None)}
+    rows, trained, spawned = act(monkeypatch, tmp_path, plan, 0.15, 0.3, 0.3)
+    assert all(row.state == "done" for row in rows), [(row.name, row.state, row.note) for row in rows]
+    assert trained["x"][0] < trained["a"][1] and trained["free"][0] < trained["a"][1], "lanes run side by side"
+    assert trained["x"][1] <= trained["y"][0] and max(trained["x"][1], trained["y"][1], trained["b"][1]) <= trained["side"][0]
+    assert trained["a"][1] < trained["b"][0] and trained["b"][1] < trained["c"][0]
+    assert trained["c"][1] < 9.0 and trained["a"][1] - trained["a"][0] > 2.2, "and the first is not cut by much"
+    assert spawned["b"] < trained["a"][1], "processes are started before their turn, so that they import meanwhile"
+
+
 # ------------------------------------------------------------------------------------------------------------------ archives
 
 @pytest.fixture
