@@ -29,17 +29,19 @@ AGAIN = "To go on, run the same command again."
 
 def fit(recipe: Recipe, *, budget: str = "laptop", images: int | None = None, minutes: float | None = None,
         device: str | torch.device | None = None, out: str | Path | None = None, save_every: int | None = None,
-        preview_every: int | None = None, precision: str = "auto", compile: bool | None = None, extend: bool = False,
-        say: Callable[[str], None] = print) -> Iterator[TrainState]:
+        preview_every: int | None = None, precision: str = "auto", compile: bool = False, extend: bool = False,
+        by_clock: bool = False, say: Callable[[str], None] = print) -> Iterator[TrainState]:
     """Train ``recipe``; iterate over the result to make it run. Yields a :class:`TrainState` after every step.
 
     budget: which of the recipe's budgets gives the number of images; images: that number, instead. minutes: stop then
-    (the learning rate follows the images, not the clock, so a stopped run can be taken up again). out: folder for
+    (the learning rate follows the images, not the clock, so a stopped run can be taken up again). by_clock: the whole run
+    takes ``minutes``, however many images that makes; the learning rate follows the time of training and ends at its end, also
+    when the run is stopped and taken up again. out: folder for
     checkpoints, losses and previews; None keeps nothing. To resume, call again with the same arguments: parameters,
     EMA, moments and losses are bit-equal to a run that was never stopped, on one machine with one number of threads.
     A run that is already complete yields its last state once. save_every, preview_every: in images; None = 50 and 10
     times a run. precision: auto, float32 or bf16 (auto: see :func:`~minidiff.train.speed.automatic_bf16`).
-    compile: None = on CUDA. extend: go on with a run that was planned for another number of images: a warm restart, a new
+    compile: with torch.compile; without it a step on CUDA is one CUDA graph. extend: go on with a run that was planned for another number of images: a warm restart, a new
     cycle of the learning rate from there to the new end; every checkpoint keeps the list of cycles. say: called with what
     a person should know, one sentence at a time.
 
@@ -50,17 +52,24 @@ def fit(recipe: Recipe, *, budget: str = "laptop", images: int | None = None, mi
     require(minutes is None or minutes > 0, "minutes", minutes, "a positive number of minutes, or None for no limit")
     for name, value in (("save_every", save_every), ("preview_every", preview_every)):
         require(value is None or value > 0, name, value, "a positive number of images, or None")
+    require(minutes is not None or not by_clock, "by_clock", "True without minutes", "minutes, which are the length of the run",
+            "fit(recipe, minutes=9, by_clock=True)")
+    require(not (by_clock and extend), "extend", "True with by_clock=True", "one of the two: a run by the clock has one length")
     workers = distributed(device)
     workers.check(plan.batch)
-    speed = Speed.choose(workers.device, precision=precision, compile=compile)
+    require(workers.size == 1 or not by_clock, "by_clock", f"True in {workers.size} processes", "one process")
+    speed = Speed.choose(workers.device, precision=precision, compile=compile, alone=workers.size == 1)
     out = None if out is None else Path(out)
     where = None if out is None else out.resolve()
     earlier = _RUNNING.pop(where, None)
     if earlier is not None:  # a notebook cell that was interrupted and is run again
         earlier.close()
-    states = _states(plan, workers, speed, out, minutes=minutes, save_every=save_every or max(1, plan.images // 50),
-                     preview_every=preview_every or max(1, plan.images // 10), extend=extend,
-                     say=say if workers.rank == 0 else lambda _: None)
+    say = say if workers.rank == 0 else lambda _: None
+    if by_clock:
+        states = _by_clock(plan, workers, speed, out, 60 * minutes, say)
+    else:
+        states = _states(plan, workers, speed, out, minutes=minutes, save_every=save_every or max(1, plan.images // 50),
+                         preview_every=preview_every or max(1, plan.images // 10), extend=extend, say=say)
     if where is not None:
         _RUNNING[where] = states
     return states
@@ -73,35 +82,70 @@ def _states(plan: Plan, workers: Workers, speed: Speed, out: Path | None, *, min
             preview_every: int, extend: bool, say: Callable[[str], None]) -> Iterator[TrainState]:
     """When to read, save, show and stop."""
     with contextlib.closing(Run(plan, workers, speed, out, extend=extend, say=say)) as run:
-        if run.step >= plan.steps:
-            say(f"This run is complete: {run.images:,} images.")
-            yield run.state(torch.tensor(float("nan")) if run.folder is None else run.folder.last_loss())
+        if run.over:
+            yield _complete(run, say)
             return
         if run.step:
             say(f"Going on from {run.where()}.")
         end = None if minutes is None else time.monotonic() + 60 * minutes
-        try:
-            with run.fast():
-                while run.step < plan.steps:
-                    with DeferInterrupt():  # Ctrl-C waits until the step is whole
-                        loss = run.take_step()
-                        last, late = run.step == plan.steps, run.late(end)
-                        run.read_losses(now=last)
-                        if last or late or run.due(save_every):
-                            run.save()
-                    yield run.state(loss, run.preview() if last or run.due(preview_every) else None)
-                    if late and not last:
-                        say(f"{minutes:g} minutes are over at {run.where()}. {AGAIN}")
-                        return
-        except (KeyboardInterrupt, GeneratorExit):
-            if run.whole and run.folder is not None and not sys.is_finalizing():
-                try:
-                    with DeferInterrupt():
+        with _saved_when_stopped(run, say), run.fast():
+            while not run.over:
+                with DeferInterrupt():  # Ctrl-C waits until the step is whole
+                    loss = run.take_step()
+                    last, late = run.over, run.late(end)
+                    run.read_losses(now=last)
+                    if last or late or run.due(save_every):
                         run.save()
-                    say(f"Stopped and saved at {run.where()}. {AGAIN}")
-                except BadInput as error:  # it must not hide what stopped the run
-                    say(f"Stopped at {run.where()}, and could not save. {error}")
-            raise
+                yield run.state(loss, run.preview() if last or run.due(preview_every) else None)
+                if late and not last:
+                    say(f"{minutes:g} minutes are over at {run.where()}. {AGAIN}")
+                    return
+
+
+SAVE_SECONDS = 45.0  # between two checkpoints of a run by the clock
+
+
+def _by_clock(plan: Plan, workers: Workers, speed: Speed, out: Path | None, seconds: float,
+              say: Callable[[str], None]) -> Iterator[TrainState]:
+    """Steps until ``seconds`` of training are over."""
+    with contextlib.closing(Run(plan, workers, speed, out, clock=seconds, say=say)) as run:
+        if run.over:
+            yield _complete(run, say)
+            return
+        if run.step:
+            say(f"Going on from {run.where()}.")
+        saved = time.monotonic()
+        with _saved_when_stopped(run, say), run.fast():
+            while not run.over:
+                with DeferInterrupt():
+                    loss = run.take_step()
+                    run.finished = run.spent() >= seconds
+                    run.read_losses(now=run.over)
+                    if run.over or time.monotonic() - saved > SAVE_SECONDS:
+                        run.save()
+                        saved = time.monotonic()
+                yield run.state(loss, run.preview() if run.over else None)
+
+
+def _complete(run: Run, say: Callable[[str], None]) -> TrainState:
+    say(f"This run is complete: {run.images:,} images.")
+    return run.state(torch.tensor(float("nan")) if run.folder is None else run.folder.last_loss())
+
+
+@contextlib.contextmanager
+def _saved_when_stopped(run: Run, say: Callable[[str], None]) -> Iterator[None]:
+    """Ctrl-C and a closed loop leave a checkpoint behind."""
+    try:
+        yield
+    except (KeyboardInterrupt, GeneratorExit):
+        if run.whole and run.folder is not None and not sys.is_finalizing():
+            try:
+                with DeferInterrupt():
+                    run.save()
+                say(f"Stopped and saved at {run.where()}. {AGAIN}")
+            except BadInput as error:  # it must not hide what stopped the run
+                say(f"Stopped at {run.where()}, and could not save. {error}")
+        raise
 
 
 class DeferInterrupt:

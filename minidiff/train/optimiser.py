@@ -10,13 +10,28 @@ from torch import nn
 
 from minidiff.errors import require
 
-__all__ = ["Ema", "adamw", "moments", "restore_moments"]
+__all__ = ["Ema", "adamw", "moments", "restore_moments", "set_lr"]
 
 
-def adamw(model: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019, algorithm 2) over the weights that learn; one fused kernel on CUDA."""
+def adamw(model: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float,
+          graph: bool = False) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019, algorithm 2) over the weights that learn; one fused kernel on CUDA.
+
+    graph: the update is recorded in a CUDA graph, so the learning rate is a tensor on the device.
+    """
     learned = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.AdamW(learned, lr=lr, betas=betas, weight_decay=weight_decay, fused=bool(learned) and learned[0].is_cuda)
+    rate = torch.tensor(lr, device=learned[0].device) if graph else lr
+    return torch.optim.AdamW(learned, lr=rate, betas=betas, weight_decay=weight_decay, capturable=graph,
+                             fused=bool(learned) and learned[0].is_cuda)
+
+
+def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    """The learning rate of the next step; in place where it is a tensor, which a recorded step reads."""
+    for group in optimiser.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 def moments(optimiser: torch.optim.Optimizer, model: nn.Module) -> dict[str, dict[str, torch.Tensor]]:

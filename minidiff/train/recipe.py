@@ -125,6 +125,11 @@ class Plan:
         start, end = next(cycle for cycle in reversed(history or self.history()) if cycle[0] < images or cycle[0] == 0)
         return lr_at(images - start, peak=self.lr, warmup=self.recipe.warmup, total=end - start, shape=self.recipe.lr_shape)
 
+    def lr_by_clock(self, images: int, share: float) -> float:
+        """Learning rate after ``images`` images when ``share`` of the time is over: the warm-up counts images, the rest time."""
+        warm = min(1.0, images / max(1, self.recipe.warmup))
+        return warm * lr_at(round(1e6 * min(1.0, share)), peak=self.lr, warmup=0, total=1_000_000, shape=self.recipe.lr_shape)
+
     def settings(self) -> dict[str, Any]:
         """What a checkpoint must agree with before a run goes on from it; plain JSON values."""
         r = self.recipe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,7 +17,8 @@ from minidiff.rng import key, seeded_rng
 from minidiff.train.checkpoint import Snapshot
 from minidiff.train.distributed import Workers
 from minidiff.train.folder import RunFolder
-from minidiff.train.optimiser import Ema, adamw, moments, restore_moments
+from minidiff.train.graph import GraphedStep
+from minidiff.train.optimiser import Ema, adamw, moments, restore_moments, set_lr
 from minidiff.train.progress import TrainState
 from minidiff.train.recipe import Plan
 from minidiff.train.speed import Speed, fast_matmul
@@ -31,18 +32,21 @@ class Run:
     """A network, its average and its optimiser at one step, and the folder that keeps them.
 
     ``.step``: steps taken; ``.whole``: False while one is under way; ``.history``: the cycles of the learning rate, see
-    :meth:`Plan.history`. A folder with a checkpoint of the same run is gone on from.
+    :meth:`Plan.history`. clock: seconds of training after which the run ends, whatever the number of images; the learning rate
+    then follows the time. A folder with a checkpoint of the same run is gone on from.
     """
 
     def __init__(self, plan: Plan, workers: Workers, speed: Speed, out: Path | None = None, *, extend: bool = False,
-                 say: Callable[[str], None] = print) -> None:
-        self.plan, self.workers, self.speed = plan, workers, speed
+                 clock: float | None = None, say: Callable[[str], None] = print) -> None:
+        self.plan, self.workers, self.speed, self.clock = plan, workers, speed, clock
         recipe = plan.recipe
         with seeded_rng(recipe.seed, "build"):
             model = recipe.build()
         self.model = speed.place(model).train()
         self.ema = Ema(self.model, recipe.ema)
-        self.optimiser = adamw(self.model, lr=plan.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)
+        self.optimiser = adamw(self.model, lr=plan.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, graph=speed.graph)
+        self._update = GraphedStep(self._learn, speed.device) if speed.graph else self._learn
+        self.finished = False
         self.step, self.whole, self.history = 0, True, plan.history()
         self.hardware = {"device": speed.device.type, "bf16": speed.bf16, "threads": torch.get_num_threads(),
                          "processes": workers.size}
@@ -64,7 +68,8 @@ class Run:
         shapes = {name: list(x.shape) for name, x in self.model.state_dict().items()}
         count = sum(p.numel() for p in self.model.parameters())
         network = f"{count:,} weights, shapes {key(repr(shapes)) >> 32:08x}"
-        self.folder = RunFolder(out, {**self.plan.settings(), "network": network}, say=say, extend=extend)
+        by = {} if self.clock is None else {"seconds_planned": round(self.clock, 3)}
+        self.folder = RunFolder(out, {**self.plan.settings(), "network": network, **by}, say=say, extend=extend)
         snapshot, self.folder.snapshot = self.folder.snapshot, None
         return snapshot
 
@@ -76,8 +81,9 @@ class Run:
         restore_moments(self.optimiser, self.model, snapshot.optimiser)
         meta = snapshot.meta
         self.seconds, self.history = meta.get("seconds", 0.0), meta.get("schedule_history", self.history)
+        self.finished = bool(meta.get("finished"))
         earlier = self.history[-1][1]
-        if earlier != self.plan.images:
+        if self.clock is None and earlier != self.plan.images:
             self.history = [c for c in self.history if c[0] < self.images] + [[self.images, self.plan.images]]
             say(f"This run was planned for {earlier:,} images; from here on it is planned for {self.plan.images:,}.")
         before = meta.get("hardware", self.hardware)
@@ -86,8 +92,10 @@ class Run:
             say(f"The checkpoint was made otherwise ({', '.join(odds)}): the same run, no longer bit for bit.")
 
     def snapshot(self) -> Snapshot:
-        meta = {"images": self.images, "schedule_history": self.history, "seconds": round(self.seconds, 1),
-                "hardware": self.hardware}
+        history = self.history if self.clock is None else [[0, self.images]]
+        meta = {"images": self.images, "schedule_history": history, "seconds": round(self.seconds, 1), "hardware": self.hardware}
+        if self.clock is not None:
+            meta["finished"] = self.finished
         return Snapshot(self.step, self.model.state_dict(), self.ema.model.state_dict(), moments(self.optimiser, self.model),
                         meta)
 
@@ -102,26 +110,48 @@ class Run:
         self.whole = False
         if not self.model.training:
             self.model.train()
-        with seeded_rng(recipe.seed, "step", self.step * self.workers.size + self.workers.rank, device=device):
+        number = self.step * self.workers.size + self.workers.rank
+        # a recorded step draws from the device's own generator: putting that back would wait for the device
+        with contextlib.nullcontext() if self.speed.graph else seeded_rng(recipe.seed, "step", number, device=device):
             batch = self.workers.rows(recipe.draw(self.step, plan.batch, device), plan.batch)
             batch = {name: self.speed.arrange(value) for name, value in batch.items()}
-            with self.speed.autocast():
-                rows = recipe.loss(self.model, batch)
-            require(rows.ndim == 1, "recipe.loss", f"losses of shape {tuple(rows.shape)}", "one loss a row, shape (rows,)",
-                    "((a - b) ** 2).mean((1, 2, 3))")
-            loss = rows.float().mean()
-            loss.backward()
-        loss = self.workers.average(self.model, loss.detach())
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
-        self.step += 1
-        for group in self.optimiser.param_groups:
-            group["lr"] = plan.lr_at(self.images, self.history)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+            self.step += 1
+            set_lr(self.optimiser, self.lr())
+            loss = self._update(batch)
         self.ema.update(self.model, self.step)
         self.whole = True
         self._losses.append(loss)
         return loss
+
+    def _learn(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Forward, backward and update; returns the mean loss."""
+        recipe = self.plan.recipe
+        self.optimiser.zero_grad(set_to_none=True)
+        with self.speed.autocast():
+            rows = recipe.loss(self.model, batch)
+        require(rows.ndim == 1, "recipe.loss", f"losses of shape {tuple(rows.shape)}", "one loss a row, shape (rows,)",
+                "((a - b) ** 2).mean((1, 2, 3))")
+        loss = rows.float().mean()
+        loss.backward()
+        loss = self.workers.average(self.model, loss.detach())
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        self.optimiser.step()
+        return loss
+
+    def lr(self) -> float:
+        """The learning rate of the step that is being taken."""
+        if self.clock is None:
+            return self.plan.lr_at(self.images, self.history)
+        return self.plan.lr_by_clock(self.images, self.spent() / self.clock)
+
+    def spent(self) -> float:
+        """Seconds of training so far, those since the last reading of the losses included."""
+        return self.seconds + time.monotonic() - self._read_at
+
+    @property
+    def over(self) -> bool:
+        """True when nothing is left to train."""
+        return self.step >= self.plan.steps if self.clock is None else self.finished
 
     @contextlib.contextmanager
     def fast(self) -> Iterator[None]:
@@ -129,6 +159,8 @@ class Run:
         hook = self.model.register_forward_hook(_to_float) if self.speed.bf16 else contextlib.nullcontext()
         if self.speed.compile:
             self.model.compile()
+        if self.speed.graph:
+            torch.cuda.manual_seed(key(self.plan.recipe.seed, "graph", self.step) & ((1 << 63) - 1))
         with hook, fast_matmul(self.speed.device):
             yield
 
@@ -183,11 +215,16 @@ class Run:
         return self.step % READ_STEPS == 0 and self.workers.agree(late)
 
     def where(self) -> str:
-        return f"step {self.step}, {self.images:,} of {self.plan.images:,} images"
+        if self.clock is None:
+            return f"step {self.step}, {self.images:,} of {self.plan.images:,} images"
+        return f"step {self.step}, {self.images:,} images, {self.seconds:.0f} of {self.clock:.0f} s"
 
     def state(self, loss: torch.Tensor, preview: Path | None = None) -> TrainState:
         """What the loop yields."""
-        return TrainState(self.step, self.images, self.plan.images, loss, self.recent, self.rate, self.model, self.ema.model,
+        total = self.plan.images
+        if self.clock is not None:
+            total = max(self.images, round(self.images * self.clock / max(self.spent(), 1e-9)))
+        return TrainState(self.step, self.images, total, loss, self.recent, self.rate, self.model, self.ema.model,
                           preview)
 
     def close(self) -> None:

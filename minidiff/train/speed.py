@@ -7,7 +7,6 @@ processor decides. It is how the tests show both answers on one machine; an expl
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,16 +70,18 @@ class Speed:
     bf16: bool
     compile: bool
     channels_last: bool
+    graph: bool = False
 
     @classmethod
-    def choose(cls, device: torch.device, *, precision: str = "auto", compile: bool | None = None) -> Speed:
-        """precision: auto, float32 or bf16. compile: None = on CUDA where Triton is installed."""
+    def choose(cls, device: torch.device, *, precision: str = "auto", compile: bool = False, alone: bool = True) -> Speed:
+        """precision: auto, float32 or bf16. compile: by torch.compile; without it a step on CUDA is recorded as a CUDA graph.
+
+        alone: False for one of several processes, whose gradients are averaged between backward and update: no graph then.
+        """
         check_choice("precision", precision, PRECISIONS)
         bf16 = automatic_bf16(device) if precision == "auto" else precision == "bf16"
         cuda = device.type == "cuda"
-        if compile is None:
-            compile = cuda and importlib.util.find_spec("triton") is not None
-        return cls(device, bf16, compile, cuda and (compile or _norm_keeps_channels_last(device)))
+        return cls(device, bf16, compile, cuda and (compile or _norm_keeps_channels_last(device)), cuda and alone and not compile)
 
     def place(self, model: nn.Module) -> nn.Module:
         model = model.to(self.device)
