@@ -37,7 +37,11 @@ class Quantised(NamedTuple):
 
 
 class Codebook(nn.Module):
-    """``codebook_size`` vectors of ``dim`` numbers; each place of the latent takes the nearest one (van den Oord et al. 2017)."""
+    """``codebook_size`` vectors of ``dim`` numbers; each place of the latent takes the nearest one (van den Oord et al. 2017).
+
+    A code that no place takes learns nothing, and most codes end so. In training, one that gets less than a thirtieth of its fair
+    share is put where a latent is (the random restarts of Jukebox, Dhariwal et al. 2020).
+    """
 
     def __init__(self, codebook_size: int = 256, dim: int = 4, *, beta: float = 0.25) -> None:
         super().__init__()
@@ -45,6 +49,7 @@ class Codebook(nn.Module):
         self.beta = beta
         self.embedding = nn.Embedding(codebook_size, dim)
         nn.init.uniform_(self.embedding.weight, -1 / codebook_size, 1 / codebook_size)
+        self.register_buffer("share", torch.ones(codebook_size), persistent=False)     # of places, 1 = fair; a moving average
 
     def forward(self, h: Tensor) -> Quantised:
         """h: (B, dim, height, width). loss = ||sg(h) - e||^2 + beta ||h - sg(e)||^2, averaged over what a picture has.
@@ -54,7 +59,22 @@ class Codebook(nn.Module):
         require(h.ndim == 4 and h.shape[1] == self.embedding.embedding_dim, "h", f"shape {tuple(h.shape)}",
                 f"shape (B, {self.embedding.embedding_dim}, height, width)")
         flat = h.permute(0, 2, 3, 1)
-        index = torch.cdist(flat.flatten(0, 2), self.embedding.weight).argmin(1).view(flat.shape[:3])
+        index = self._nearest(flat.detach().flatten(0, 2)).view(flat.shape[:3])
         e = F.embedding(index, self.embedding.weight).permute(0, 3, 1, 2)
         loss = ((h.detach() - e) ** 2 + self.beta * (h - e.detach()) ** 2).mean((1, 2, 3))
         return Quantised(h + (e - h).detach(), index, loss)
+
+    @torch.no_grad()
+    def _nearest(self, places: Tensor) -> Tensor:
+        """The number of the nearest code of each place; in training codes that starve are put on random places first."""
+        places = places.float()
+        if self.training:
+            starved = self.share < 1 / 30
+            chosen = places[torch.randint(len(places), (len(self.share),), device=places.device)]
+            self.embedding.weight.copy_(torch.where(starved[:, None], chosen, self.embedding.weight))
+            self.share.masked_fill_(starved, 1.0)
+        index = torch.cdist(places, self.embedding.weight.float()).argmin(1)
+        if self.training:
+            taken = torch.zeros_like(self.share).index_add_(0, index, torch.ones(len(index), device=index.device))
+            self.share.lerp_(taken * (len(self.share) / len(index)), 0.01)
+        return index

@@ -70,7 +70,7 @@ class _Probs(Hook):
 
 
 class LatentDiffusion(nn.Module):
-    """The U-Net and the text encoder in training: ``model(z, t, noise, ids, words, masks) -> losses (B,)``.
+    """The U-Net and the text encoder in training: ``model(z, t, noise, ids, words, masks, alone) -> losses (B,)``.
 
     Noise prediction with :func:`snr_weight`, plus ``ground`` times the grounding loss of the decoder's cross-attention,
     plus ``place`` times :func:`place_loss` of what a linear layer reads from the text encoder's output. That layer is thrown
@@ -87,20 +87,26 @@ class LatentDiffusion(nn.Module):
         self.schedule = make_schedule("scaled_linear", 1000)
         self._taught = [s.name for s in sites(unet).values() if s.kind == "cross" and s.place == "up"]
 
-    def forward(self, z: Tensor, t: Tensor, noise: Tensor, ids: Tensor, words: Tensor, masks: Tensor,
+    def forward(self, z: Tensor, t: Tensor, noise: Tensor, ids: Tensor, words: Tensor, masks: Tensor, alone: Tensor,
                 hint: Tensor | None = None) -> Tensor:
         """z, noise (B, C, h, w) scaled latents; t (B,); ids (B, L) tokens; words (B, K, L), masks (B, K, H, W).
 
+        alone (B,) bool: rows in which a word sees only itself. Elsewhere it sees those before it, so that a noun's vector says
+        the colour too, and a U-Net that always found it there would not learn to look at the adjective.
         hint (B, c, h, w): what the U-Net of a concat task sees beside the noisy latent.
         """
-        context = self.text_encoder(input_ids=ids).last_hidden_state
+        sees = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device).tril()
+        sees = torch.where(alone[:, None, None], sees & sees.T, sees)[:, None]
+        context = self.text_encoder(input_ids=ids, attention_mask=sees).last_hidden_state
 
         def net(x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
             seen = x if hint is None else torch.cat((x, hint), dim=1)
             return self.unet(seen, t, encoder_hidden_states=cond).sample
 
         watch = _Probs(self._taught if self.ground else ())
-        with Tap(self.unet, watch, rows=[Row("source")]):
+        nan, row = float("nan"), Row("source")          # every row has a level of its own, and asking for it would stop a GPU
+        here = StepContext(0, 1, nan, nan, nan, nan, tuple(z.shape[-2:]), len(z), (row,))
+        with Tap(self.unet, watch, rows=[row]).within(here):
             loss = simple_loss(Eps(net, self.schedule), z, t, noise, cond=context)
         abar = self.schedule.at(t)
         loss = loss * snr_weight(abar / (1 - abar)).to(loss)
@@ -108,7 +114,7 @@ class LatentDiffusion(nn.Module):
             each = [grounding_loss(probs, words, masks) for probs in watch.probs.values()]
             loss = loss + self.ground * torch.stack(each).mean(0)
         if self.place:
-            loss = loss + self.place * place_loss(self.places(context), words, masks)
+            loss = loss + self.place * place_loss(self.places(context), words, masks) * ~alone
         return loss
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -70,6 +71,8 @@ def _join(symbols: list[str], pair: tuple[str, str]) -> list[str]:
 
 def normalise(tokenizer: CLIPTokenizer, text: str) -> str:
     """The text as this tokenizer can read it: marks that its vocabulary lacks become blanks, one for one, so positions stay."""
+    if not any(mark in text for mark in MARKS):
+        return text
     known = tokenizer.get_vocab()
     return "".join(" " if c in MARKS and c not in known and f"{c}</w>" not in known else c for c in text)
 
@@ -114,10 +117,25 @@ def check_prompt(tokenizer: CLIPTokenizer, text: str) -> None:
                            " or ".join(map(repr, near)))
 
 
+_PLAIN = re.compile("[a-z ]*")
+
+
+@functools.lru_cache(maxsize=10_000)
+def _tokens(tokenizer: CLIPTokenizer, size: int, word: str) -> tuple[int, ...]:
+    """Tokens of one word; size: of the vocabulary, which grows when words are added."""
+    return tuple(tokenizer(word, add_special_tokens=False).input_ids)
+
+
 def token_ids(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
     """(B, length) int64, begun, ended and padded to the tokenizer's own length; too long a text is an error, not cut."""
     texts = [normalise(tokenizer, text) for text in texts]
-    rows = tokenizer(texts, padding="max_length", max_length=tokenizer.model_max_length, truncation=False).input_ids
+    if all(_PLAIN.fullmatch(text) for text in texts):       # words and blanks: a token never crosses a blank, so words are looked up
+        size, longest = len(tokenizer), tokenizer.model_max_length
+        rows = [[token for word in text.split(" ") for token in _tokens(tokenizer, size, word)] for text in texts]
+        rows = [[tokenizer.bos_token_id, *row, tokenizer.eos_token_id] for row in rows]
+        rows = [row + [tokenizer.pad_token_id] * (longest - len(row)) for row in rows]
+    else:
+        rows = tokenizer(texts, padding="max_length", max_length=tokenizer.model_max_length, truncation=False).input_ids
     for text, row in zip(texts, rows, strict=True):
         require(len(row) == tokenizer.model_max_length, "prompt", f"{len(row)} tokens: {text!r}",
                 f"at most {tokenizer.model_max_length} tokens with begin and end", "a shorter caption")

@@ -10,6 +10,7 @@ import functools
 from pathlib import Path
 
 from minidiff.errors import check_choice, require
+from minidiff.recipes.adversarial import DDGANS, VAES, ddgan_recipe, small_vae_recipe
 from minidiff.recipes.clip import CLIPS, clip_recipe
 from minidiff.recipes.guided import CLASSIFIERS, GUIDED, classifier_recipe, guided_recipe
 from minidiff.recipes.pixel import PIXEL, PIXEL_NET, SMALL_NET, pixel_recipe
@@ -23,7 +24,8 @@ __all__ = ["RECIPES", "PIXEL", "READERS", "AUTOENCODERS", "STABLE", "CLIPS", "GU
            "pixel_recipe", "PIXEL_NET", "SMALL_NET"]
 
 _TABLES = ((READERS, reader_recipe), (PIXEL, pixel_recipe), (AUTOENCODERS, vae_recipe), (STABLE, stable_recipe),
-           (CLIPS, clip_recipe), (GUIDED, guided_recipe), (CLASSIFIERS, classifier_recipe))
+           (CLIPS, clip_recipe), (GUIDED, guided_recipe), (CLASSIFIERS, classifier_recipe), (DDGANS, ddgan_recipe),
+           (VAES, small_vae_recipe))
 RECIPES = tuple(name for table, _ in _TABLES for name in table)
 
 

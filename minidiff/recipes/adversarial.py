@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch.func import functional_call
 
 from minidiff.diffusion.ddgan import d_loss, ddgan_schedule, g_loss, pair, posterior_sample, r1
 from minidiff.nets.adversarial import LatentUNet, PairDiscriminator, SmallVAE
-from minidiff.recipes.blocks import BLOCK
+from minidiff.recipes.blocks import Blocks, Draw, noise, sample_t
 from minidiff.recipes.few import FewData
 from minidiff.rng import generator
 from minidiff.train import Budget, Recipe
@@ -36,7 +35,13 @@ class Adversarial(nn.Module):
         self.generator, self.discriminator = LatentUNet(**GENERATOR_NET), PairDiscriminator()
 
     def forward(self, x0: Tensor, t: Tensor, z: Tensor, noise: Tensor) -> Tensor:
-        """x0: (B, 3, H, W); t: (B,); z: (B, z_dim); noise: (3, B, 3, H, W). Returns (B,) losses."""
+        """x0: (B, 3, H, W); t: (B,); z: (B, z_dim); noise: (3, B, 3, H, W). Returns (B,) losses. Always in float32: the penalty
+        is a gradient's gradient.
+        """
+        with torch.autocast("cuda" if x0.is_cuda else "cpu", enabled=False):
+            return self._losses(x0, t, z, noise)
+
+    def _losses(self, x0: Tensor, t: Tensor, z: Tensor, noise: Tensor) -> Tensor:
         before, after = pair(x0, t, self.schedule, noise[0], noise[1])
         fake = posterior_sample(self.generator(after, t, z), after, t, self.schedule, noise[2])
         frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
@@ -48,24 +53,23 @@ class Adversarial(nn.Module):
         return cheat + tell + self.gamma / 2 * heavy
 
 
-@functools.lru_cache(maxsize=2)
-def _block(seed: int, j: int, n: int, device: torch.device) -> Tensor:
-    return FewData(32, seed=seed).batch(j, n * BLOCK, device)[0]
+def _blocks(seed: int) -> Blocks:
+    return Blocks(lambda index, number: {"x0": FewData(32, seed=seed).batch(number, len(index), index.device)[0]})
 
 
 def ddgan_recipe(name: str, *, T: int, seed: int, images: tuple[int, int], minutes: tuple[float, float],  # noqa: N803
                  expect: str = "") -> Recipe:
     """A denoising diffusion GAN of T steps on the small world; T = 1 is a GAN. images, minutes: (laptop, gpu)."""
 
-    def draw(i: int, n: int, device: torch.device) -> dict[str, Tensor]:
-        x0 = _block(seed, i // BLOCK, n, device)[i % BLOCK * n :][:n]
-        rng = generator(seed, "draw", i)
-        t = torch.randint(0, T, (n,), generator=rng)
-        z = torch.randn(n, GENERATOR_NET["z_dim"], generator=rng)
-        noise = torch.randn(n, 3, *x0.shape[1:], generator=rng)
-        return {"x0": x0, "t": t.to(device), "z": z.to(device), "noise": noise.to(device)}
+    blocks = _blocks(seed)
 
-    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    def draw(i: int, n: int, device: torch.device) -> Draw:
+        x0 = blocks.rows(i, n, device)["x0"]
+        rng = generator(seed, "draw", i, device=device)
+        t, z = sample_t(n, T, rng), noise((n, GENERATOR_NET["z_dim"]), rng)
+        return {"x0": x0, "t": t, "z": z, "noise": noise((n, 3, *x0.shape[1:]), rng)}
+
+    def loss(model: nn.Module, batch: Draw) -> Tensor:
         return model(batch["x0"], batch["t"], batch["z"], batch["noise"].transpose(0, 1))
 
     def export(net: Adversarial, folder: Path) -> dict[str, Any]:
@@ -80,11 +84,12 @@ def small_vae_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: 
                      sigma: float = 0.3, expect: str = "") -> Recipe:
     """A VAE on the small world: -log N(x; decode(z), sigma^2) + beta KL, summed over a picture, divided by its 3,072 values."""
 
-    def draw(i: int, n: int, device: torch.device) -> dict[str, Tensor]:
-        x0 = _block(seed, i // BLOCK, n, device)[i % BLOCK * n :][:n]
-        return {"x0": x0, "noise": torch.randn(n, 32, generator=generator(seed, "draw", i)).to(device)}
+    blocks = _blocks(seed)
 
-    def loss(model: SmallVAE, batch: dict[str, Tensor]) -> Tensor:
+    def draw(i: int, n: int, device: torch.device) -> Draw:
+        return blocks.rows(i, n, device) | {"noise": noise((n, 32), generator(seed, "draw", i, device=device))}
+
+    def loss(model: SmallVAE, batch: Draw) -> Tensor:
         x = batch["x0"]
         mean, logvar = model.encode(x)
         y = model.decode(mean + (0.5 * logvar).exp() * batch["noise"])
@@ -107,9 +112,3 @@ DDGANS: dict[str, dict] = {
 VAES: dict[str, dict] = {"vae-32": {"seed": 63, "images": (24_000, 1_000_000), "minutes": (3, 1),
                                     "expect": "all cells, blurred; one pass a picture"}}
 
-
-def make(name, images):
-    row = {"ddgan": lambda: ddgan_recipe(name, T=4, seed=61, images=(images, 1), minutes=(1, 1)),
-           "gan-32": lambda: ddgan_recipe(name, T=1, seed=62, images=(images, 1), minutes=(1, 1)),
-           "vae-32": lambda: small_vae_recipe(name, seed=63, images=(images, 1), minutes=(1, 1))}
-    return row[name]()

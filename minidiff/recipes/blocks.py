@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,10 +11,43 @@ from torch import Tensor
 from minidiff.errors import check_choice
 from minidiff.world import Scenes, render, sample_scenes
 
-__all__ = ["BLOCK", "T_SAMPLINGS", "mixed_batch", "sample_t"]
+__all__ = ["T_SAMPLINGS", "Blocks", "Draw", "mixed_batch", "noise", "sample_t"]
 
-BLOCK = 8  # batches rendered at once: many scenes together are painted faster; batch i is still a pure function of i
+_AT_ONCE = {"cpu": 8, "cuda": 64}  # batches made at once
 T_SAMPLINGS = ("uniform", "mixture")
+
+Draw = dict[str, Tensor]
+
+
+class Blocks:
+    """Many batches made at once, since many scenes together are painted faster: ``blocks.rows(i, n, device)`` is batch i.
+
+    make: (numbers of the rows (m,) int64 on the device, block number) -> dict of tensors of m rows. Batch i stays a pure function
+    of (i, n, kind of device). keep: on CUDA so many rows are made once, kept on the device, and come back in the same batches
+    from then on; 0 makes every row anew.
+    """
+
+    def __init__(self, make: Callable[[Tensor, int], Draw], *, keep: int = 0) -> None:
+        self.make, self.keep = torch.no_grad()(make), keep
+        self._made: dict[tuple[int, int, torch.device], Draw] = {}
+
+    def rows(self, i: int, n: int, device: torch.device) -> Draw:
+        at_once = _AT_ONCE.get(device.type, 8)
+        number, first = i // at_once, i % at_once * n
+        kept = self.keep // (n * at_once) if device.type == "cuda" else 0
+        number = number % kept if kept else number
+        where = (number, n, device)
+        if where not in self._made:
+            if not kept:
+                self._made.clear()
+            index = torch.arange(number * n * at_once, (number + 1) * n * at_once, device=device)
+            self._made[where] = self.make(index, number)
+        return {name: value[first : first + n] for name, value in self._made[where].items()}
+
+
+def noise(shape: Sequence[int], rng: torch.Generator) -> Tensor:
+    """Standard normal noise where the generator lives: drawing it elsewhere would make a GPU wait for the copy."""
+    return torch.randn(tuple(shape), generator=rng, device=rng.device)
 
 
 def mixed_batch(index: Tensor, size: int, seed: int,
@@ -31,13 +66,16 @@ def mixed_batch(index: Tensor, size: int, seed: int,
 
 
 def sample_t(n: int, T: int, generator: torch.Generator, how: str = "uniform") -> Tensor:
-    """(n,) whole numbers in [0, T), the steps of a batch. "uniform", or "mixture": half uniform, half T sigmoid(N(0, 1)).
+    """(n,) whole numbers in [0, T), the steps of a batch, where the generator lives.
+
+    how: "uniform", or "mixture": half uniform, half T sigmoid(N(0, 1)).
 
     The logit-normal half (Esser et al. 2024, equation 19) is spent in the middle, where a network learns which shape to draw.
     """
     check_choice("t_sampling", how, T_SAMPLINGS)
-    even = torch.randint(0, T, (n,), generator=generator)
+    device = generator.device
+    even = torch.randint(0, T, (n,), generator=generator, device=device)
     if how == "uniform":
         return even
-    middle = (torch.sigmoid(torch.randn(n, generator=generator)) * T).long().clamp(max=T - 1)
-    return torch.where(torch.rand(n, generator=generator) < 0.5, even, middle)
+    middle = (torch.sigmoid(noise((n,), generator)) * T).long().clamp(max=T - 1)
+    return torch.where(torch.rand(n, generator=generator, device=device) < 0.5, even, middle)

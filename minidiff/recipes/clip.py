@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from minidiff.latent.clip import Contrastive, make_clip
 from minidiff.latent.text import make_tokenizer, token_ids
-from minidiff.recipes.blocks import mixed_batch
+from minidiff.recipes.blocks import Blocks, Draw, mixed_batch
 from minidiff.rng import generator
 from minidiff.train import Budget, Recipe
 from minidiff.world import captions
@@ -19,7 +18,7 @@ from minidiff.world import captions
 __all__ = ["CLIPS", "clip_recipe"]
 
 _PORTIONS = (("simple", 64, 0.2), ("pairs", 64, 0.4), ("full", 64, 0.4))
-_BLOCK = 2
+_KEPT = 100_000
 
 
 def clip_recipe(name: str, *, seed: int, images: tuple[int, int] = (100_000, 2_000_000), minutes: tuple[float, float] = (15, 3),
@@ -30,19 +29,15 @@ def clip_recipe(name: str, *, seed: int, images: tuple[int, int] = (100_000, 2_0
     """
     tokenizer = make_tokenizer()
 
-    @functools.lru_cache(maxsize=1)
-    @torch.no_grad()
-    def block(j: int, n: int, device: torch.device) -> dict[str, Tensor]:
-        index = torch.arange(j * n * _BLOCK, (j + 1) * n * _BLOCK, device=device)
+    def make(index: Tensor, number: int) -> Draw:
         scenes, images, _ = mixed_batch(index, 64, seed, _PORTIONS)
-        mix = torch.randperm(len(index), generator=generator(seed, "mix", j)).to(device)
-        return {"x": images[mix], "ids": token_ids(tokenizer, captions(scenes, index, seed=seed)).to(device)[mix]}
+        mix = torch.randperm(len(index), generator=generator(seed, "mix", number)).to(index.device)
+        ids = token_ids(tokenizer, captions(scenes, index, seed=seed)).to(index.device)
+        return {"x": images[mix], "ids": ids[mix]}
 
-    def draw(i: int, n: int, device: torch.device) -> dict[str, Tensor]:
-        rows = slice(i % _BLOCK * n, (i % _BLOCK + 1) * n)
-        return {name: value[rows] for name, value in block(i // _BLOCK, n, device).items()}
+    draw = Blocks(make, keep=_KEPT).rows
 
-    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    def loss(model: nn.Module, batch: Draw) -> Tensor:
         return model(**batch)
 
     return Recipe(name=name, seed=seed, build=lambda: Contrastive(make_clip(tokenizer)), draw=draw, loss=loss, batch=128, lr=1e-3,

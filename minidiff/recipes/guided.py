@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 from minidiff.diffusion import X0, make_schedule, q_sample, simple_loss
 from minidiff.nets import UNet
 from minidiff.nets.classifier import NoisyClassifier
-from minidiff.recipes.blocks import BLOCK, sample_t
+from minidiff.recipes.blocks import Blocks, Draw, noise, sample_t
 from minidiff.recipes.few import FEW_BACKDROPS, FEW_COLOURS, FEW_KINDS, FewData, condition, drop, labels
 from minidiff.rng import generator
 from minidiff.train import Budget, Recipe
@@ -26,29 +25,27 @@ GUIDED_NET = {"channels": 3, "dim": 48, "mults": (1, 2), "blocks": 1, "patch": 2
 CLASSIFIER_NET = {"classes": {"kind": len(FEW_KINDS), "colour": len(FEW_COLOURS), "backdrop": len(FEW_BACKDROPS)}}
 
 
-@functools.lru_cache(maxsize=2)
-def _block(seed: int, j: int, n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Pictures, kinds, colours and backdrops of BLOCK batches, rendered at once."""
-    x, scenes = FewData(32, seed=seed).batch(j, n * BLOCK, device)
-    return (x, *labels(scenes))
+def _blocks(seed: int) -> Blocks:
+    """Pictures of the small world with their kinds, colours, backdrops and condition vectors."""
+    def make(index: Tensor, number: int) -> Draw:
+        x0, scenes = FewData(32, seed=seed).batch(number, len(index), index.device)
+        kind, colour, backdrop = labels(scenes)
+        return {"x0": x0, "kind": kind, "colour": colour, "backdrop": backdrop, "cond": condition(kind, colour)}
 
-
-def _rows(seed: int, i: int, n: int, device: torch.device) -> list[Tensor]:
-    return [part[i % BLOCK * n :][:n] for part in _block(seed, i // BLOCK, n, device)]
+    return Blocks(make)
 
 
 def guided_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: tuple[float, float], expect: str = "") -> Recipe:
     """pixel-guided: a U-Net that predicts x0 from kind and colour, each dropped now and then. images, minutes: (laptop, gpu)."""
-    table = make_schedule("linear", 1000)
+    table, blocks = make_schedule("linear", 1000), _blocks(seed)
 
-    def draw(i: int, n: int, device: torch.device) -> dict[str, Tensor]:
-        x0, kind, colour, _ = _rows(seed, i, n, device)
-        rng = generator(seed, "t", i)
-        t, u = sample_t(n, table.T, rng, "mixture").to(device), torch.rand(n, generator=rng).to(device)
-        noise = torch.randn(x0.shape, generator=rng).to(device)
-        return {"x0": x0, "t": t, "noise": noise, "cond": drop(condition(kind, colour), u)}
+    def draw(i: int, n: int, device: torch.device) -> Draw:
+        made = blocks.rows(i, n, device)
+        rng = generator(seed, "t", i, device=device)
+        t, u = sample_t(n, table.T, rng, "mixture"), torch.rand(n, generator=rng, device=device)
+        return {"x0": made["x0"], "t": t, "noise": noise(made["x0"].shape, rng), "cond": drop(made["cond"], u)}
 
-    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    def loss(model: nn.Module, batch: Draw) -> Tensor:
         return simple_loss(X0(model, table), batch["x0"], batch["t"], batch["noise"], cond=batch["cond"], gamma=5.0)
 
     def export(net: nn.Module, folder: Path) -> dict[str, Any]:
@@ -62,16 +59,16 @@ def guided_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: tup
 
 def classifier_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: tuple[float, float], expect: str = "") -> Recipe:
     """noisy-classifier: kind, colour and backdrop of q_sample(x0, t), cross-entropy summed over the three."""
-    table = make_schedule("linear", 1000)
+    table, blocks = make_schedule("linear", 1000), _blocks(seed)
 
-    def draw(i: int, n: int, device: torch.device) -> dict[str, Tensor]:
-        x0, kind, colour, backdrop = _rows(seed, i, n, device)
-        rng = generator(seed, "t", i)
-        t = torch.randint(0, table.T, (n,), generator=rng).to(device)
-        noise = torch.randn(x0.shape, generator=rng).to(device)
-        return {"x_t": q_sample(x0, t, noise, table), "t": t, "kind": kind, "colour": colour, "backdrop": backdrop}
+    def draw(i: int, n: int, device: torch.device) -> Draw:
+        made = blocks.rows(i, n, device)
+        rng = generator(seed, "t", i, device=device)
+        t = sample_t(n, table.T, rng)
+        return {"x_t": q_sample(made["x0"], t, noise(made["x0"].shape, rng), table), "t": t,
+                **{name: made[name] for name in CLASSIFIER_NET["classes"]}}
 
-    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    def loss(model: nn.Module, batch: Draw) -> Tensor:
         return sum(F.cross_entropy(logits, batch[name], reduction="none")
                    for name, logits in model(batch["x_t"], batch["t"]).items())
 

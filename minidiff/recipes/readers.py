@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minidiff.measure.reader import Reader, reader_loss
-from minidiff.recipes.blocks import BLOCK, mixed_batch
+from minidiff.recipes.blocks import Blocks, Draw, mixed_batch, noise
 from minidiff.rng import generator, key, uniform
 from minidiff.train import Budget, Recipe
 from minidiff.world import Rendered, Scenes
@@ -22,12 +21,11 @@ __all__ = ["READERS", "reader_recipe"]
 def augment(x: Tensor, seed: int, i: int, strength: float) -> Tensor:
     """What a reader must put up with: noise, a lost half of the resolution, a change of brightness or contrast."""
     n = len(x)
-    dice = uniform(key(seed, "blemish"), torch.arange(i * n, (i + 1) * n), 5).to(x)[:, :, None, None, None]
+    dice = uniform(key(seed, "blemish"), torch.arange(i * n, (i + 1) * n, device=x.device), 5).to(x)[:, :, None, None, None]
     soft = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2.0, mode="bilinear")
     x = torch.where(dice[:, 0] < 0.25, soft, x)
     x = x * (1 + 0.1 * (dice[:, 1] - 0.5)) + 0.1 * (dice[:, 2] - 0.5)
-    noise = torch.randn(x.shape, generator=generator(seed, "blemish", i)).to(x.device)
-    return x + strength * dice[:, 3] * (dice[:, 4] < 0.6) * noise
+    return x + strength * dice[:, 3] * (dice[:, 4] < 0.6) * noise(x.shape, generator(seed, "blemish", i, device=x.device))
 
 
 def reader_recipe(name: str, *, seed: int, strength: float) -> Recipe:
@@ -35,22 +33,18 @@ def reader_recipe(name: str, *, seed: int, strength: float) -> Recipe:
     portions = (("simple", 32, 0.25), ("pairs", 64, 0.25), ("full", 64, 0.5))
     fields = [f.name for f in dataclasses.fields(Scenes) if f.default is dataclasses.MISSING]      # what the splits use
 
-    @functools.lru_cache(maxsize=1)
-    @torch.no_grad()
-    def block(j: int, n: int, device: torch.device) -> tuple[Scenes, Tensor, Tensor]:
-        index = torch.arange(j * n * BLOCK, (j + 1) * n * BLOCK, device=device)
+    def make(index: Tensor, number: int) -> Draw:
         scenes, images, masks = mixed_batch(index, 64, seed, portions)
-        mix = torch.randperm(len(index), generator=generator(seed, "mix", j)).to(device)
-        return scenes[mix], images[mix], masks[mix]
+        mix = torch.randperm(len(index), generator=generator(seed, "mix", number)).to(index.device)
+        return {"images": images[mix], "masks": masks[mix]} | {name: getattr(scenes, name)[mix] for name in fields}
 
-    def draw(i: int, n: int, device: torch.device) -> dict[str, Tensor]:
-        scenes, images, masks = block(i // BLOCK, n, device)
-        rows = torch.arange(i % BLOCK * n, (i % BLOCK + 1) * n, device=device)
-        scenes = scenes[rows]
-        batch = {"images": augment(images[rows], seed, i, strength), "masks": masks[rows]}
-        return batch | {name: getattr(scenes, name) for name in fields}
+    blocks = Blocks(make)
 
-    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    def draw(i: int, n: int, device: torch.device) -> Draw:
+        batch = blocks.rows(i, n, device)
+        return batch | {"images": augment(batch["images"], seed, i, strength)}
+
+    def loss(model: nn.Module, batch: Draw) -> Tensor:
         scenes = Scenes(**{name: batch[name] for name in fields})
         return reader_loss(model(batch["images"]), scenes, Rendered(batch["images"], batch["masks"], batch["masks"]))
 
@@ -64,7 +58,7 @@ def reader_recipe(name: str, *, seed: int, strength: float) -> Recipe:
         lr=2e-3,
         warmup=3_200,
         ema=0.998,
-        budgets={"laptop": Budget(80_000, 15), "gpu": Budget(600_000, 3)},
+        budgets={"laptop": Budget(80_000, 15), "gpu": Budget(600_000, 3, batch=64)},
         expect="kind and colour >= 99 %, backdrop >= 99.5 %, mask IoU >= 0.9 on clean held-out scenes",
         identity={"strength": strength},
         export=lambda net, folder: write_net(net, {"kind": "reader", "net": net.config}, folder),

@@ -15,7 +15,7 @@ from minidiff.latent.concat import HINTS, add_input_channels, inpaint_hint, layo
 from minidiff.latent.grounding import phrase_masks
 from minidiff.latent.stable import LatentDiffusion, assemble, make_unet
 from minidiff.latent.text import make_text_encoder, make_tokenizer, token_ids
-from minidiff.recipes.blocks import BLOCK, mixed_batch
+from minidiff.recipes.blocks import Blocks, Draw, mixed_batch, noise
 from minidiff.rng import generator, key, uniform
 from minidiff.train import Budget, Recipe
 from minidiff.world import captions
@@ -23,7 +23,8 @@ from minidiff.zoo import load
 
 __all__ = ["STABLE", "stable_recipe"]
 
-_PORTIONS = (("simple", 64, 0.2), ("pairs", 64, 0.65), ("full", 64, 0.15))
+_PORTIONS = (("simple", 64, 0.15), ("pairs", 64, 0.5), ("full", 64, 0.35))
+_KEPT = 400_000     # pictures that a GPU draws, encodes and reads captions for once
 
 
 def draw_t(n: int, T: int, generator: torch.Generator) -> Tensor:
@@ -32,20 +33,20 @@ def draw_t(n: int, T: int, generator: torch.Generator) -> Tensor:
     The logit-normal density is that of Esser et al. 2024 (Stable Diffusion 3, equation 19): in the middle a network learns
     which shape a word has. From 0.7 T on it is settled where things stand. The steps near the clean picture are learned soon.
     """
-    middle = torch.sigmoid(0.4 + torch.randn(n, generator=generator))
-    evenly = torch.rand(n, generator=generator)
-    die = torch.rand(n, generator=generator)
+    middle = torch.sigmoid(0.4 + noise((n,), generator))
+    evenly, die = (torch.rand(n, generator=generator, device=generator.device) for _ in range(2))
     chosen = torch.where(die < 0.25, evenly, torch.where(die < 0.5, 0.7 + 0.3 * evenly, middle))
     return (chosen * T).long().clamp(max=T - 1)
 
 
 def stable_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: tuple[float, float], lr: float = 5e-4,
-                  ground: float = 0.15, drop: float = 0.1, vae: str = "mini-vae", start: str = "", task: str = "",
-                  expect: str = "") -> Recipe:
+                  ground: float = 0.15, drop: float = 0.15, alone: float = 0.35, vae: str = "mini-vae", start: str = "",
+                  task: str = "", expect: str = "") -> Recipe:
     """A recipe for text to image in the latent space of ``vae``. images, minutes: (laptop, gpu).
 
-    ground: weight of the grounding loss; drop: share of captions that are left empty, for guidance; start: a shipped
-    pipeline to begin with; task: one of HINTS, whose hint the U-Net then sees beside the latent.
+    ground: weight of the grounding loss; drop: share of captions that are left empty, for guidance; alone: share of captions
+    whose words do not see each other in the text encoder, so that the U-Net learns to read each word at its own token; start: a
+    shipped pipeline to begin with; task: one of HINTS, whose hint the U-Net then sees beside the latent.
     """
     tokenizer = make_tokenizer()
     frozen = functools.lru_cache(maxsize=1)(lambda device: load(vae, device=device))
@@ -57,35 +58,36 @@ def stable_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: tup
             return LatentDiffusion(unet.requires_grad_(True), pipe.text_encoder.requires_grad_(True), ground=ground)
         return LatentDiffusion(make_unet(), make_text_encoder(tokenizer), ground=ground)
 
-    @functools.lru_cache(maxsize=1)
-    @torch.no_grad()
-    def block(j: int, n: int, device: torch.device) -> dict[str, Tensor]:
-        index = torch.arange(j * n * BLOCK, (j + 1) * n * BLOCK, device=device)
+    def make(index: Tensor, number: int) -> Draw:
+        device = index.device
         scenes, images, masks = mixed_batch(index, 64, seed, _PORTIONS)
-        mix = torch.randperm(len(index), generator=generator(seed, "mix", j))
         texts = captions(scenes, index, seed=seed)
         empty = (uniform(key(seed, "drop"), index.cpu(), 1)[:, 0] < drop).tolist()
         texts = ["" if gone else text for text, gone in zip(texts, empty, strict=True)]
-        whole = {"z": encode(frozen(device), images), "ids": token_ids(tokenizer, texts),
+        whole = {"z": encode(frozen(device), images, chunk=1024 if device.type == "cuda" else 64),
+                 "ids": token_ids(tokenizer, texts),
                  "words": phrase_masks(texts, scenes.kind.cpu(), tokenizer.model_max_length),
                  "masks": F.adaptive_avg_pool2d(masks, (16, 16))}
         if task:
             whole["hint"] = _hint(task, frozen(device), images, masks, scenes.kind, random_masks(index, 64, seed=seed))
-        return {name: value.to(device)[mix.to(device)] for name, value in whole.items()}
+        mix = torch.randperm(len(index), generator=generator(seed, "mix", number)).to(device)
+        return {name: value.to(device)[mix] for name, value in whole.items()}
 
-    def draw(i: int, n: int, device: torch.device) -> dict[str, Tensor]:
-        rows = slice(i % BLOCK * n, (i % BLOCK + 1) * n)
-        batch = {name: value[rows] for name, value in block(i // BLOCK, n, device).items()}
-        rng = generator(seed, "t", i)
-        t = draw_t(n, 1000, rng)
-        return batch | {"t": t.to(device), "noise": torch.randn(batch["z"].shape, generator=rng).to(device)}
+    blocks = Blocks(make, keep=_KEPT)
 
-    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    def draw(i: int, n: int, device: torch.device) -> Draw:
+        batch = blocks.rows(i, n, device)
+        rng = generator(seed, "t", i, device=device)
+        t, die = draw_t(n, 1000, rng), torch.rand(n, generator=rng, device=device)
+        return batch | {"t": t, "noise": noise(batch["z"].shape, rng), "alone": die < alone}
+
+    def loss(model: nn.Module, batch: Draw) -> Tensor:
         return model(**batch)
 
     return Recipe(name=name, seed=seed, build=build, draw=draw, loss=loss, batch=16, lr=lr, warmup=4_000, ema=0.999,
-                  budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1], batch=256, lr=1e-3)},
-                  expect=expect, identity={"vae": vae, "ground": ground, "drop": drop, "start": start, "task": task},
+                  budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1], batch=128, lr=2 * lr)},
+                  expect=expect, identity={"vae": vae, "ground": ground, "drop": drop, "alone": alone, "start": start,
+                                           "task": task},
                   export=functools.partial(_export, vae))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from minidiff.latent.autoencoder import AutoencoderLoss, as_vq_model, latent_scale, make_autoencoder
-from minidiff.latent.grow import net2wider
-from minidiff.recipes.blocks import BLOCK, mixed_batch
+from minidiff.recipes.blocks import Blocks, Draw, mixed_batch
 from minidiff.rng import generator
 from minidiff.train import Budget, Recipe
 from minidiff.zoo import load
@@ -22,39 +20,33 @@ _PORTIONS = (("simple", 64, 0.2), ("pairs", 64, 0.3), ("full", 64, 0.5))
 
 
 def vae_recipe(name: str, *, seed: int, f: int = 4, images: tuple[int, int] = (45_000, 1_000_000), codebook_size: int = 0,
-               minutes: tuple[float, float] = (45, 4), lr: float = 1.2e-3, after: float = 0.7, adversarial: float = 0.1,
-               start: str = "", widths: tuple[int, ...] = (), expect: str = "") -> Recipe:
+               minutes: tuple[float, float] = (45, 4), lr: float = 1.2e-3, adversarial: float = 0.0,
+               widths: tuple[int, ...] | None = None, expect: str = "") -> Recipe:
     """A recipe for an autoencoder of 64 x 64 pictures of all levels. codebook_size > 0: a codebook instead of a KL term.
 
-    images, minutes: (laptop, gpu). after: the share of the laptop budget from which the patch discriminator counts. start: a
-    shipped autoencoder that is made as wide as ``widths`` and goes on learning, its latents kept what they are.
+    images, minutes: (laptop, gpu). widths: channels of each level (see :func:`~minidiff.latent.autoencoder.make_autoencoder`).
+    adversarial: weight of the patch discriminator, which counts from the first seven tenths of the laptop's images on.
     """
 
     def build() -> nn.Module:
-        if start:
-            teacher = load(start)
-            vae = net2wider(teacher, widths, seed=seed).requires_grad_(True)
-            return AutoencoderLoss(vae, load("readers/guide"), adversarial=adversarial, teacher=teacher)
-        return AutoencoderLoss(make_autoencoder(f), load("readers/guide"), codebook_size=codebook_size, adversarial=adversarial,
-                            start=int(after * images[0]))
+        return AutoencoderLoss(make_autoencoder(f, widths=widths), load("readers/guide"), codebook_size=codebook_size,
+                               adversarial=adversarial, start=int(0.7 * images[0]))
 
-    @functools.lru_cache(maxsize=1)
-    @torch.no_grad()
-    def block(j: int, n: int, device: torch.device) -> Tensor:
-        index = torch.arange(j * n * BLOCK, (j + 1) * n * BLOCK, device=device)
+    def make(index: Tensor, number: int) -> Draw:
         pictures = mixed_batch(index, 64, seed, _PORTIONS)[1]
-        return pictures[torch.randperm(len(index), generator=generator(seed, "mix", j)).to(device)]
+        return {"x": pictures[torch.randperm(len(index), generator=generator(seed, "mix", number)).to(index.device)]}
 
-    def draw(i: int, n: int, device: torch.device) -> dict[str, Tensor]:
-        x = block(i // BLOCK, n, device)[i % BLOCK * n :][:n]
-        return {"x": x, "seen": torch.full((n,), i * n, device=device)}
+    blocks = Blocks(make)
 
-    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    def draw(i: int, n: int, device: torch.device) -> Draw:
+        return blocks.rows(i, n, device) | {"seen": torch.full((n,), i * n, device=device)}
+
+    def loss(model: nn.Module, batch: Draw) -> Tensor:
         return model(batch["x"], batch["seen"])
 
     return Recipe(name=name, seed=seed, build=build, draw=draw, loss=loss, batch=16, lr=lr, warmup=1_600, ema=0.998,
-                  budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1])}, expect=expect,
-                  identity={"f": f, "codebook_size": codebook_size, "adversarial": adversarial, "after": after, "start": start},
+                  budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1], batch=64, lr=1.5 * lr)},
+                  expect=expect, identity={"f": f, "codebook_size": codebook_size, "adversarial": adversarial},
                   export=_export)
 
 
@@ -69,21 +61,16 @@ def to_diffusers(net: AutoencoderLoss) -> nn.Module:
     """The trained autoencoder as diffusers knows it, its scaling_factor measured on 2,048 training pictures."""
     if net.codebook is not None:
         return as_vq_model(net)
-    if net.taught:
-        return net.vae  # the latents, and with them the scale, are those of the teacher
     pictures = mixed_batch(torch.arange(2048), 64, 40, _PORTIONS)[1]
     net.vae.register_to_config(scaling_factor=round(latent_scale(net.vae, pictures), 5))
     return net.vae
 
 
-_STUDY: dict = {"seed": 42, "images": (4_000, 200_000), "minutes": (4, 1), "adversarial": 0.0}
+_STUDY: dict = {"seed": 42, "images": (4_000, 200_000), "minutes": (4, 1)}
 
 # name -> what vae_recipe is called with
 AUTOENCODERS: dict[str, dict] = {
-    "mini-vae-first": {"seed": 41, "expect": "the first stage of mini-vae: its latents"},
-    # the latents are settled early, so that mini-sd can be trained on them while the autoencoder goes on
-    "mini-vae": {"seed": 43, "start": "mini-vae-first", "widths": (32, 64, 64), "images": (85_000, 1_000_000),
-                 "minutes": (205, 4), "lr": 8e-4, "adversarial": 0.0,
+    "mini-vae": {"seed": 43, "widths": (32, 64, 64), "images": (85_000, 1_000_000), "minutes": (205, 4), "lr": 8e-4,
                  "expect": "PSNR >= 32 dB on held-out scenes; what the reader reads survives"},
     "vae-f2": _STUDY | {"f": 2},
     "vae-f4": _STUDY,

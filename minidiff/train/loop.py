@@ -33,17 +33,17 @@ def fit(recipe: Recipe, *, budget: str = "laptop", images: int | None = None, mi
         by_clock: bool = False, say: Callable[[str], None] = print) -> Iterator[TrainState]:
     """Train ``recipe``; iterate over the result to make it run. Yields a :class:`TrainState` after every step.
 
-    budget: which of the recipe's budgets gives the number of images; images: that number, instead. minutes: stop then
-    (the learning rate follows the images, not the clock, so a stopped run can be taken up again). by_clock: the whole run
-    takes ``minutes``, however many images that makes; the learning rate follows the time of training and ends at its end, also
-    when the run is stopped and taken up again. out: folder for
-    checkpoints, losses and previews; None keeps nothing. To resume, call again with the same arguments: parameters,
-    EMA, moments and losses are bit-equal to a run that was never stopped, on one machine with one number of threads.
-    A run that is already complete yields its last state once. save_every, preview_every: in images; None = 50 and 10
-    times a run. precision: auto, float32 or bf16 (auto: see :func:`~minidiff.train.speed.automatic_bf16`).
-    compile: with torch.compile; without it a step on CUDA is one CUDA graph. extend: go on with a run that was planned for another number of images: a warm restart, a new
-    cycle of the learning rate from there to the new end; every checkpoint keeps the list of cycles. say: called with what
-    a person should know, one sentence at a time.
+    budget: which of the recipe's budgets gives the number of images; images: that number, instead. minutes: stop then (the
+    learning rate follows the images, not the clock, so a stopped run can be taken up again). by_clock: the whole run takes
+    ``minutes``, however many images that makes; the learning rate follows the time of training and ends at its end, also when
+    the run is stopped and taken up again. out: folder for checkpoints, losses and previews; None keeps nothing. To resume,
+    call again with the same arguments: parameters, EMA, moments and losses are bit-equal to a run that was never stopped, on
+    one machine with one number of threads. A run that is already complete yields its last state once. save_every,
+    preview_every: in images; None = 50 and 10 times a run. precision: auto, float32 or bf16 (auto: see
+    :func:`~minidiff.train.speed.automatic_bf16`). compile: with torch.compile; without it a step on CUDA is one CUDA graph.
+    extend: go on with a run that was planned for another number of images: a warm restart, a new cycle of the learning rate
+    from there to the new end; every checkpoint keeps the list of cycles. say: called with what a person should know, one
+    sentence at a time.
 
     Raises BadInput before any work starts; CheckpointError when the folder holds another run, is in use or cannot be
     written; BadInput when the loss is no longer finite.

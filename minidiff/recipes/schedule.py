@@ -1,0 +1,47 @@
+"""What `minidiff remake` trains: which models a recipe loads, and how many of nine minutes on one GPU it takes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["PLAN", "Job"]
+
+
+class Job(NamedTuple):
+    """needs: shipped models that the recipe loads. minutes: of nine. lane: jobs of one lane run one after another."""
+
+    minutes: float
+    needs: tuple[str, ...] = ()
+    lane: int = 0
+
+
+# The first lane is the longest chain (the reader's features, the autoencoder's latents, mini-sd); it ends as early as it can, so
+# that what starts from mini-sd has time left. The others fill the GPU beside it.
+PLAN: dict[str, Job] = {
+    "readers/guide": Job(0.7),
+    "mini-vae": Job(2.2, ("readers/guide",)),
+    "mini-sd": Job(4.4, ("mini-vae",)),
+    "mini-inpaint": Job(1.2, ("mini-sd", "mini-vae"), lane=0),
+    "mini-upscale-x2": Job(1.2, ("mini-sd", "mini-vae"), lane=1),
+    "mini-upscale-x4": Job(1.2, ("mini-sd", "mini-vae"), lane=2),
+    "mini-layout": Job(1.2, ("mini-sd", "mini-vae"), lane=3),
+    "readers/final": Job(0.9, lane=1),
+    "pixel-ddpm": Job(2.8, lane=1),
+    "ddgan": Job(2.2, lane=1),
+    "mini-clip": Job(1.0, lane=1),
+    "readers/develop": Job(0.9, lane=2),
+    "pixel-guided": Job(1.3, lane=2),
+    "pixel-eps": Job(1.5, lane=2),
+    "gan-32": Job(0.8, lane=2),
+    "vae-32": Job(0.3, lane=2),
+    "vq-f4": Job(0.8, ("readers/guide",), lane=2),
+    "vae-f2": Job(0.8, ("readers/guide",), lane=2),
+    "noisy-classifier": Job(0.4, lane=3),
+    "pixel-small-eps": Job(0.5, lane=3),
+    "pixel-small-x0": Job(0.5, lane=3),
+    "pixel-small-v": Job(0.5, lane=3),
+    "pixel-small-learned": Job(0.5, lane=3),
+    "pixel-small-cosine": Job(0.5, lane=3),
+    "vae-f4": Job(0.6, ("readers/guide",), lane=3),
+    "vae-f8": Job(0.6, ("readers/guide",), lane=3),
+}
