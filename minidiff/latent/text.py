@@ -129,7 +129,7 @@ def _tokens(tokenizer: CLIPTokenizer, size: int, word: str) -> tuple[int, ...]:
 def token_ids(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
     """(B, length) int64, begun, ended and padded to the tokenizer's own length; too long a text is an error, not cut."""
     texts = [normalise(tokenizer, text) for text in texts]
-    if all(_PLAIN.fullmatch(text) for text in texts):       # words and blanks: a token never crosses a blank, so words are looked up
+    if all(_PLAIN.fullmatch(text) for text in texts):  # a token never crosses a blank: words are looked up
         size, longest = len(tokenizer), tokenizer.model_max_length
         rows = [[token for word in text.split(" ") for token in _tokens(tokenizer, size, word)] for text in texts]
         rows = [[tokenizer.bos_token_id, *row, tokenizer.eos_token_id] for row in rows]

@@ -60,7 +60,7 @@ def mixed_batch(index: Tensor, size: int, seed: int,
         picture = render(part, side)
         scenes.append(part)
         images.append(F.interpolate(picture.images, size=(size, size), mode="bilinear") if side != size else picture.images)
-        masks.append(F.interpolate(picture.masks, size=(size // 2, size // 2), mode="area"))
+        masks.append(F.interpolate(picture.masks, size=(size, size), mode="bilinear") if side != size else picture.masks)
         start = stop
     return Scenes.cat(scenes), torch.cat(images), torch.cat(masks)
 

@@ -126,9 +126,9 @@ class Channel:
 
 
 def _warm(device: str) -> None:
-    """What costs seconds on CUDA and needs no other model: the context, the compiler's and the libraries' imports."""
+    """What costs seconds on CUDA and needs no other model: the context and the libraries' imports (optimisers import dynamo)."""
     torch.zeros(1, device=device)
-    for module in ("torch._dynamo", "torch._inductor.compile_fx", "diffusers.models.unets.unet_2d_condition",
+    for module in ("torch._dynamo", "diffusers.models.unets.unet_2d_condition",
                    "diffusers.models.autoencoders.autoencoder_kl", "transformers.models.clip.modeling_clip",
                    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"):
         importlib.import_module(module)

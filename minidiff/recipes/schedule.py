@@ -8,11 +8,13 @@ __all__ = ["PLAN", "Job"]
 
 
 class Job(NamedTuple):
-    """needs: shipped models that the recipe loads. minutes: of nine. lane: jobs of one lane run one after another."""
+    """needs: shipped models that the recipe loads. minutes: of nine. lane: jobs of one lane run one after another;
+    None: beside all others.
+    """
 
     minutes: float
     needs: tuple[str, ...] = ()
-    lane: int = 0
+    lane: int | None = 0
 
 
 # The first lane is the longest chain (the reader's features, the autoencoder's latents, mini-sd); it ends as early as it can, so
@@ -21,10 +23,10 @@ PLAN: dict[str, Job] = {
     "readers/guide": Job(0.7),
     "mini-vae": Job(2.2, ("readers/guide",)),
     "mini-sd": Job(4.4, ("mini-vae",)),
-    "mini-inpaint": Job(1.2, ("mini-sd", "mini-vae"), lane=0),
-    "mini-upscale-x2": Job(1.2, ("mini-sd", "mini-vae"), lane=1),
-    "mini-upscale-x4": Job(1.2, ("mini-sd", "mini-vae"), lane=2),
-    "mini-layout": Job(1.2, ("mini-sd", "mini-vae"), lane=3),
+    "mini-inpaint": Job(1.2, ("mini-sd", "mini-vae"), lane=None),
+    "mini-upscale-x2": Job(1.2, ("mini-sd", "mini-vae"), lane=None),
+    "mini-upscale-x4": Job(1.2, ("mini-sd", "mini-vae"), lane=None),
+    "mini-layout": Job(1.2, ("mini-sd", "mini-vae"), lane=None),
     "readers/final": Job(0.9, lane=1),
     "pixel-ddpm": Job(2.8, lane=1),
     "ddgan": Job(2.2, lane=1),

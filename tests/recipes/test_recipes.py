@@ -120,13 +120,6 @@ def load_real_scale(monkeypatch):
         return load("mini-vae").config.scaling_factor
 
 
-def test_the_second_stage_begins_where_the_first_ended():
-    first, second = load("pixel-eps"), recipe("pixel-ddpm").build()
-    for (name, a), b in zip(first.net.state_dict().items(), second.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
-    assert PIXEL["pixel-ddpm"]["net"] == PIXEL["pixel-eps"]["net"]
-
-
 def test_publish_and_load(tmp_path, monkeypatch):
     name = "pixel-small-eps"
     for state in fit(recipe(name), images=64, out=tmp_path / "run", device="cpu", say=lambda _: None):
