@@ -12,6 +12,7 @@ from minidiff.latent.autoencoder import AutoencoderLoss, as_vq_model, latent_sca
 from minidiff.recipes.blocks import Blocks, Draw, mixed_batch
 from minidiff.rng import generator
 from minidiff.train import Budget, Recipe
+from minidiff.train.speed import pick_device
 from minidiff.zoo import load
 
 __all__ = ["AUTOENCODERS", "to_diffusers", "vae_recipe"]
@@ -61,8 +62,10 @@ def to_diffusers(net: AutoencoderLoss) -> nn.Module:
     """The trained autoencoder as diffusers knows it, its scaling_factor measured on 2,048 training pictures."""
     if net.codebook is not None:
         return as_vq_model(net)
-    pictures = mixed_batch(torch.arange(2048), 64, 40, _PORTIONS)[1]
-    net.vae.register_to_config(scaling_factor=round(latent_scale(net.vae, pictures), 5))
+    device = pick_device()                      # two thousand pictures are a second there and half a minute on a CPU
+    pictures = mixed_batch(torch.arange(2048, device=device), 64, 40, _PORTIONS)[1]
+    scale = latent_scale(net.vae.to(device), pictures)
+    net.vae.cpu().register_to_config(scaling_factor=round(scale, 5))
     return net.vae
 
 
