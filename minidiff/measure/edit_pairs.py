@@ -145,6 +145,9 @@ def _one_of(change: Callable) -> Callable:
     return lambda scene, u: change(scene, u, min(int(u[1] * len(scene.things)), len(scene.things) - 1))
 
 
+_MOVABLE = 0.28       # half-height: a thing that fills the picture has nowhere to go
+
+
 def _move(scene: Scene, u: list[float]) -> Scene:
     """To another place at least 0.15 of the picture away, all of it inside the frame."""
     thing = scene.things[0]
@@ -205,6 +208,8 @@ def edit_pairs(edit: str, n: int, *, split: str = "valid", seed: int = 0) -> Edi
                                          for t in s.things)) for s in two_things(0, n, split=split, seed=seed)]
     else:
         scenes = list(sample_scenes(range(n), split=split, seed=seed, level="simple"))
+    if edit == "move":
+        scenes = [s.replace_thing(0, size=min(s.things[0].size, _MOVABLE)) for s in scenes]
     draws = uniform(key("edit", edit, seed, split), torch.arange(n), 2).tolist()
     after = [change(scene, u) for scene, u in zip(scenes, draws, strict=True)]
     source, target = Scenes.of(scenes), Scenes.of(after)

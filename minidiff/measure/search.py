@@ -12,6 +12,7 @@ from minidiff.world import ANIMALS, MAX_THINGS, Scenes
 __all__ = ["doubts", "put", "try_words"]
 
 _ROWS = 1024              # scenes rendered at once
+_TOGETHER = 4             # words changed at most
 _THINGS = ("kind", "colour", "pattern", "mood", "wears")
 _WHOLE = ("style", "backdrop")
 
@@ -56,8 +57,9 @@ def try_words(images: Tensor, scenes: Scenes, error: Tensor, reading: Reading, *
               count: int) -> tuple[Scenes, Tensor]:
     """Render ``count`` other scenes of each picture, each with one word changed, and keep what comes closer to the picture.
 
-    The words are those the reader doubts most, number ``first`` to ``first + count - 1`` of :func:`doubts`. What helps is also
-    tried together (the best word of each attribute of each thing). scenes, error: the best so far; returns the new best.
+    The words are those the reader doubts most, number ``first`` to ``first + count - 1`` of :func:`doubts`. The best word of each
+    attribute of each thing that helps alone is then taken over in turn, as long as it still helps.
+    scenes, error: the best so far; returns the new best.
     """
     columns = _columns(reading.probs)
     gaps, order = doubts(reading).sort(1)
@@ -71,21 +73,21 @@ def try_words(images: Tensor, scenes: Scenes, error: Tensor, reading: Reading, *
         one = torch.zeros(len(part), len(columns), dtype=torch.bool, device=images.device)
         one[torch.arange(len(part), device=row.device), column[part]] = True
         tried[row[part], column[part]] = squared_error(images[row[part]], _changed(scenes[row[part]], columns, one))
-    helps = tried < error[:, None]
-    alone = torch.zeros_like(helps).scatter(1, tried.argmin(1, keepdim=True), True) & helps
-    together = torch.zeros_like(helps)
+    tried = tried.masked_fill(tried >= error[:, None], float("inf"))
     groups: dict[tuple[str, int], list[int]] = {}
     for c, (name, slot, _) in enumerate(columns):
         groups.setdefault((name, slot), []).append(c)
-    for mine in groups.values():
-        best = torch.zeros_like(helps[:, mine]).scatter(1, tried[:, mine].argmin(1, keepdim=True), True)
-        together[:, mine] = best & helps[:, mine]
-    begun = scenes
-    for chosen in (alone, together):
-        rows = torch.nonzero(chosen.any(1)).squeeze(1)
+    best = [tried[:, mine].min(1) for mine in groups.values()]
+    which = torch.stack([torch.tensor(mine, device=row.device)[b.indices]
+                         for mine, b in zip(groups.values(), best, strict=True)], 1)
+    helped, turn = torch.stack([b.values for b in best], 1).sort(1)
+    for j in range(_TOGETHER):                                # one after another: what helped alone may not help any more
+        rows = torch.nonzero(helped[:, j].isfinite()).squeeze(1)
         if len(rows) == 0:
-            continue
-        other = _changed(begun[rows], columns, chosen[rows])
+            break
+        one = torch.zeros(len(rows), len(columns), dtype=torch.bool, device=row.device)
+        one[torch.arange(len(rows), device=row.device), which[rows, turn[rows, j]]] = True
+        other = _changed(scenes[rows], columns, one)
         new = squared_error(images[rows], other)
         good = new < error[rows]
         scenes, error = put(scenes, rows[good], other[good]), error.index_copy(0, rows[good], new[good])

@@ -25,8 +25,8 @@ __all__ = ["BETWEEN_BELOW", "SEEN_ABOVE", "VALID_BELOW", "Explanation", "explain
 
 # A picture is valid when its residual is below the first and the gain of each of its things above the second.
 # `minidiff.measure.validity.calibrate` prints both from clean and from broken pictures; `minidiff score 00.validity` tests them.
-VALID_BELOW = 0.15
-SEEN_ABOVE = 0.8
+VALID_BELOW = 0.12
+SEEN_ABOVE = 0.9
 BETWEEN_BELOW = 0.12  # the residual for explain_between: frames of the gold morph leave at most 0.03, ghosts 0.14 and more (N 80)
 _WORDS, _MORE = 8, 24     # other words tried for each picture, and for those that leave more than _LOOK_AGAIN then
 _LOOK_AGAIN = 0.07

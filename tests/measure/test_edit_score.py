@@ -25,7 +25,7 @@ def test_pairs_differ_in_what_is_edited_alone_and_prompts_are_true(edit):
         assert agrees(parse(pairs.prompts[i]), a) and agrees(parse(pairs.targets[i]), b)
         differs = {(j, n) for j, (x, y) in enumerate(zip(a.things, b.things, strict=True))
                    for n in (*ATTRIBUTES, "x", "y", "size") if getattr(x, n) != getattr(y, n)}
-        differs |= {("whole", n) for n in ("backdrop", "style") if getattr(a, n) != getattr(b, n)}
+        differs |= {("whole", n) for n in ("backdrop", "style", "vary") if getattr(a, n) != getattr(b, n)}
         names, where = {n for _, n in differs}, {j for j, _ in differs}
         core = {"colour": {"colour"}, "add_colour": {"colour"}, "kind": {"kind"}, "backdrop": {"backdrop"},
                 "two_colour": {"colour"}, "two_kind": {"kind"}, "move": {"x", "y"}, "resize": {"size"}}[edit]
