@@ -7,6 +7,7 @@ batches drawn on the CPU (as they are, then as a CUDA graph). What later recipes
 learned, in a folder of its own.
 """
 
+# ruff: noqa: B023 -- `tried` calls its function at once, before the loop goes on
 from __future__ import annotations
 
 import collections
@@ -102,8 +103,8 @@ def main(names: list[str]) -> None:
 
             rates[way] = tried(f"{name} {way}", stepping)
             if way == "graph":
-                tried(f"{name} ship", lambda run=run: (ship(name, lambda f: one.export(run.ema.model.cpu().eval(), f), {}, root=root),
-                                                       load(name)))
+                tried(f"{name} ship", lambda run=run: (
+                    ship(name, lambda f: one.export(run.ema.model.cpu().eval(), f), {}, root=root), load(name)))
             run.close()
         shown = ", ".join(f"{w} {r[0]:,.0f}/s loss {r[1]:.3f}" for w, r in rates.items() if r)
         used = torch.cuda.max_memory_allocated() / 2**30 if DEVICE.type == "cuda" else 0
