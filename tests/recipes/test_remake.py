@@ -196,7 +196,7 @@ said = sys.stdin.readline()
 if said:
     began, seconds = time.time(), 60 * float(said.split()[1])
     time.sleep(seconds)
-    step = out / "runs" / name / "step-00000001"
+    step = out / "runs" / name / "step-00000002"
     step.mkdir(parents=True)
     meta = {"seconds": seconds, "images": 1, "settings": {"seconds_planned": seconds}, "over": [began, time.time()]}
     (step / "meta.json").write_text(json.dumps(meta))
@@ -223,7 +223,7 @@ def act(monkeypatch, out, plan, minutes, load, store):
     ended = jobs.Jobs(rows, out, torch.device("cuda"), "gpu", minutes, None, lambda line: None).run(lambda name: None)
     trained = {}
     for name in plan:
-        step = out / "runs" / name / "step-00000001" / "meta.json"
+        step = out / "runs" / name / "step-00000002" / "meta.json"
         trained[name] = [t - start for t in json.loads(step.read_text())["over"]] if step.exists() else None
     return ended, trained, {name: t - start for name, t in spawned.items()}
 
@@ -239,6 +239,15 @@ def test_lanes_run_side_by_side_and_the_last_job_ends_in_time(tmp_path, monkeypa
     assert trained["a"][1] < trained["b"][0] and trained["b"][1] < trained["c"][0]
     assert trained["c"][1] < 9.0 and trained["a"][1] - trained["a"][0] > 2.2, "and the first is not cut by much"
     assert spawned["b"] < trained["a"][1], "processes are started before their turn, so that they import meanwhile"
+
+
+def test_a_run_that_was_begun_keeps_the_length_it_was_begun_with(tmp_path, monkeypatch):
+    """fit refuses to go on with a run by the clock of another length."""
+    run = tmp_path / "runs" / "begun" / "step-00000001"
+    run.mkdir(parents=True)
+    (run / "meta.json").write_text(json.dumps({"seconds": 0.4, "images": 1, "settings": {"seconds_planned": 0.789}}))
+    rows, _, _ = act(monkeypatch, tmp_path, {"begun": ((), 2.0, 0), "new": ((), 2.0, 1)}, 0.05, 0, 0)
+    assert [round(60 * row.facts["planned"], 3) for row in rows] == [0.789, pytest.approx(2 / 3, abs=0.01)]
 
 
 # ------------------------------------------------------------------------------------------------------------------ archives
