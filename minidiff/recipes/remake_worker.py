@@ -131,7 +131,10 @@ def _warm(device: str) -> None:
     for module in ("torch._dynamo", "diffusers.models.unets.unet_2d_condition",
                    "diffusers.models.autoencoders.autoencoder_kl", "transformers.models.clip.modeling_clip",
                    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"):
-        importlib.import_module(module)
+        try:
+            importlib.import_module(module)
+        except ImportError as error:                          # a job that needs it says so itself; the others can do without
+            print(f"{module}: {error}", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
