@@ -39,7 +39,8 @@ def parser() -> argparse.ArgumentParser:
     change.add_argument("method", metavar="METHOD", help="prompt-to-prompt, ...; any other word lists them")
     change.add_argument("source", metavar="SOURCE", help="the prompt of the source; - takes captions from metadata.jsonl")
     change.add_argument("target", metavar="TARGET", nargs="?", help="the prompt to edit to, for methods that have one")
-    change.add_argument("--images", metavar="DIR", help="edit the pictures of a folder; left out, pictures of seeds")
+    change.add_argument("--images", metavar="DIR", help="edit the pictures of a folder (--set inversion=null-text: how they are "
+                        "inverted); left out, pictures of seeds")
     change.add_argument("--seed", type=int, default=0, help="the first seed (0)")
     change.add_argument("--seeds", type=int, default=4, metavar="N", help="how many seeds from there on (4)")
     change.add_argument("--model", default="mini-sd", help="a shipped name, a diffusers folder or a Hub id (mini-sd)")

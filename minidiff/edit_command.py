@@ -22,7 +22,8 @@ from minidiff.zoo import load
 __all__ = ["METHODS", "edit", "options_of"]
 
 # name on the command line -> where it is; a method takes (pipe, source[, target]) and seed=, image=, steps=, guidance=
-METHODS = {"prompt-to-prompt": "minidiff.editing.prompt_to_prompt:prompt_to_prompt"}
+METHODS = {"prompt-to-prompt": "minidiff.editing.prompt_to_prompt:prompt_to_prompt",
+           "swap-prompt": "minidiff.editing.prompt_swap:swap_prompt"}
 COMMON = ("pipe", "source", "prompt", "target", "seed", "image", "trajectory", "latents", "steps", "guidance", "size", "maps")
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minidiff.editing.inversion import Inversion
 from minidiff.editing.result import EditResult, run_edit, source_of
 from minidiff.editing.words import refine_mapper, replace_mapper, word_values
 from minidiff.errors import check_choice, require
@@ -181,11 +182,13 @@ def prompt_to_prompt(pipe: StableDiffusionPipeline, source: str | Sequence[str],
                      latents: Tensor | None = None, steps: int = 25, guidance: float = 4.0, edit: str = "auto",
                      cross: float | Mapping[str, float] = 0.8, self_attention: float = 0.4,
                      weights: Mapping[str, float] | None = None, blend: str | Sequence[str] | None = None,
-                     threshold: float = 0.3, maps: bool = True, size: int | tuple[int, int] | None = None) -> EditResult:
+                     threshold: float = 0.3, maps: bool = True, size: int | tuple[int, int] | None = None,
+                     inversion: str | Inversion | None = None) -> EditResult:
     """Edit by changing the prompt: ``prompt_to_prompt(pipe, "a red cat", "a blue cat", seed=0)``.
 
     The source: a seed, noise, pictures (B, 3, H, W), or a trajectory of ``invert_image``; the latter two are held on their way,
-    so that the source comes back whatever the guidance (direct inversion). edit: "replace" (as many words in both prompts),
+    so that the source comes back whatever the guidance (direct inversion), unless ``inversion`` names another of INVERSIONS
+    for the pictures, or is an Inversion that is there already. edit: "replace" (as many words in both prompts),
     "refine", or "auto": replace where the numbers of words agree. cross: share of the steps in which cross-attention is the
     source's, or {"default": .8, "lion": .4} by words of the target; self_attention: the same for self-attention at the coarse
     sites. weights: word of the target -> factor on its attention, in all steps. blend: words ("cat", "cat dog"), or one such
@@ -194,7 +197,7 @@ def prompt_to_prompt(pipe: StableDiffusionPipeline, source: str | Sequence[str],
     """
     check_choice("edit", edit, ("auto", "replace", "refine"))
     begin = source_of(pipe, source, target, seed=seed, image=image, trajectory=trajectory, latents=latents, steps=steps,
-                      size=size)
+                      size=size, inversion=inversion, guidance=guidance)
     pairs, tokenizer = list(zip(begin.prompts, begin.targets, strict=True)), pipe.tokenizer
     same = all(len(word_tokens(tokenizer, a)) == len(word_tokens(tokenizer, b)) for a, b in pairs)
     if isinstance(cross, Mapping):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from minidiff.errors import require
+from minidiff.editing.coupled import edict_inversion
+from minidiff.editing.inversion import Inversion, direct_inversion, negative_prompt_inversion, null_text_inversion
+from minidiff.editing.noise_maps import edit_friendly_inversion
+from minidiff.errors import check_choice, require
 from minidiff.latent.autoencoder import decode, encode
 from minidiff.latent.pipeline import check_prompts, denoiser, encode_prompt, scheduler_options
-from minidiff.latent.sample import invert_image, start_noise, text_to_image
+from minidiff.latent.sample import start_noise, text_to_image
 from minidiff.measure.edit_pairs import EditTruth
 from minidiff.measure.edit_score import EditScores, edit_score
 from minidiff.steer import CFG, Hook, Pin, Recorder, State, Trajectory, run
@@ -20,7 +23,7 @@ from minidiff.steer import CFG, Hook, Pin, Recorder, State, Trajectory, run
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-__all__ = ["EditResult", "Source", "anchors", "finished", "run_edit", "source_of"]
+__all__ = ["INVERSIONS", "EditResult", "Source", "anchors", "finished", "inverted", "run_edit", "source_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,29 +88,62 @@ def finished(pipe: StableDiffusionPipeline, z: Tensor) -> Tensor:
     return decode(pipe.vae, z).clamp(-1, 1).float().cpu()
 
 
+INVERSIONS: dict[str, Callable[..., Inversion]] = {     # (pipe, images, prompts, steps, the guidance of the edit)
+    "ddim": lambda pipe, images, prompts, steps, w: direct_inversion(pipe, images, prompts, steps=steps, hold=False),
+    "direct": lambda pipe, images, prompts, steps, w: direct_inversion(pipe, images, prompts, steps=steps),
+    "negative-prompt": lambda pipe, images, prompts, steps, w: negative_prompt_inversion(pipe, images, prompts, steps=steps),
+    "null-text": lambda pipe, images, prompts, steps, w: null_text_inversion(pipe, images, prompts, steps=steps, guidance=w),
+    "edit-friendly": lambda pipe, images, prompts, steps, w: edit_friendly_inversion(pipe, images, prompts, steps=steps),
+    "edict": lambda pipe, images, prompts, steps, w: edict_inversion(pipe, images, prompts, steps=steps, guidance=w),
+}
+
+
+def inverted(pipe: StableDiffusionPipeline, images: Tensor, prompts: str | Sequence[str], method: str = "direct", *,
+             steps: int = 50, guidance: float = 4.0) -> Inversion:
+    """An inversion by name, one of INVERSIONS, with its default knobs. guidance: that of the edit to come."""
+    check_choice("inversion", method, INVERSIONS)
+    return INVERSIONS[method](pipe, images, check_prompts(prompts), steps, guidance)
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Where an edit begins. noise (B, C, h, w); trajectory, images: None where a prompt and a seed are the source."""
+    """Where an edit begins: noise (B, C, h, w), B prompts of the source and of the target, and, where the source is a picture or
+    a trajectory, its inversion."""
 
     noise: Tensor
-    trajectory: Trajectory | None
-    images: Tensor | None
     prompts: list[str]
     targets: list[str]
+    inversion: Inversion | None = None
+
+    @property
+    def trajectory(self) -> Trajectory | None:
+        """The way of the inversion; None where a prompt and a seed are the source."""
+        return None if self.inversion is None else self.inversion.trajectory
+
+    @property
+    def images(self) -> Tensor | None:
+        """The pictures that were inverted, if any."""
+        return None if self.inversion is None else self.inversion.images
 
 
 def source_of(pipe: StableDiffusionPipeline, source: str | Sequence[str], target: str | Sequence[str], *, seed: int | None = None,
               image: Tensor | None = None, trajectory: Trajectory | None = None, latents: Tensor | None = None,
-              steps: int = 50, size: int | tuple[int, int] | None = None) -> Source:
-    """What the methods begin with: one of a seed (the default, 0), the noise itself, pictures or a trajectory.
+              steps: int = 50, size: int | tuple[int, int] | None = None, inversion: str | Inversion | None = None,
+              guidance: float = 4.0) -> Source:
+    """What the methods begin with: one of a seed (the default, 0), the noise itself, pictures, a trajectory or an inversion.
 
-    latents: noise (B, C, h, w), as in ``denoise``; image: (B, 3, H, W) in [-1, 1], inverted by DDIM at w = 1 in ``steps``;
-    trajectory: of ``invert_image`` in as many steps. Rows of the noise of a seed depend on (seed, row). Prompts: B, or one.
+    latents: noise (B, C, h, w), as in ``denoise``; image: (B, 3, H, W) in [-1, 1], inverted in ``steps`` by ``inversion``, one of
+    INVERSIONS ("direct" if None; guidance: that of the edit); trajectory: of ``invert_image`` in as many steps, held as in direct
+    inversion; inversion: an :class:`~minidiff.editing.Inversion` that is there already. Rows of the noise of a seed depend on
+    (seed, row). Prompts: B, or one.
     """
     prompts, targets = check_prompts(source, argument="source"), check_prompts(target, argument="target")
-    sources = {"seed": seed, "image": image, "trajectory": trajectory, "latents": latents}
+    ready = inversion if isinstance(inversion, Inversion) else None
+    sources = {"seed": seed, "image": image, "trajectory": trajectory, "latents": latents, "inversion": ready}
     given = [name for name, value in sources.items() if value is not None]
-    require(len(given) <= 1, "seed, image, trajectory, latents", " and ".join(given), "one of them", "seed=0")
+    require(len(given) <= 1, "seed, image, trajectory, latents, inversion", " and ".join(given), "one of them", "seed=0")
+    require(ready is not None or inversion is None or image is not None, "inversion", repr(inversion), "a picture to invert",
+            f"image=picture, inversion={inversion!r}")
     n = max(len(prompts), len(targets))
     if image is not None:
         image = image[None] if isinstance(image, Tensor) and image.ndim == 3 else image
@@ -115,33 +151,37 @@ def source_of(pipe: StableDiffusionPipeline, source: str | Sequence[str], target
     elif trajectory is not None:
         require(isinstance(trajectory, Trajectory), "trajectory", type(trajectory).__name__, "a Trajectory",
                 "Trajectory.of(invert_image(pipe, images, prompts))")
-        n = trajectory.noise.shape[0]
+        ready = Inversion("direct", trajectory, (Pin(trajectory),))
     elif isinstance(latents, Tensor):
         n = len(latents)
+    if ready is not None:
+        n = ready.trajectory.noise.shape[0]
     for name, texts in {"source": prompts, "target": targets}.items():
         require(len(texts) in (1, n), name, f"{len(texts)} prompts", f"1 or {n}: one for each picture")
     prompts, targets = (texts * n if len(texts) == 1 else texts for texts in (prompts, targets))
     if image is not None:
-        trajectory = Trajectory.of(invert_image(pipe, image, prompts, steps=steps))
-    if trajectory is None:
-        return Source(start_noise(pipe, latents, n, 0 if seed is None else seed, size), None, None, prompts, targets)
-    require(len(trajectory.timesteps) == steps, "steps", steps, f"{len(trajectory.timesteps)}: the steps of the trajectory",
-            f"steps={len(trajectory.timesteps)}")
-    return Source(trajectory.noise, trajectory, image, prompts, targets)
+        ready = inverted(pipe, image, prompts, inversion or "direct", steps=steps, guidance=guidance)
+    if ready is None:
+        return Source(start_noise(pipe, latents, n, 0 if seed is None else seed, size), prompts, targets)
+    if trajectory is not None:
+        require(len(trajectory.timesteps) == steps, "steps", steps, f"{len(trajectory.timesteps)}: the steps of the trajectory",
+                f"steps={len(trajectory.timesteps)}")
+    return Source(ready.trajectory.noise, prompts, targets, ready)
 
 
 def run_edit(pipe: StableDiffusionPipeline, begin: Source, *, hooks: Sequence[Hook] = (), steps: int = 50, guidance: float = 4.0,
-             negative: str = "", pin: bool = True) -> Iterator[State]:
+             negative: str = "") -> Iterator[State]:
     """The loop that most methods share: branches "source" and "edit" from one noise, each with its prompt and the empty one.
 
-    pin: where the source is a picture or a trajectory, its branch is held on the way (direct inversion, Ju et al. 2024).
+    Where the source was inverted, the steps, the hooks and the empty prompt of its inversion are the run's.
     """
-    empty = encode_prompt(pipe, negative)
+    by = begin.inversion
+    empty = by.text if by is not None and by.empty is not None else encode_prompt(pipe, negative)
     texts = {branch: {"prompt": encode_prompt(pipe, said), **({"empty": empty} if guidance != 1.0 else {})}
              for branch, said in (("source", begin.prompts), ("edit", begin.targets))}
-    held = [Pin(begin.trajectory)] if pin and begin.trajectory is not None else []
-    return run(denoiser(pipe), {"source": begin.noise, "edit": begin.noise}, texts, steps=steps, guider=CFG(guidance),
-               hooks=[*held, *hooks], **scheduler_options(pipe))
+    return run(denoiser(pipe), {"source": begin.noise, "edit": begin.noise}, texts, guider=CFG(guidance),
+               steps=steps if by is None else by.trajectory.timesteps, hooks=[*(by.hooks if by else ()), *hooks],
+               **scheduler_options(pipe))
 
 
 def anchors(pipe: StableDiffusionPipeline, truth: EditTruth, targets: Sequence[str], *, seed: int = 0, steps: int = 50,

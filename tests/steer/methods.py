@@ -9,6 +9,9 @@ import torch
 
 from minidiff.diffusion import last
 from minidiff.editing.blended import Blend
+from minidiff.editing.coupled import Coupled
+from minidiff.editing.inversion import Inversion, fit_empty
+from minidiff.editing.noise_maps import AddNoise, with_noises
 from minidiff.editing.pix2pix_zero import pix2pix_zero
 from minidiff.editing.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, SelfCopy
 from minidiff.editing.result import Source, run_edit
@@ -27,7 +30,7 @@ class Method:
 
     rows: the numbers of the rows, for noise. strength: 0 is the method with neutral knobs, 1 the method at work. edited: the
     branch that is compared with plain sampling of ``target(prompts)`` where strength is 0; source: the branch that must be plain
-    sampling of ``prompts`` at every strength, or None.
+    sampling of ``prompts`` at every strength, or None. neutral: False for a method that has no neutral setting.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Method:
     edited: str = "source"
     source: str | None = None
     target: Callable = staticmethod(lambda prompts: prompts)
+    neutral: bool = True
 
 
 def plain(pipe, prompts, z, **options):
@@ -81,7 +85,7 @@ def _longer(prompts):
 
 def _prompt_to_prompt(target: Callable, hooks: Callable) -> Callable:
     def sample(pipe, z, prompts, strength, rows):
-        begin = Source(z, None, None, prompts, target(prompts))
+        begin = Source(z, prompts, target(prompts))
         pairs = list(zip(prompts, begin.targets, strict=True))
         return last(run_edit(pipe, begin, steps=STEPS, guidance=GUIDANCE, hooks=hooks(pipe.tokenizer, pairs, strength))).z
     return sample
@@ -105,6 +109,29 @@ def _zero(pipe, z, prompts, strength, rows):
     return {branch: way.clean for branch, way in made.trajectory.items()}
 
 
+def _inverted(inversion: Callable) -> Callable:
+    """The edit from the way of plain sampling at w = 1: what an inversion without error would find."""
+    def sample(pipe, z, prompts, strength, rows):
+        way = Trajectory.of(denoise(pipe, prompts, latents=z, steps=STEPS, guidance=1.0))
+        begin = Source(z, prompts, _swap(prompts), inversion(pipe, way, prompts, strength))
+        return last(run_edit(pipe, begin, guidance=GUIDANCE)).z
+    return sample
+
+
+def _null_text(pipe, way, prompts, strength):
+    fit = fit_empty(pipe, way, prompts, guidance=GUIDANCE, inner=round(3 * strength), lr=0.1)
+    return Inversion("null-text", way, empty=torch.stack(fit.found))
+
+
+def _negative_prompt(pipe, way, prompts, strength):
+    return Inversion("negative-prompt", way, empty=encode_prompt(pipe, prompts if strength else ""))
+
+
+def _edit_friendly(pipe, way, prompts, strength):
+    noisy = with_noises(pipe, way, prompts, guidance=1.0, eta=strength)
+    return Inversion("edit-friendly", noisy, (AddNoise(noisy, eta=strength),))
+
+
 METHODS = [
     Method("plain, recorded", _with(lambda *a: [Recorder(lambda site: True, modules=["mid_block"])])),
     Method("blended", _with(_blended)),
@@ -115,5 +142,9 @@ METHODS = [
     Method("eps guidance", _with(lambda *a: [EpsGuidance(_energy(*a), relative=0.2 * a[3])])),
     Method("mean guidance", _with(lambda *a: [MeanGuidance(_energy(*a), relative=0.2 * a[3])])),
     Method("self-guidance", _self_guided, edited="edit", source="source"),
+    Method("null-text", _inverted(_null_text), "edit", target=_swap),
+    Method("negative-prompt", _inverted(_negative_prompt), "edit", target=_swap),
+    Method("edit-friendly", _inverted(_edit_friendly), "edit", target=_swap),
+    Method("edict", _inverted(lambda pipe, way, *a: Inversion("edict", way, (Coupled(),))), "edit", target=_swap, neutral=False),
     Method("pix2pix-zero", _zero, edited="edit", source="source"),
 ]
