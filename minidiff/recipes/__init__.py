@@ -18,6 +18,7 @@ from minidiff.recipes.readers import READERS, reader_recipe
 from minidiff.recipes.stable import STABLE, stable_recipe
 from minidiff.recipes.vae import AUTOENCODERS, vae_recipe
 from minidiff.train import Recipe, load_ema
+from minidiff.world import WORLD_EDITION
 from minidiff.zoo import ship
 
 __all__ = ["RECIPES", "PIXEL", "READERS", "AUTOENCODERS", "STABLE", "CLIPS", "GUIDED", "CLASSIFIERS", "recipe", "publish",
@@ -51,5 +52,6 @@ def publish(which: str | Recipe, out: str | Path, *, root: Path | None = None) -
         "minutes": round(meta["seconds"] / 60, 1),
         "hardware": meta["hardware"],
         "expect": one.expect,
+        "world_edition": WORLD_EDITION,
     }
     return ship(one.name, functools.partial(one.export, net.eval()), facts, root=root)

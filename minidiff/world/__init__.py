@@ -23,6 +23,7 @@ from minidiff.world.vocab import (
     SIZE_RANGE,
     STYLES,
     WEARS,
+    WORLD_EDITION,
 )
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "MOODS",
     "PATTERNS",
     "SIZE_RANGE",
+    "WORLD_EDITION",
     "STYLES",
     "WEARS",
 ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 __all__ = ["KINDS", "ANIMALS", "COLOURS", "PATTERNS", "BACKDROPS", "STYLES", "MOODS", "WEARS", "MAX_THINGS",
-           "SIZE_RANGE", "VARY", "ATTRIBUTES"]
+           "SIZE_RANGE", "VARY", "ATTRIBUTES", "WORLD_EDITION"]
+
+WORLD_EDITION = 2              # 1: sizes .13-.30, every backdrop drawn the same; a model's card says which one it saw
 
 ANIMALS = ("cat", "dog", "rabbit", "bear")
 KINDS = (*ANIMALS, "fish", "bird", "flower", "tree", "star", "heart", "house", "mushroom")
