@@ -16,7 +16,7 @@ __all__ = ["STYLE", "backdrop_depth", "backdrop_table", "on_device", "paint_back
 
 # what one unit of Scenes.vary does: parts of the picture for the first three, shares of the light for the others
 _HORIZON, _SIDEWAYS, _UPWARDS, _LIGHT, _TINT = 0.05, REACH, 0.06, 0.06, 0.04
-_CHUNK = 16  # backdrops painted at once: keeps the working set in the processor's cache
+_CHUNK = 64  # backdrops of 64 x 64 painted at once on a CPU: bounds the memory
 
 # one column for each style: flat, outline, watercolour, pixel, neon
 STYLE = {
@@ -66,14 +66,14 @@ def _flat(backdrop: Tensor, vary: Tensor, size: int) -> Tensor:
     down = torch.stack((_UPWARDS * vary[:, 2], _HORIZON * vary[:, 0]), 1) * size               # (n, 2): sky, ground
     down = margin(size) + line - down[:, :, None]                                             # (n, 2, size)
     down = down + (2 * backdrop[:, None] + torch.arange(2, device=device))[:, :, None] * side
-    grid = torch.stack((across[:, None].expand(n, 2 * size, size) * (2 / (side - 1)) - 1,
-                        down.reshape(n, -1, 1).expand(n, 2 * size, size) * (2 / (height - 1)) - 1), -1)
+    across, down = across * (2 / (side - 1)) - 1, down.reshape(n, -1) * (2 / (height - 1)) - 1
+    grid = torch.stack((across[:, None].expand(n, 2 * size, size), down[:, :, None].expand(n, 2 * size, size)), -1)
     drawn = F.grid_sample(table.expand(n, -1, -1, -1), grid, padding_mode="border", align_corners=True)
     sky, ground = drawn[:, :, :size], drawn[:, :, size:]
     top, low = on_device("gradients", 0, device)[backdrop][:, :2, :, None, None].unbind(1)       # (n, 3, 1, 1)
     height_of = (((line + 0.5) / size) / _horizon(vary)[:, None]).clamp(0, 1)[:, None, :, None]  # (n, 1, size, 1)
-    canvas = (top + (low - top) * height_of) * (1 - sky[:, 3:]) + sky[:, :3]
-    canvas = canvas * (1 - ground[:, 3:]) + ground[:, :3]
+    canvas = torch.addcmul(sky[:, :3], top + (low - top) * height_of, 1 - sky[:, 3:])
+    canvas = torch.addcmul(ground[:, :3], canvas, 1 - ground[:, 3:])
     warm = _TINT * vary[:, 4]
     light = torch.stack((1 + warm, torch.ones_like(warm), 1 - warm), 1) * (1 + _LIGHT * vary[:, 3:4])
     return (canvas * light[:, :, None, None]).clamp(0, 1)
@@ -115,7 +115,8 @@ def paint_backdrops(backdrop: Tensor, style: Tensor, vary: Tensor, size: int) ->
             if len(rows):
                 parts.append(_styled(_flat(backdrop[rows], vary[rows], size), name))
                 order.append(rows)
-    return torch.cat(parts)[torch.cat(order).argsort()] if len(parts) > 1 else parts[0]
+    painted, rows = torch.cat(parts) if len(parts) > 1 else parts[0], torch.cat(order)
+    return painted if bool((rows.diff() > 0).all()) else painted[rows.argsort()]
 
 
 def _in_one_go(backdrop: Tensor, style: Tensor, vary: Tensor, size: int) -> Tensor:

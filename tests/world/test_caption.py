@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 
 import pytest
@@ -261,6 +262,24 @@ def test_filling_in_keeps_things_in_the_picture_and_places_clear():
     by = {t.kind: t for t in scene.things}
     assert by["dog"].x - by["cat"].x > 0.08
     assert [dataclasses.asdict(t) for t in scene.things]
+
+
+def test_filling_in_keeps_to_the_sizes_of_the_world_and_to_room_for_all():
+    """Boxes of 2 x 2 half-heights: what two share is little of the smaller one."""
+    for text in ("a big cat and a big bear", "a big dog above a big tree", "a small cat and a big bear",
+                 "a cat and a dog and a bear", "a big cat wearing a hat and a big dog and a star"):
+        for seed in range(12):
+            things = parse(text).scene(seed).things
+            assert all(0.10 <= t.size <= 0.28 for t in things)
+            for a, b in itertools.combinations(things, 2):
+                wide = min(a.x + a.size, b.x + b.size) - max(a.x - a.size, b.x - b.size)
+                tall = min(a.y + a.size, b.y + b.size) - max(a.y - a.size, b.y - b.size)
+                assert min(wide, tall) < 0.7 * min(a.size, b.size) + 1e-9, (text, seed)
+    for text, (low, high) in {"a cat": (0.20, 0.36), "a small cat": (0.20, 0.25), "a big cat": (0.25, 0.36)}.items():
+        sizes = [parse(text).scene(seed).things[0].size for seed in range(40)]
+        assert low <= min(sizes) and max(sizes) <= high and max(sizes) - min(sizes) > 0.6 * (high - low) - 0.02
+    assert min(parse("a cat").scene(seed, level="full").things[0].size for seed in range(40)) < 0.18
+    assert parse("a cat").scene(3).vary != (0.0,) * 5
 
 
 @pytest.mark.parametrize("text", ["a cat left of a dog left of a cat on the right and a star on the left",
