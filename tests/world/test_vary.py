@@ -173,11 +173,13 @@ def test_depth_follows_the_horizon():
 
 
 def test_sampled_scenes_draw_vary_evenly_and_shots_vary():
-    vary = sample_scenes(range(10_000), level="full").vary
+    scenes = sample_scenes(range(10_000), level="full")
+    vary = scenes.vary
     assert vary.dtype == torch.float32 and vary.abs().max() <= 1
     assert (vary.mean(0).abs() < 5 / 3**0.5 / 100).all() and (vary.std(0) - 3**-0.5).abs().max() < 0.02
-    mixed = torch.corrcoef(torch.cat((vary, sample_scenes(range(10_000), level="full").x[:, :1]), 1).T) - torch.eye(6)
-    assert mixed.abs().max() < 0.06
+    others = [scenes.x[:, 0], scenes.present.sum(1), scenes.backdrop, scenes.style, scenes.kind[:, 0], scenes.size[:, 0]]
+    mixed = torch.corrcoef(torch.cat((vary, torch.stack(others, 1).float()), 1).T)[:5]
+    assert (mixed - torch.eye(5, 11)).abs().max() < 0.06
     shots = Subject.of(Thing("cat", "blue")).shots(12, backdrops=("snow",))
     assert (shots.images[:6] - shots.images[6:])[:, :, :6, 30:34].abs().amax((1, 2, 3)).min() > 0.002
 
