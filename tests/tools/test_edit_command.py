@@ -53,6 +53,12 @@ def test_a_folder_of_pictures_with_captions(folder: Path, tmp_path: Path) -> Non
     (pictures / "metadata.jsonl").unlink()
     assert main([*call[:2], "-", "a green dog", *call[2:]]) == 2
     assert main([*call[:2], "a red cat", "a green dog", *call[2:]]) == 0
+    with Image.open(out / "001_edit.png") as held:
+        direct = np.asarray(held).astype(int)
+    assert main([*call[:2], "a red cat", "a green dog", *call[2:], "--set", "inversion=edict"]) == 0
+    with Image.open(out / "001_edit.png") as other:
+        assert np.abs(np.asarray(other).astype(int) - direct).max() > 1, "the pictures are inverted as it was asked"
+    assert main([*call[:2], "a red cat", "a green dog", *call[2:], "--set", "inversion=edct"]) == 2
 
 
 def test_options_are_those_of_the_method() -> None:
