@@ -49,22 +49,18 @@ class AutoencoderLoss(nn.Module):
 
     The loss of one picture, with sums and means as they stand here:
     mean |x - y| + edge * mean |edges(x) - edges(y)| + perceptual * MiniLPIPS(x, y) + bottleneck
-    + adversarial * adaptive weight * generator's hinge loss (from ``start`` pictures on) + the critic's own loss.
+    + adversarial * adaptive weight * generator's hinge loss (from ``start`` pictures on) + the discriminator's own loss.
     Bottleneck: kl / (pixels x 3) times the KL **summed** over the latent, so that ``kl`` compares with the 1e-6 of latent
     diffusion, whose reconstruction is a sum as well; or the codebook's loss when ``codebook_size`` > 0 (the moments' means
-    are then the vectors that are looked up); or, with a ``teacher``, ``distill_weight`` times the mean squared distance of the
-    moments from those of that autoencoder, so that what was trained on its latents can go on with the new one's.
+    are then the vectors that are looked up).
     """
 
     def __init__(self, vae: nn.Module, reader: Reader, *, kl: float = 1e-3, edge: float = 1.0, perceptual: float = 0.2,
-                 adversarial: float = 0.1, start: int = 0, codebook_size: int = 0, teacher: nn.Module | None = None,
-                 distill_weight: float = 1.0) -> None:
+                 adversarial: float = 0.1, start: int = 0, codebook_size: int = 0) -> None:
         super().__init__()
-        self.vae, self.critic = vae, PatchDiscriminator()
+        self.vae, self.discriminator = vae, PatchDiscriminator()
         self.codebook = Codebook(codebook_size, vae.config.latent_channels) if codebook_size else None
         self.kl, self.edge, self.perceptual, self.adversarial, self.start = kl, edge, perceptual, adversarial, start
-        self.distill_weight, self.taught = distill_weight, teacher is not None
-        self._teacher = functools.lru_cache(maxsize=2)(lambda device: teacher.to(device).eval().requires_grad_(False))
         self._eyes = functools.lru_cache(maxsize=2)(lambda device: reader.to(device).eval().requires_grad_(False))
 
     def bottleneck(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,17 +69,11 @@ class AutoencoderLoss(nn.Module):
         if self.codebook is not None:
             q = self.codebook(moments.chunk(2, dim=1)[0])
             return q.z, q.loss
-        mean = moments[:, : moments.shape[1] // 2]
-        z, mu, logvar = reparametrise(moments, torch.randn_like(mean))
-        if self.taught:
-            with torch.no_grad():
-                theirs = self._teacher(x.device)
-                kept = theirs.quant_conv(theirs.encoder(x))
-            return z, self.distill_weight * (moments - kept).square().mean((1, 2, 3))
+        z, mu, logvar = reparametrise(moments, torch.randn_like(moments.chunk(2, dim=1)[0]))
         return z, self.kl / x[0].numel() * kl_standard_normal(mu, logvar)
 
     def forward(self, x: Tensor, seen: Tensor) -> Tensor:
-        """x: (B, 3, H, W) in [-1, 1]; seen: (B,) pictures seen before this batch, which starts the critic."""
+        """x: (B, 3, H, W) in [-1, 1]; seen: (B,) pictures seen before this batch, which starts the discriminator."""
         z, loss = self.bottleneck(x)
         y = self.vae.decoder(self.vae.post_quant_conv(z))
         rec = (x - y).abs().mean((1, 2, 3)) + self.edge * (edges(x) - edges(y)).abs().mean((1, 2, 3))
@@ -92,9 +82,9 @@ class AutoencoderLoss(nn.Module):
         loss = loss + rec
         if self.adversarial:
             on = (seen >= self.start).to(rec)
-            adv = hinge_g_loss(frozen(self.critic, y))
+            adv = hinge_g_loss(frozen(self.discriminator, y))
             weight = adaptive_weight(rec, adv, self.vae.decoder.conv_out.weight)
-            own = hinge_d_loss(self.critic(x), self.critic(y.detach()))
+            own = hinge_d_loss(self.discriminator(x), self.discriminator(y.detach()))
             loss = loss + on * (self.adversarial * weight * adv + own)
         return loss
 

@@ -1,4 +1,4 @@
-"""The patch critic: a small network that says of every patch whether it looks real, and its place in the autoencoder's loss."""
+"""The patch discriminator: it says of every patch whether it looks real; and its place in the autoencoder's loss."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ class PatchDiscriminator(nn.Module):
         return self.net(x)
 
 
-def frozen(critic: nn.Module, x: Tensor) -> Tensor:
-    """The critic's verdict on x with a gradient to x and none to the critic's own weights."""
-    return functional_call(critic, {name: p.detach() for name, p in critic.named_parameters()}, (x,))
+def frozen(discriminator: nn.Module, x: Tensor) -> Tensor:
+    """The discriminator's verdict on x with a gradient to x and none to the discriminator's own weights."""
+    return functional_call(discriminator, {name: p.detach() for name, p in discriminator.named_parameters()}, (x,))
 
 
 def hinge_d_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """The critic's loss, (B,): half of relu(1 - real) + relu(1 + fake), averaged over patches (Lim and Ye 2017)."""
+    """The discriminator's loss, (B,): half of relu(1 - real) + relu(1 + fake), averaged over patches (Lim and Ye 2017)."""
     return 0.5 * (F.relu(1 - real) + F.relu(1 + fake)).mean((1, 2, 3))
 
 
 def hinge_g_loss(fake: Tensor) -> Tensor:
-    """The generator's loss, (B,): minus the critic's logits, averaged over patches."""
+    """The generator's loss, (B,): minus the discriminator's logits, averaged over patches."""
     return -fake.mean((1, 2, 3))
 
 

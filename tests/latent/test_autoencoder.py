@@ -1,4 +1,4 @@
-"""Bottlenecks, critic and autoencoders against independent oracles: torch.distributions, brute force, diffusers, gradients."""
+"""Bottlenecks, discriminator, autoencoders against independent oracles: torch.distributions, brute force, diffusers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from minidiff.errors import BadInput
 from minidiff.latent.autoencoder import AutoencoderLoss, as_vq_model, decode, edges, encode, latent_scale, make_autoencoder
 from minidiff.latent.bottleneck import Codebook, kl_standard_normal, reparametrise
 from minidiff.latent.discriminator import PatchDiscriminator, adaptive_weight, frozen, hinge_d_loss, hinge_g_loss
-from minidiff.latent.grow import net2wider
 from minidiff.measure import Reader, mini_lpips
 from minidiff.rng import generator, normal
 
@@ -108,7 +107,7 @@ def test_codebook_losses_do_not_depend_on_the_rest_of_the_batch(book):
     assert torch.allclose(book(h).loss[1], book(h[1:2]).loss[0])
 
 
-# Critic --------------------------------------------------------------------------------------------------------------
+# Discriminator -------------------------------------------------------------------------------------------------------
 
 
 def test_a_logit_sees_38_pixels_through_the_convolutions():
@@ -123,18 +122,18 @@ def test_a_logit_sees_38_pixels_through_the_convolutions():
 
 def test_a_pictures_score_does_not_depend_on_its_neighbours():
     torch.manual_seed(0)
-    critic, x = PatchDiscriminator(), pictures(4)
-    assert torch.allclose(critic(x)[2:3], critic(x[2:3]), atol=1e-5)
+    discriminator, x = PatchDiscriminator(), pictures(4)
+    assert torch.allclose(discriminator(x)[2:3], discriminator(x[2:3]), atol=1e-5)
 
 
-def test_frozen_has_the_critics_value_and_spares_its_weights():
+def test_frozen_has_the_discriminators_value_and_spares_its_weights():
     torch.manual_seed(0)
-    critic, x = PatchDiscriminator(), pictures(2).requires_grad_()
-    out = frozen(critic, x)
-    assert torch.equal(out, critic(x))
-    found = torch.autograd.grad(out.sum(), [x, *critic.parameters()], allow_unused=True)
+    discriminator, x = PatchDiscriminator(), pictures(2).requires_grad_()
+    out = frozen(discriminator, x)
+    assert torch.equal(out, discriminator(x))
+    found = torch.autograd.grad(out.sum(), [x, *discriminator.parameters()], allow_unused=True)
     assert float(found[0].abs().max()) > 0 and all(g is None for g in found[1:])
-    assert all(p.requires_grad for p in critic.parameters())
+    assert all(p.requires_grad for p in discriminator.parameters())
 
 
 def test_hinge_losses_by_hand():
@@ -158,7 +157,7 @@ def test_adaptive_weight_makes_both_pulls_equal():
     assert float(adaptive_weight(rec, 10 * adv, last)) == pytest.approx(float(weight) / 10, rel=1e-4)
 
 
-def test_adaptive_weight_is_bounded_where_the_critic_has_no_gradient():
+def test_adaptive_weight_is_bounded_where_the_discriminator_has_no_gradient():
     rec, adv, last = _both_pulls(0.0)
     assert float(adaptive_weight(1e3 * rec, adv, last)) == 1e4 and float(adaptive_weight(1e3 * rec, adv, last, most=7.0)) == 7
     assert float(adaptive_weight(0 * rec, adv, last)) == 0
@@ -198,21 +197,21 @@ def test_the_loss_is_the_sum_that_its_docstring_states(vae, reader):
     rec = (x - y).abs().mean((1, 2, 3)) + 0.7 * (ex - ey).abs().mean((0, 2, 3, 4)) + 0.4 * mini_lpips(x, y, reader)
     quiet = rec + 0.3 * d.kl() / (3 * 32 * 32)
     assert torch.allclose(_loss(net, x, 9), quiet, atol=1e-5)
-    adv = -net.critic(y).mean((1, 2, 3))
+    adv = -net.discriminator(y).mean((1, 2, 3))
     last = vae.decoder.conv_out.weight
     a, b = (torch.autograd.grad(part.sum(), last, retain_graph=True)[0].norm() for part in (rec, adv))
-    own = 0.5 * (F.relu(1 - net.critic(x)) + F.relu(1 + net.critic(y))).mean((1, 2, 3))
+    own = 0.5 * (F.relu(1 - net.discriminator(x)) + F.relu(1 + net.discriminator(y))).mean((1, 2, 3))
     assert torch.allclose(_loss(net, x, 10), quiet + 0.5 * a / (b + 1e-4) * adv + own, rtol=1e-4, atol=1e-4)
 
 
-def test_before_its_start_the_critic_changes_nothing(vae, reader):
+def test_before_its_start_the_discriminator_changes_nothing(vae, reader):
     x = pictures(2)
     late, none = (AutoencoderLoss(vae, reader, adversarial=a, start=100) for a in (0.1, 0.0))
     assert torch.equal(_loss(late, x, 99), _loss(none, x, 99)) and torch.equal(_loss(none, x, 99), _loss(none, x, 100))
     assert not torch.allclose(_loss(late, x, 100), _loss(none, x, 100), atol=1e-3)
     weights = list(vae.parameters())
-    with_critic, without = (torch.autograd.grad(_loss(net, x, 99).sum(), weights) for net in (late, none))
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(with_critic, without, strict=True))
+    with_discriminator, without = (torch.autograd.grad(_loss(net, x, 99).sum(), weights) for net in (late, none))
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(with_discriminator, without, strict=True))
 
 
 def test_each_part_is_trained_by_its_own_loss(vae, reader):
@@ -223,55 +222,11 @@ def test_each_part_is_trained_by_its_own_loss(vae, reader):
     torch.manual_seed(5)
     with torch.no_grad():
         y = vae.decoder(vae.post_quant_conv(net.bottleneck(x)[0]))
-    critic = [p for n, p in net.named_parameters() if n.startswith("critic")]
-    want = torch.autograd.grad(hinge_d_loss(net.critic(x), net.critic(y)).sum(), critic)
-    got = [found[n] for n in names if n.startswith("critic")]
+    discriminator = [p for n, p in net.named_parameters() if n.startswith("discriminator")]
+    want = torch.autograd.grad(hinge_d_loss(net.discriminator(x), net.discriminator(y)).sum(), discriminator)
+    got = [found[n] for n in names if n.startswith("discriminator")]
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(got, want, strict=True))
     assert float(found["vae.encoder.conv_in.weight"].abs().max()) > 0
-
-
-def test_with_a_teacher_latents_go_where_the_teacher_has_them(reader):
-    torch.manual_seed(6)
-    teacher, x = make_autoencoder(4, widths=SMALL), pictures(2)
-    net = AutoencoderLoss(make_autoencoder(4, widths=SMALL), reader, adversarial=0.0, teacher=teacher, distill_weight=3.0)
-    with torch.no_grad():
-        own, theirs = (v.quant_conv(v.encoder(x)) for v in (net.vae, teacher))
-        want = 3.0 * ((own - theirs) ** 2).flatten(1).mean(1)
-        assert torch.allclose(net.bottleneck(x)[1], want, rtol=1e-5) and float(want.min()) > 0
-    assert not any(p is q for p in net.parameters() for q in teacher.parameters()), "the teacher is not trained"
-    _loss(net, x, 0).sum().backward()
-    assert all(p.grad is None for p in teacher.parameters()) and not teacher.training
-    optimiser, first = torch.optim.Adam(net.vae.encoder.parameters(), lr=0.003), float(want.mean())
-    for _ in range(40):
-        optimiser.zero_grad()
-        loss = net.bottleneck(x)[1].mean()
-        loss.backward()
-        optimiser.step()
-    assert float(loss.detach()) < 0.5 * first
-
-
-def test_a_wider_autoencoder_computes_the_same():
-    torch.manual_seed(8)
-    vae = make_autoencoder(4, widths=SMALL)
-    for p in vae.parameters():
-        nn.init.normal_(p, std=0.2) if p.ndim == 1 else None
-    vae.register_to_config(scaling_factor=0.7)
-    wide = net2wider(vae, tuple(2 * w for w in SMALL[:-1]) + (3 * SMALL[-1],)).double()
-    vae, x = vae.double(), pictures(2).double()
-    with torch.no_grad():
-        z = vae.encode(x).latent_dist.parameters
-        assert torch.allclose(wide.encode(x).latent_dist.parameters, z, atol=1e-5) and float(z.std()) > 0.01
-        assert torch.allclose(wide.decode(z[:, :4]).sample, vae.decode(z[:, :4]).sample, atol=1e-3)
-    assert wide.config.scaling_factor == 0.7
-    kernel = wide.decoder.conv_out.weight.unflatten(1, (-1, 2))
-    assert not torch.allclose(kernel[:, :, 0], kernel[:, :, 1]), "copies must be able to part in training"
-    again = net2wider(vae.float(), wide.config.block_out_channels).double()
-    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), wide.parameters(), strict=True))
-    for widths in ((SMALL[0] + 4, *SMALL[1:]), SMALL[:-1], (SMALL[0] // 2, *SMALL[1:])):
-        with pytest.raises(BadInput, match="whole multiple"):
-            net2wider(vae, widths)
-    with pytest.raises(BadInput, match="no shortcut to take over"):
-        net2wider(vae, (2 * SMALL[0], *SMALL[1:]))                           # 8 and 8 would become 16 and 8
 
 
 def test_a_trained_codebook_model_is_the_same_as_a_vq_model(reader):

@@ -221,7 +221,7 @@ def scale(n: int) -> Outcome:
 
 @claim(
     "07.adaptive_weight",
-    "the adaptive weight makes reconstruction and critic pull equally hard on the last layer (Esser et al. 2021, eq. 7)",
+    "the adaptive weight makes reconstruction and discriminator pull equally hard on the last layer (Esser et al. 2021, eq. 7)",
     unit="ratio of gradient norms",
     target="1.0 +- 0.01",
     n=16, small=4,
@@ -229,7 +229,7 @@ def scale(n: int) -> Outcome:
 def equal_pull(n: int) -> Outcome:
     vae, images = load("mini-vae"), held_out(n)[0]
     torch.manual_seed(0)
-    critic = PatchDiscriminator()
+    discriminator = PatchDiscriminator()
     last = vae.decoder.conv_out.weight.detach().clone().requires_grad_()
     with torch.no_grad():
         kept: list[Tensor] = []
@@ -237,9 +237,9 @@ def equal_pull(n: int) -> Outcome:
         decode(vae, encode(vae, images))
         hook.remove()
     y = F.conv2d(torch.cat(kept), last, vae.decoder.conv_out.bias, padding=1)
-    rec, adv = (images - y).abs().mean((1, 2, 3)), hinge_g_loss(frozen(critic, y))
+    rec, adv = (images - y).abs().mean((1, 2, 3)), hinge_g_loss(frozen(discriminator, y))
     weight = adaptive_weight(rec, adv, last)
     a, b = (torch.autograd.grad(loss.sum(), last, retain_graph=True)[0].norm() for loss in (rec, adv))
     value = float(weight * b / a)
     return Outcome(value, value, value, {"weight 1": float(b / a)}, {"exact": 1.0},
-                   "the critic's gradient is so small that the 1e-4 below counts")
+                   "the discriminator's gradient is so small that the 1e-4 below counts")

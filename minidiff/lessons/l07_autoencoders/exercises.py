@@ -1,4 +1,4 @@
-"""Exercises of lesson 07: the Gaussian bottleneck, the perceptual distance, the codebook, the critic, the scale."""
+"""Exercises of lesson 07: the Gaussian bottleneck, the perceptual distance, the codebook, the discriminator, the scale."""
 
 from __future__ import annotations
 
@@ -374,18 +374,18 @@ def _bits(answer: object) -> None:
     })
 
 
-@exercise("07.hinge", "The critic's hinge loss", hints=(
+@exercise("07.hinge", "The discriminator's hinge loss", hints=(
     "Real patches should get logits above 1, false ones below -1: beyond that the loss is 0.",
     "First relu for each patch, then the mean over the dimensions 1, 2, 3.",
 ))
-def critic_loss(real, fake):
+def discriminator_loss(real, fake):
     """Half of relu(1 - real) + relu(1 + fake), mean over patches. real, fake: logits (B, 1, h, w) -> (B,)."""
     ### BEGIN SOLUTION
     return 0.5 * (F.relu(1 - real) + F.relu(1 + fake)).mean((1, 2, 3))
     ### END SOLUTION
 
 
-@checks(critic_loss)
+@checks(discriminator_loss)
 def _hinge(fn: Callable) -> None:
     def mean(x: Tensor) -> Tensor:
         return x.mean((1, 2, 3))
@@ -398,7 +398,7 @@ def _hinge(fn: Callable) -> None:
             "The signs are turned: real patches should get high logits, false ones low.":
                 0.5 * mean(F.relu(1 + real) + F.relu(1 - fake)),
             "Both terms ask for high logits: the false ones should be low.": 0.5 * mean(F.relu(1 - real) + F.relu(1 - fake)),
-            "Without relu the critic is rewarded for ever larger logits.": 0.5 * mean(2 - real + fake),
+            "Without relu the discriminator is rewarded for ever larger logits.": 0.5 * mean(2 - real + fake),
             "The one half is missing.": 2 * want,
             "The mean was taken before the relu: then good patches excuse bad ones.":
                 0.5 * (F.relu(1 - mean(real)) + F.relu(1 + mean(fake))),
@@ -450,9 +450,9 @@ def _adaptive(fn: Callable) -> None:
         if got.shape != ():
             raise Mistake(f"The shape is {tuple(got.shape)}, but one number is expected.")
         if not math.isfinite(float(got)):
-            raise Mistake("It divides by zero when the critic's gradient vanishes: add 1e-4 to the norm below.")
+            raise Mistake("It divides by zero when the discriminator's gradient vanishes: add 1e-4 to the norm below.")
         wrong = {
-            "The ratio is upside down: a weak critic needs a large weight.": (b.norm() / (a.norm() + 1e-4)).clamp(0, 1e4),
+            "The ratio is upside down: a weak discriminator needs a large weight.": (b.norm() / (a.norm() + 1e-4)).clamp(0, 1e4),
             "The norms are squared.": (a.norm() ** 2 / (b.norm() ** 2 + 1e-4)).clamp(0, 1e4),
             "That is the ratio of the sums of absolute values; norm() is the Euclidean one.":
                 (a.abs().sum() / (b.abs().sum() + 1e-4)).clamp(0, 1e4),
