@@ -82,7 +82,7 @@ def cosine_keeps_signal(n: int) -> Outcome:
     "32x32: averaging 4x4 pixels divides the noise variance by 16",
     unit="factor by which the SNR may fall further",
     target="16 +- 4",
-    n=384,
+    n=768,
     small=48,
 )
 def resolution_shift(n: int) -> Outcome:
@@ -102,7 +102,7 @@ def resolution_shift(n: int) -> Outcome:
         found.high,
         baseline={"if only the SNR of a pixel mattered": 1.0},
         floor={"(128/32)^2": 16.0},
-        why="fine detail that exists only at 128x128 helps too, and a small N makes the factor rough",
+        why="the factor depends on the gallery, which has as many pictures as are noised",
     )
 
 

@@ -1,17 +1,21 @@
 """Lesson 01: toys against independent oracles, pictures over the whole range of their knobs, claims at a small size."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from minidiff.course import CLAIMS, claims
-from minidiff.diffusion import Mixture, Schedule, cosine, linear, q_sample
+from minidiff.diffusion import Mixture, Schedule, cosine, jsd, linear, q_sample, scaled_linear, sigmoid, sigmoid_beta
 from minidiff.errors import BadInput
 from minidiff.lessons.l01_forward_process import panels, toys
 from minidiff.rng import generator, normal
 from minidiff.world import WorldData
+
+PAGE = Path(__file__).resolve().parents[3] / "notebooks" / "01_forward_process.ipynb"
 
 
 def test_swiss_roll_is_centred_scaled_and_thin():
@@ -166,3 +170,14 @@ def test_the_claims_hold_at_a_small_size():
     assert terminal.low < 0.5 < terminal.high and terminal.baseline["scaled_linear as shipped with SD"] > 0.95
     reverse = found["01.ideal_reverse"]
     assert reverse.value > 0.97 and next(v for k, v in reverse.baseline.items() if "T = 4 " in k) < 0.2
+
+
+def test_the_answers_on_the_page_name_the_right_steps():
+    page = "\n".join("".join(c["source"]) for c in json.loads(PAGE.read_text())["cells"] if c["cell_type"] == "markdown")
+    assert f"already at t = {int((linear().snr - cosine().snr[500]).abs().argmin())}:" in page
+    plans = (linear(), cosine(), sigmoid(), jsd(), scaled_linear(), sigmoid_beta())
+    first = {s.name: int((s.snr < 1).nonzero()[0]) for s in plans}
+    assert first["jsd"] == first["sigmoid"] == 500 and first["cosine"] == 496 and "`cosine` four steps before" in page
+    assert first["linear"] == min(first.values()) and sorted(first.values())[1] == first["scaled_linear"]
+    at_400 = {s.name: float(s.snr[400]) for s in plans if s.name != "scaled_linear"}
+    assert at_400.pop("linear") < 0.3 and min(at_400.values()) > 1
