@@ -85,7 +85,7 @@ def stable_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: tup
         return model(**batch)
 
     return Recipe(name=name, seed=seed, build=build, draw=draw, loss=loss, batch=16, lr=lr, warmup=4_000, ema=0.999,
-                  budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1], batch=128, lr=2 * lr)},
+                  budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1], batch=32, lr=1.4 * lr)},
                   expect=expect, identity={"vae": vae, "ground": ground, "drop": drop, "alone": alone, "start": start,
                                            "task": task},
                   export=functools.partial(_export, vae))

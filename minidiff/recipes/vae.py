@@ -46,7 +46,7 @@ def vae_recipe(name: str, *, seed: int, f: int = 4, images: tuple[int, int] = (4
         return model(batch["x"], batch["seen"])
 
     return Recipe(name=name, seed=seed, build=build, draw=draw, loss=loss, batch=16, lr=lr, warmup=1_600, ema=0.998,
-                  budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1], batch=64, lr=1.5 * lr)},
+                  budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1], batch=32, lr=1.4 * lr)},
                   expect=expect, identity={"f": f, "codebook_size": codebook_size, "adversarial": adversarial},
                   export=_export)
 
