@@ -84,11 +84,12 @@ def pipeline_scores(name: str, n: int = 128, guidance: float = 4.0) -> dict[str,
 
 
 _TASKS = {"mini-inpaint": ("08.inpaint", "08.seam"), "mini-upscale-x2": ("08.upscale_x2",),
-          "mini-upscale-x4": ("08.upscale_x4",), "mini-layout": ("08.layout",)}
+          "mini-upscale-x4": ("08.upscale_x4",), "mini-layout": ("08.layout",), "pixel-guided": ("05.as_asked",),
+          "noisy-classifier": ("04.noisy_classifier",)}
 
 
 def task_scores(name: str) -> dict[str, Any]:
-    """The rows of the scoreboard that speak of a model that sees a hint: value and 95 % interval of each."""
+    """The rows of the scoreboard that speak of a model with a task of its own: value and 95 % interval of each."""
     rows = [compute(id) for id in _TASKS[name]]
     return {"n": rows[0].n, "reader": "final"} | {row.id: [round(v, 3) for v in (row.value, row.low, row.high)] for row in rows}
 
