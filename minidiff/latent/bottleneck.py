@@ -67,14 +67,14 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def _nearest(self, places: Tensor) -> Tensor:
         """The number of the nearest code of each place; in training codes that starve are put on random places first."""
-        places = places.float()
+        places = places.to(self.embedding.weight.dtype)
         if self.training:
             starved = self.share < 1 / 30
             chosen = places[torch.randint(len(places), (len(self.share),), device=places.device)]
             self.embedding.weight.copy_(torch.where(starved[:, None], chosen, self.embedding.weight))
             self.share.masked_fill_(starved, 1.0)
-        index = torch.cdist(places, self.embedding.weight.float()).argmin(1)
+        index = torch.cdist(places, self.embedding.weight).argmin(1)
         if self.training:
-            taken = torch.zeros_like(self.share).index_add_(0, index, torch.ones(len(index), device=index.device))
+            taken = torch.zeros_like(self.share).index_add_(0, index, self.share.new_ones(len(index)))
             self.share.lerp_(taken * (len(self.share) / len(index)), 0.01)
         return index

@@ -87,14 +87,15 @@ class LatentDiffusion(nn.Module):
         self.schedule = make_schedule("scaled_linear", 1000)
         self._taught = [s.name for s in sites(unet).values() if s.kind == "cross" and s.place == "up"]
 
-    def forward(self, z: Tensor, t: Tensor, noise: Tensor, ids: Tensor, words: Tensor, masks: Tensor, alone: Tensor,
-                hint: Tensor | None = None) -> Tensor:
+    def forward(self, z: Tensor, t: Tensor, noise: Tensor, ids: Tensor, words: Tensor, masks: Tensor,
+                alone: Tensor | None = None, hint: Tensor | None = None) -> Tensor:
         """z, noise (B, C, h, w) scaled latents; t (B,); ids (B, L) tokens; words (B, K, L), masks (B, K, H, W).
 
-        alone (B,) bool: rows in which a word sees only itself. Elsewhere it sees those before it, so that a noun's vector says
-        the colour too, and a U-Net that always found it there would not learn to look at the adjective.
+        alone (B,) bool: rows in which a word sees only itself; None: no row. Elsewhere it sees those before it, so that a
+        noun's vector says the colour too, and a U-Net that always found it there would not learn to look at the adjective.
         hint (B, c, h, w): what the U-Net of a concat task sees beside the noisy latent.
         """
+        alone = torch.zeros(len(ids), dtype=torch.bool, device=ids.device) if alone is None else alone
         sees = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device).tril()
         sees = torch.where(alone[:, None, None], sees & sees.T, sees)[:, None]
         context = self.text_encoder(input_ids=ids, attention_mask=sees).last_hidden_state

@@ -17,10 +17,10 @@ class Job(NamedTuple):
     lane: int | None = 0
 
 
-# Alone on an H100 (tools/gpu_probe.py, 2026-11-26, a step as one CUDA graph) mini-sd takes 8,000 pictures a second in batches of 128,
-# mini-vae 4,200 in batches of 64, pixel-ddpm 27,600; beside three others a third of it. What counts is steps: 6,800 steps of 128 made
-# a worse mini-sd than 29,600 steps of 16 on two cores, so its batch is 32 now. Where the pixel models are good already, give the
-# chain the card alone: minidiff remake mini-vae mini-sd mini-inpaint mini-upscale-x2 mini-upscale-x4 mini-layout
+# Alone on an H100 (tools/gpu_probe.py, 2026-11-26, a step as one CUDA graph) mini-sd takes 8,000 pictures a second in batches of
+# 128, mini-vae 4,200 in batches of 64, pixel-ddpm 27,600; beside three others a third of it. What counts is steps: 6,800 steps of
+# 128 made a worse mini-sd than 29,600 steps of 16 on two cores, so its batch is 32 now. Where the pixel models are good already,
+# give the chain the card alone: minidiff remake mini-vae mini-sd mini-inpaint mini-upscale-x2 mini-upscale-x4 mini-layout
 #
 # The first lane is the longest chain (the reader's features, the autoencoder's latents, mini-sd); it ends as early as it can, so
 # that what starts from mini-sd has time left. The others fill the GPU beside it.
