@@ -14,6 +14,7 @@ from minidiff.lessons.l10_prompt_to_prompt import claims as board
 from minidiff.lessons.l10_prompt_to_prompt.panels import SWAPS, Fader, Keeping, TokenSwap, side_by_side, swapped_tokens
 from minidiff.measure import edit_pairs, edit_score
 from minidiff.show import choice, panel, sweep
+from minidiff.world import render
 from tests.pipelines import CASES, shared
 
 SHARES = (0.0, 0.5)
@@ -85,6 +86,27 @@ def test_swapped_tokens_take_what_they_are_called(pipe):
 # What the rows count -----------------------------------------------------------------------------------------------------------
 
 
+def test_rank_correlation_by_hand():
+    x = torch.tensor([0.0, 0.5, 1.0, 2.0, 4.0])
+    y = torch.tensor([[1.0, 2, 3, 4, 5], [5, 4, 3, 2, 1], [1, 1, 1, 1, 1], [0, 3, 1, 8, 9], [0, 0, 2, 3, 3]])
+    got = board.rank_correlation(x, y).tolist()
+    assert got[:3] == pytest.approx([1, -1, 0])
+    assert got[3] == pytest.approx(1 - 6 * 2 / (5 * 24))                        # no ties: 1 - 6 sum d^2 / (n (n^2 - 1))
+    ranks, mine = np.array([0, 1, 2, 3, 4.0]), np.array([0.5, 0.5, 2, 3.5, 3.5])
+    assert got[4] == pytest.approx(np.corrcoef(ranks, mine)[0, 1])
+
+
+def test_area_is_that_of_the_named_thing(reader):
+    pairs = edit_pairs("two_kind", 8, split="test")
+    painted = render(pairs.source)
+    first, second = ([scene.things[k].kind for scene in pairs.source] for k in (0, 1))
+    for k, kinds in enumerate((first, second)):
+        areas, want = board.area_of(painted.images, kinds, reader), (painted.masks[:, k] > 0.5).float().mean((1, 2))
+        assert float((areas - want).abs().median()) < 0.01
+    others = [next(kind for kind in ("cat", "dog", "bear") if kind not in two) for two in zip(first, second, strict=True)]
+    assert float((board.area_of(painted.images, others, reader) > 0).float().mean()) < 0.2
+
+
 def test_the_nouns_that_an_edit_is_about():
     assert board._nouns("a red cat and a blue dog on the grass", "a red fish and a blue dog on the grass") == "cat fish"
     assert board._nouns("a red cat and a blue dog", "a red cat and an orange dog") == "dog"
@@ -96,8 +118,26 @@ def test_rows_are_paired_and_made_of_the_same_edits(monkeypatch, reader):
     made = board.Edited({name: edit_score(x, truth) for name, x in fake.items()}, fake, truth, [], [])
     monkeypatch.setattr(board, "edited", lambda edit, n: made)
     known = {id: c for id, c in claims().items() if id.startswith("10.")}
-    assert len(known) == 3 and all(c.n >= 64 for c in known.values())
+    assert len(known) == 8 and all(c.n >= 64 for c in known.values())
     iou, gold, success = (known[f"10.colour_{name}"].run(12) for name in ("iou", "gold", "success"))
     assert iou.low > 0.2 and gold.low > 3 and iou.low <= iou.value <= iou.high
     assert iou.value == pytest.approx(iou.baseline["Prompt-to-Prompt"] - iou.baseline["plain change"], abs=1e-6)
     assert success.value >= -0.05 and iou.floor["counterfactual through the autoencoder"] > 0.8
+
+
+def test_fader_rows_on_made_up_pictures(monkeypatch):
+    pairs = edit_pairs("two_kind", 6, split="test")
+    nouns = [scene.things[0].kind for scene in pairs.source]
+
+    def faded(n, how, values=board.FADERS, split="test"):
+        rows = []
+        for value in values:
+            scenes = [s.replace(things=s.things[1:]) if value == 0 else s.replace_thing(0, size=0.08 + 0.05 * value ** 0.5)
+                      for s in pairs.source]
+            rows.append(render(scenes).images)
+        return torch.stack(rows), nouns, pairs.prompts
+
+    monkeypatch.setattr(board, "faded", faded)
+    area, value, key = (claims()[f"10.{name}"].run(6) for name in ("noun_area", "value_emphasis", "key_ignored"))
+    assert area.value > 0.8 and area.baseline["there at 0"] <= 0.2 and area.baseline["there at 2"] == 1
+    assert value.value > 1.2 and key.value >= 0.8 and key.baseline["prompt untouched"] <= 0.2
