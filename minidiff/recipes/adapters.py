@@ -73,8 +73,11 @@ def subject_of(name: str) -> Subject:
 
 
 def train_shots(subject: Subject, *, n: int = 4, seed: int = 7) -> Shots:
-    """The n pictures that everything is learnt from, on three of the six backdrops."""
-    return subject.shots(n, seed=seed, backdrops=BACKDROPS_SEEN)
+    """The n pictures that everything is learnt from, on three of the six backdrops.
+
+    Plain backdrops (``vary=0``): mini-sd was trained on them, and so were the shipped adapters.
+    """
+    return subject.shots(n, seed=seed, backdrops=BACKDROPS_SEEN, vary=0)
 
 
 def new_prompts(what: str, n: int) -> list[str]:

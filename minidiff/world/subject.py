@@ -155,19 +155,26 @@ class Subject:
         alpha = drawn[:, 3:].clamp(0, 1)
         return images * (1 - alpha) + (2 * drawn[:, :3] - alpha), alpha[:, 0]
 
-    def shots(self, n: int, *, seed: int = 0, size: int = 64, backdrops: Sequence[str] = BACKDROPS, style: str = "flat") -> Shots:
-        """n pictures of the subject alone, shot i a pure function of (seed, i): backdrops in turn, the rest at random."""
+    def shots(self, n: int, *, seed: int = 0, size: int = 64, backdrops: Sequence[str] = BACKDROPS, style: str = "flat",
+              vary: float = 1.0) -> Shots:
+        """n pictures of the subject alone, shot i a pure function of (seed, i): backdrops in turn, the rest at random.
+
+        vary: how far the backdrops go from plain, 0 (each as the world's first edition draws it) to 1; places and sizes do not
+        depend on it.
+        """
         require(isinstance(n, int) and n >= 1, "n", repr(n), "a whole number, 1 or more", "4")
         for name in backdrops:
             check_choice("backdrops", name, BACKDROPS)
         check_choice("style", style, STYLES)
+        require(isinstance(vary, int | float) and 0 <= vary <= 1, "vary", repr(vary), "a number from 0 to 1",
+                "0 for plain backdrops")
         u = uniform(key("shots", seed), torch.arange(n), 3 + VARY).float()
         half = 0.20 + 0.10 * u[:, 2]
         x, y = (half * 1.12 + (1 - 2.24 * half) * u[:, i] for i in (0, 1))
         place = torch.stack((x, y, half), 1)
         names = [backdrops[i % len(backdrops)] for i in range(n)]
         which = torch.tensor([BACKDROPS.index(b) for b in names])
-        behind = paint_backdrops(which, torch.full((n,), STYLES.index(style)), 2 * u[:, 3:] - 1, size) * 2 - 1
+        behind = paint_backdrops(which, torch.full((n,), STYLES.index(style)), vary * (2 * u[:, 3:] - 1), size) * 2 - 1
         images, masks = self.place(behind, place)
         return Shots(images.clamp(-1, 1), masks, place, names, [f"a {{}} {BACKDROP_WORDS[b][0]}" for b in names])
 

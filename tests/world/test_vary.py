@@ -184,6 +184,17 @@ def test_sampled_scenes_draw_vary_evenly_and_shots_vary():
     assert (shots.images[:6] - shots.images[6:])[:, :, :6, 30:34].abs().amax((1, 2, 3)).min() > 0.002
 
 
+def test_shots_without_vary_stand_before_the_plain_backdrop():
+    cat = Subject.of(Thing("cat", "blue"))
+    varied, half, plain = (cat.shots(6, seed=2, vary=v) for v in (1, 0.5, 0))
+    assert torch.equal(plain.place, varied.place) and torch.equal(plain.masks, varied.masks)
+    behind = torch.stack([render(Scene((Thing("cat", "red", size=0.05, x=0.1, y=0.9),), b)).images[0] for b in plain.backdrops])
+    far = [((s.images - behind).abs().amax(1) * (s.masks == 0))[:, :40].amax((1, 2)) for s in (varied, half, plain)]
+    assert far[2].max() < 1e-6 and (far[1] > 1e-3).all() and far[0].mean() > far[1].mean()
+    with pytest.raises(BadInput, match="vary"):
+        cat.shots(2, vary=2)
+
+
 @pytest.mark.parametrize("vary", [(0,) * 4, (0, 0, 0, 0, 1.5), None, (0, 0, 0, 0, "warm")])
 def test_what_is_refused(vary):
     with pytest.raises(BadInput, match="vary"):
