@@ -97,7 +97,7 @@ def _forgetting(n: int) -> Outcome:
 
 
 @claim("20.prior", "the prior-preservation loss keeps the class (shipped LoRA of rank 8, panda): entropy of the colour of the "
-       "bare class after over before", unit="ratio", target=">= 0.8", n=32, small=6, reader="final")
+       "bare class after over before", unit="ratio", target=">= 0.8", n=80, small=6, reader="final")
 def _prior(n: int) -> Outcome:
     found, without = (_entropy_ratio({"panda": name}, n) for name in ("panda-lora-prior", "panda-lora"))
     return Outcome(found.value, found.low, found.high, baseline=found.baseline | {"ratio without prior loss": without.value},
@@ -105,14 +105,14 @@ def _prior(n: int) -> Outcome:
 
 
 @claim("20.leak", "with the prior loss the bare class does not show the subject (shipped LoRA of rank 8, panda): share of its "
-       "pictures that are nearer to it than 19 in 20 were before", unit="share", target="<= 0.05", n=32, small=6)
+       "pictures that are nearer to it than 19 in 20 were before", unit="share", target="<= 0.05", n=80, small=6)
 def _leak(n: int) -> Outcome:
     before = arm("panda", "", n)
     found, without = (leak("panda", arm("panda", name, n), before) for name in ("panda-lora-prior", "panda-lora"))
     estimate = wilson(int(found.sum()), n)
     return Outcome(estimate.value, estimate.low, estimate.high,
                    baseline={"without prior loss": float(without.double().mean())}, floor={"before training": 0.05},
-                   why=f"{n} pictures bound a share of zero only to a tenth")
+                   why=f"{int(found.sum())} of {n} pictures; a share of zero would be bounded to 0.05 by 73 of them")
 
 
 def _gap(rung: str, adapter: str, n: int) -> Outcome:
@@ -126,12 +126,12 @@ def _gap(rung: str, adapter: str, n: int) -> Outcome:
 
 
 @claim("20.lora_small_inside", "a LoRA of less than 1 % of the weights (r = 2, attention) learns a subject inside the model's "
-       "world as well as DreamBooth: distance minus DreamBooth's", unit="distance", target="<= 0.02", n=16, small=4)
+       "world as well as DreamBooth: distance minus DreamBooth's", unit="distance", target="<= 0.02", n=48, small=4)
 def _small_inside(n: int) -> Outcome:
     return _gap("inside", "inside-lora-small", n)
 
 
-@claim("20.lora_small_new", "the same for a new look, the panda", unit="distance", target="<= 0.02", n=16, small=4)
+@claim("20.lora_small_new", "the same for a new look, the panda", unit="distance", target="<= 0.02", n=48, small=4)
 def _small_new(n: int) -> Outcome:
     found = _gap("panda", "panda-lora-small", n)
     why = ("r = 2 in attention alone is too little for a new shape; in a square layer it is 2 r / width of the weights, so in "
@@ -140,7 +140,7 @@ def _small_new(n: int) -> Outcome:
 
 
 @claim("20.lora_large_new", "a LoRA of about a tenth of the weights (r = 8, attention, feed-forward, convolutions) learns a new "
-       "look as well as DreamBooth: distance minus DreamBooth's", unit="distance", target="<= 0.02", n=16, small=4)
+       "look as well as DreamBooth: distance minus DreamBooth's", unit="distance", target="<= 0.02", n=48, small=4)
 def _large_new(n: int) -> Outcome:
     return _gap("panda", "panda-lora", n)
 
