@@ -23,6 +23,7 @@ __all__ = ["METHODS", "edit", "options_of"]
 
 # name on the command line -> where it is; a method takes (pipe, source[, target]) and seed=, image=, steps=, guidance=
 METHODS = {"prompt-to-prompt": "minidiff.editing.prompt_to_prompt:prompt_to_prompt",
+           "self-guidance": "minidiff.editing.self_guidance:self_guidance",
            "swap-prompt": "minidiff.editing.prompt_swap:swap_prompt"}
 COMMON = ("pipe", "source", "prompt", "target", "seed", "image", "trajectory", "latents", "steps", "guidance", "size", "maps")
 

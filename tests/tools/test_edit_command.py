@@ -11,7 +11,7 @@ from PIL import Image
 
 from minidiff.cli import main
 from minidiff.edit_command import METHODS, options_of
-from minidiff.editing import prompt_to_prompt
+from minidiff.editing import prompt_to_prompt, self_guidance
 from minidiff.errors import BadInput
 from minidiff.show import pixels
 from minidiff.world import render, sample_scenes
@@ -59,6 +59,17 @@ def test_a_folder_of_pictures_with_captions(folder: Path, tmp_path: Path) -> Non
     with Image.open(out / "001_edit.png") as other:
         assert np.abs(np.asarray(other).astype(int) - direct).max() > 1, "the pictures are inverted as it was asked"
     assert main([*call[:2], "a red cat", "a green dog", *call[2:], "--set", "inversion=edct"]) == 2
+
+
+def test_a_method_without_a_target(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["edit", "self-guidance", "a red cat", "--model", str(folder), "--steps", "2", "--seeds", "1",
+            "--out", str(tmp_path / "x")]
+    assert main([*call, "--set", "move={'cat': (0.2, 0)}"]) == 0
+    made = self_guidance(load(str(folder)), "a red cat", seed=0, steps=2, guidance=4.0, move={"cat": (0.2, 0)})
+    with Image.open(tmp_path / "x" / "000_edit.png") as picture:
+        assert np.abs(np.asarray(picture).astype(int) - pixels(made.edit)[0]).max() <= 1
+    assert "1 edits by self-guidance" in capsys.readouterr().out
+    assert main(call) == 2 and "something to do" in capsys.readouterr().err
 
 
 def test_options_are_those_of_the_method() -> None:
