@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     add_parsers(commands)
 
     score = commands.add_parser("score", help="recompute rows of data/scoreboard.json")
-    score.add_argument("claims", metavar="CLAIM", nargs="*", help="ids such as 03.ddim_20_vs_ddpm_1000; all when left out")
+    score.add_argument("claims", metavar="CLAIM", nargs="*", help="ids such as 03.ddim_20_vs_50; all when left out")
     score.add_argument("--n", type=int, help="samples a row, instead of the number each row asks for")
 
     score.add_argument("--cards", action="store_true", help="measure the shipped models and write it onto their cards")

@@ -32,8 +32,9 @@ class Chain:
         self.backdrop = everything.scenes.backdrop.view(len(self.x), count)
 
     def settled(self, values: Tensor) -> list[float]:
-        """Share of the pictures whose reading is already the final one, at every step."""
-        return (values == values[-1:]).double().mean(1).tolist()
+        """Share of the pictures whose reading is the final one at this step and at all later ones, for every step."""
+        stays = (values == values[-1:]).flip(0).cummin(0).values.flip(0)
+        return stays.double().mean(1).tolist()
 
     def render(self, *, step: int) -> tuple[np.ndarray, str]:
         """Upper row: x_t. Lower row: the network's guess of x_0."""

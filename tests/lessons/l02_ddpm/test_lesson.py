@@ -59,6 +59,8 @@ def test_the_chain_over_its_whole_range():
     assert all(p.dtype == np.uint8 and p.shape == pictures[0][0].shape for p, _ in pictures)
     assert len({words for _, words in pictures}) == 7
     assert chain.settled(chain.kind)[-1] == 1.0
+    back_and_forth = torch.tensor([[1, 3], [2, 3], [1, 0], [1, 3]])
+    assert chain.settled(back_and_forth) == [0.0, 0.0, 0.5, 1.0], "a reading that changes again has not settled"
 
 
 def test_the_sampler_repeats_itself_and_keeps_its_budget():

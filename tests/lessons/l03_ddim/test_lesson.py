@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from minidiff.diffusion import Mixture, ddim, ddpm, dpm2m, heun, last, linear
+from minidiff.diffusion import Gaussian, Mixture, ddim, ddpm, dpm2m, heun, last, linear
 from minidiff.errors import BadInput
 from minidiff.lessons.l03_ddim import claims as board
 from minidiff.lessons.l03_ddim.panels import SOLVERS, Explorer, Trajectories, Walk
@@ -82,7 +82,7 @@ def test_explorer_samples_are_those_of_the_solvers(explorer, noise):
     left = array.shape[1] - 8 * 16 * 4 - 7 * 8
     assert same(array[: 64 : 4, left : left + 64 : 4], row) and tall >= 2 * 64
     assert not torch.equal(explorer.samples(calls=6, eta=1.0, solver="DDIM"), want["DDIM", 0.0])
-    assert explorer.distance(calls=50, eta=0.0, solver="2M") < explorer.distance(calls=3, eta=0.0, solver="2M")
+    assert explorer.distance(calls=12, eta=0.0, solver="2M") == 0 < explorer.distance(calls=3, eta=0.0, solver="2M"), "12 calls: the reference"
 
 
 @pytest.mark.parametrize("wrong", [{"calls": 0}, {"solver": "ddim"}, {"calls": 2.5}])
@@ -179,5 +179,27 @@ def test_small_and_full_rows_use_the_reference_they_say(monkeypatch):
     asked.clear()
     full = board.ddim_50(64)
     assert (64, "ddpm", {"clip": "x0"}) in asked and (64, "ddim", {"steps": 50, "clip": "both"}) in asked
-    assert set(full.baseline) == {"eta = 1, 50 steps", "DDPM, large variance, 50 steps"}
-    assert 0 < full.floor["real against real"] < min(full.baseline.values())
+    assert set(full.settings) == {"DDIM, 20 steps"} and 0 < full.floor["real against real"] < min(full.settings.values())
+    asked.clear()
+    quick = board.ddim_20(64)
+    assert (64, "ddim", {"steps": 50, "clip": "both"}) in asked and all(o.get("steps") for _, loop, o in asked if loop != "real")
+    assert quick.value > 0 and set(quick.settings) == {f"DDPM, {kind} variance, 20 steps" for kind in ("large", "small")}
+
+
+def test_what_tells_a_code_from_noise():
+    white = board._unlike_noise(normal((8, 3, 32, 32), "white", 0))
+    assert white["standard deviation"] == pytest.approx(1, abs=0.02) and abs(white["correlation of neighbours"]) < 0.02
+    flat = board._unlike_noise(0.5 * normal((8, 3, 32, 1), "flat", 0).expand(8, 3, 32, 32))
+    assert flat["standard deviation"] == pytest.approx(0.5, abs=0.05) and flat["correlation of neighbours"] == pytest.approx(1)
+
+
+def test_the_code_of_a_sample_is_its_noise_where_the_network_is_exact(monkeypatch):
+    """Gaussian data, exact network: the claim's own function finds a standard deviation of 1 and no correlation."""
+    model = Gaussian(linear(1000), std=0.5)
+    x = last(ddim(model, normal((4, 3, 16, 16), "exact code", 0), steps=100)).x
+    monkeypatch.setattr(board, "load", lambda name: model)
+    monkeypatch.setattr(board, "sampled", lambda n, loop, **options: x[:n])
+    monkeypatch.setattr(board, "real", lambda n: x[:n])
+    found = board.code_std(4)
+    assert found.value == pytest.approx(1, abs=0.05)
+    assert abs(found.settings["own samples: correlation of neighbours"]) < 0.06
