@@ -27,7 +27,7 @@ from minidiff.zoo import load
 
 __all__ = ["gaussian_bound", "good"]
 
-FULL = 64   # samples from which on a row is also measured on DDPM's own 1000 steps, which no notebook has time for
+FULL = 64   # samples from which on a row is also measured on other samplers and models, which no notebook has time for
 STEPS = 20  # of the small models, and of the row on the variances
 
 
@@ -76,7 +76,7 @@ def validity(n: int) -> Outcome:
 
     found = wilson(int(explain(good(n), reader).valid.sum()), n)
     more = {} if n < FULL else {
-        "DDPM, 1000 steps, 64 samples": share(sampled(FULL, "ddpm", clip="x0")),
+        "DDPM, 100 steps": share(sampled(few, "ddpm", steps=100, clip="x0")),
         "pixel-eps, the same network": share(good(few, "pixel-eps")),
     }
     return Outcome(
@@ -197,7 +197,7 @@ def vlb_gaussian(n: int) -> Outcome:
     f"at {STEPS} steps the large variance spoils what the small one keeps (Song et al. 2021, table 1)",
     unit="FDmini ratio, large over small",
     target=">= 1.0",
-    n=512,
+    n=256,
     small=16,
     reader="final",
 )
@@ -209,7 +209,7 @@ def variance_few_steps(n: int) -> Outcome:
                    "the last step answers with the guess of x0, and a network that predicts x0 lets no grain through")
     if n < FULL:
         return found
-    few = min(n, 256)
+    few = min(n, 128)
     other = _ratio(few, made("pixel-eps", "large", few), made("pixel-eps", "small", few), "").value
     return replace(found, settings={"pixel-eps, the same network predicting eps": other})
 

@@ -168,9 +168,9 @@ def _min_snr(fn) -> None:
 
 
 @exercise("02.gaussian_kl", "One term of the bound", points=2, hints=(
-    "0.5 (log(var2 / var1) - 1 + (var1 + difference^2) / var2).",
-    "It must be 0 when the two are equal, and never negative.",
-    "It is not symmetric: var2 divides.",
+    "It is the mean of log p1(x) - log p2(x) where x is drawn from the first; write both log densities down.",
+    "Drawn from the first, (x - mean2)^2 has the mean var1 + (mean1 - mean2)^2.",
+    "It must be 0 when the two are equal, never negative, and var2 divides.",
 ))
 def gaussian_kl(mean1, var1, mean2, var2):
     """KL(N(mean1, var1) || N(mean2, var2)) in nats, element by element; all of one shape."""
