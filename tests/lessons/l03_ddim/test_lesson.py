@@ -165,27 +165,29 @@ def test_order_claims_hold(id):
     assert all(abs(v - row.value) > 0.5 for v in row.baseline.values()), "the bad baseline is not bad"
 
 
-def test_small_and_full_rows_use_the_reference_they_say(monkeypatch):
-    """Below 64 pictures real ones stand in for DDPM; from 64 on DDPM itself, or DDIM with 50 steps, is asked for."""
+def test_rows_compare_pictures_from_the_same_noises_and_with_what_they_say(monkeypatch):
+    """Readable pictures are those with a thing here; the difference, its baseline and its floor are counted by hand."""
     asked = []
+    good = {"ddim": 60, "ddpm": 56, "dpm2m": 24, "real": 64}
 
-    def features(n, loop, options=()):
-        asked.append((n, loop, dict(options)))
-        return normal((n, 4), loop, repr(options), dtype=torch.float64) + (loop != "real")
+    def pictures(n, loop, options=()):
+        asked.append((loop, dict(options)))
+        share = 16 if "name" in dict(options) else good[loop]
+        return (torch.arange(n) < share * n // 64).double()
 
-    monkeypatch.setattr(board, "_features", features)
-    monkeypatch.setattr(board, "reader_features", lambda x, reader="final": normal((len(x), 4), "truth", dtype=torch.float64))
-    small = board.ddim_50(16)
-    assert all(loop != "ddpm" for _, loop, _ in asked) and small.floor == {"real against real": 1.0}
-    asked.clear()
-    full = board.ddim_50(64)
-    assert (64, "ddpm", {"steps": 100, "clip": "x0"}) in asked and (64, "ddim", {"steps": 50, "clip": "both"}) in asked
-    assert 0 < full.floor["real against real"] < full.value and set(full.baseline) == {"pixel-small-eps"}
-    asked.clear()
-    quick = board.ddim_20(64)
-    assert (64, "ddim", {"steps": 50, "clip": "both"}) in asked and all(loop != "ddpm" for _, loop, _ in asked)
-    assert quick.value > 0
-    assert set(board.dpm2m_10(64).settings) == {"DDIM, 10 steps", "DDIM, eta = 1, 10 steps"}
+    monkeypatch.setattr(board, "_pictures", pictures)
+    monkeypatch.setattr(board, "sure", lambda x: x)
+    monkeypatch.setattr(board, "real", lambda n, start=0: torch.ones(n, dtype=torch.float64))
+    monkeypatch.setattr(board, "fd_mini", lambda a, b: float((a - b).abs().mean()))
+    found = board.ddim_ddpm(64)
+    assert found.value == pytest.approx(4 / 64) and found.low <= found.value <= found.high
+    assert found.floor == {"real pictures": pytest.approx(8 / 64)} and list(found.baseline.values()) == [pytest.approx(-40 / 64)]
+    assert ("ddpm", {"steps": 20, "clip": "x0", "variance": "small"}) in asked
+    assert ("ddim", {"steps": 20, "clip": "both"}) in asked
+    assert board.dpm2m_10(64).value == pytest.approx(-36 / 64)
+    assert board.dpm2m_10(64).settings["DDIM, 10 steps"] == 0
+    few = board.dpm2m_10(4)
+    assert not few.baseline and not few.settings
 
 
 def test_what_tells_a_code_from_noise():
