@@ -10,15 +10,21 @@ import torch
 
 from minidiff.course.claims import compute
 from minidiff.course.samples import drawn, held_out_pictures, reader_features, real, round_trip, sampled
+from minidiff.diffusion import ddim, last
+from minidiff.diffusion.ddgan import ddgan
 from minidiff.files import data_folder, replace
 from minidiff.latent.clip import clip_score, retrieval
 from minidiff.measure import bootstrap, explain, frechet, frechet_interval, read, score_reader, wilson
 from minidiff.measure.pictures import psnr
 from minidiff.measure.prompts import make_prompts, prompt_accuracy
+from minidiff.nets.adversarial import LatentUNet, SmallVAE
+from minidiff.recipes.few import labels
+from minidiff.rng import normal
 from minidiff.world import WorldData, captions, render
 from minidiff.zoo import card, load, shipped
 
-__all__ = ["autoencoder_scores", "clip_scores", "pipeline_scores", "pixel_scores", "reader_scores", "task_scores", "update_cards"]
+__all__ = ["autoencoder_scores", "clip_scores", "pipeline_scores", "pixel_scores", "reader_scores", "small_world_scores",
+           "task_scores", "update_cards"]
 
 
 def reader_scores(name: str, n: int = 1000) -> dict[str, Any]:
@@ -83,8 +89,29 @@ def pipeline_scores(name: str, n: int = 128, guidance: float = 4.0) -> dict[str,
     return out
 
 
+def small_world_scores(name: str, n: int = 256, steps: int = 25) -> dict[str, Any]:
+    """Of n samples of a model of the small world, without a condition: how many show one thing of one of its kinds, colours and
+    backdrops, by the final reader, and how many of the 45 cells they reach.
+    """
+    model, x = load(name), normal((n, 3, 32, 32), "card", name)
+    if isinstance(model, SmallVAE):
+        how, made = "one pass", model.decode(normal((n, model.z_dim), "card", name))
+    elif isinstance(model, LatentUNet):
+        how = f"{model.schedule.T} steps"
+        made = last(ddgan(model, x, model.schedule, z_dim=model.z_dim)).x
+    else:
+        how, made = f"DDIM, {steps} steps", last(ddim(model, x, steps=steps, clip="x0")).x
+    seen = read(made.clamp(-1, 1), load("readers/final")).scenes
+    kind, colour, backdrop = labels(seen)
+    right = (seen.present.sum(1) == 1) & (kind >= 0) & (colour >= 0) & (backdrop >= 0)
+    found = wilson(int(right.sum()), n)
+    cells = {*zip(kind[right].tolist(), colour[right].tolist(), backdrop[right].tolist(), strict=True)}
+    share = [round(v, 3) for v in (found.value, found.low, found.high)]
+    return {"sampler": how, "n": n, "reader": "final", "one thing of the small world": share, "cells of 45": len(cells)}
+
+
 _TASKS = {"mini-inpaint": ("08.inpaint", "08.seam"), "mini-upscale-x2": ("08.upscale_x2",),
-          "mini-upscale-x4": ("08.upscale_x4",), "mini-layout": ("08.layout",), "pixel-guided": ("05.as_asked",),
+          "mini-upscale-x4": ("08.upscale_x4",), "mini-layout": ("08.layout",),
           "noisy-classifier": ("04.noisy_classifier",)}
 
 
@@ -94,7 +121,8 @@ def task_scores(name: str) -> dict[str, Any]:
     return {"n": rows[0].n, "reader": "final"} | {row.id: [round(v, 3) for v in (row.value, row.low, row.high)] for row in rows}
 
 
-_BY_NAME = {name: task_scores for name in _TASKS} | {
+_SMALL_WORLD = ("pixel-guided", "ddgan", "gan-32", "vae-32")
+_BY_NAME = dict.fromkeys(_TASKS, task_scores) | dict.fromkeys(_SMALL_WORLD, small_world_scores) | {
     "readers/": reader_scores, "pixel-": pixel_scores, "mini-vae": autoencoder_scores, "vae-": autoencoder_scores,
     "vq-": autoencoder_scores, "mini-clip": clip_scores}
 

@@ -18,6 +18,7 @@ from minidiff.course.cards import (
     pipeline_scores,
     pixel_scores,
     reader_scores,
+    small_world_scores,
     task_scores,
 )
 from minidiff.errors import check_choice
@@ -53,8 +54,10 @@ def _task(scores: Scores) -> float:
 # beginning of a name -> what decides; the first that fits
 DECIDES: dict[str, Decision | None] = {
     "readers/": Decision(reader_scores, "mean of what is read right on full scenes", _read_right),
-    "pixel-guided": None,                      # knows the small world of lessons 04 to 06 only: no card measures it yet
-    "vae-32": None,
+    **dict.fromkeys(("pixel-guided", "ddgan", "gan-32", "vae-32"), Decision(
+        small_world_scores, "share of samples that show one thing of the small world",
+        lambda s: s["one thing of the small world"][0])),
+    "noisy-classifier": Decision(task_scores, "share of kinds right", lambda s: s["04.noisy_classifier"][0]),
     "pixel-": Decision(pixel_scores, "FDmini of samples", lambda s: s["FDmini"][0], higher=False),
     "mini-vae": Decision(autoencoder_scores, "PSNR on full scenes", lambda s: s["PSNR in dB, full"][0]),
     "vae-": Decision(autoencoder_scores, "PSNR on full scenes", lambda s: s["PSNR in dB, full"][0]),
