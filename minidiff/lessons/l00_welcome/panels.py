@@ -37,8 +37,8 @@ def draw_scene(**knobs: object) -> tuple[np.ndarray, str]:
 @functools.lru_cache(maxsize=1)
 def fades() -> tuple[Tensor, Tensor, list[float], list[bool]]:
     """Eleven cross-fades between two held-out pictures, what explains each best, the residual, and whether it is valid."""
-    images, _ = WorldData(32, "test", "simple").batch(0, 12)
-    a, b = images[3], images[10]
+    images, _ = WorldData(32, "test", "simple").batch(0, 13)
+    a, b = images[0], images[12]
     x = torch.stack([torch.lerp(a, b, share / 10) for share in range(11)])
     found = explain(x, load("readers/develop"))
     with torch.no_grad():
@@ -47,9 +47,9 @@ def fades() -> tuple[Tensor, Tensor, list[float], list[bool]]:
 
 
 def show_fade(*, share: int) -> tuple[np.ndarray, str]:
-    """The fade at ``share`` tenths, the rendering that explains it best, and their difference."""
+    """The fade at ``share`` tenths, the rendering that explains it best, and their difference, four times as bright."""
     x, best, left, valid = fades()
-    row = torch.stack([x[share], best[share], (x[share] - best[share]).abs() - 1])
+    row = torch.stack([x[share], best[share], (4 * (x[share] - best[share]).abs()).clamp(max=2) - 1])
     words = "valid" if valid[share] else "not valid: no scene explains it"
     return tile(row, columns=3, scale=6, gap=6), f"{share / 10:g} of the second picture: residual {left[share]:.3f}, {words}"
 
