@@ -169,6 +169,29 @@ def test_the_cost_of_a_sample_falls_with_f_and_grows_with_steps():
     assert decoder == pytest.approx(0.2645, rel=0.01)               # the decoder alone, counted by hand in the notebook
 
 
+def test_perplexity_counts_the_codes_that_carry_the_pictures():
+    alike = torch.full((3, 16), 2.0)
+    assert float(board.perplexity(alike)) == pytest.approx(16) and float(board.perplexity(torch.eye(16)[:1])) == pytest.approx(1)
+    assert float(board.perplexity(torch.tensor([[3.0, 0, 1], [0, 0, 4]]))) == pytest.approx((3 / 8) ** -0.375 * (5 / 8) ** -0.625)
+
+
+def test_codes_in_use_are_the_nearest_ones():
+    counts, vq = board.codes_in_use(3), load("vq-f4")
+    assert counts.shape == (3, 256) and counts.sum(1).tolist() == [256.0] * 3
+    places = encode(vq, tools.held_out(3)[0][1:2])[0].flatten(1).T                                # (places, 4)
+    nearest = ((places[:, None] - vq.quantize.embedding.weight) ** 2).sum(2).argmin(1)
+    assert torch.equal(counts[1], torch.bincount(nearest, minlength=256).double())
+
+
+def test_a_network_is_held_against_the_linear_map_of_its_own_size(monkeypatch):
+    x = tools.held_out(8)[0]
+    loss = {"vae-f2": 0.1, "patches-2": 0.05, "vae-f4": 0.1, "patches-4": 0.2, "vae-f8": 0.2, "patches-8": 0.2}
+    monkeypatch.setattr(board, "decoded", lambda name, n: x + loss[name])
+    found = board.network_or_line(8)
+    assert found.value == pytest.approx(-20 * torch.tensor(2.0).log10().item(), abs=1e-3) and "f = 2" in found.why
+    assert found.settings == pytest.approx({"f = 4": 6.0206, "f = 8": 0.0}, abs=1e-3)
+
+
 def test_closed_form_claim_holds():
     from minidiff.course import compute
 
