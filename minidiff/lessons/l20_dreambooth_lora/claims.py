@@ -126,12 +126,12 @@ def _gap(rung: str, adapter: str, n: int) -> Outcome:
 
 
 @claim("20.lora_small_inside", "a LoRA of less than 1 % of the weights (r = 2, attention) learns a subject inside the model's "
-       "world as well as DreamBooth: distance minus DreamBooth's", unit="distance", target="<= 0.02", n=48, small=4)
+       "world as well as DreamBooth: distance minus DreamBooth's", unit="distance", target="<= 0.02", n=16, small=4)
 def _small_inside(n: int) -> Outcome:
     return _gap("inside", "inside-lora-small", n)
 
 
-@claim("20.lora_small_new", "the same for a new look, the panda", unit="distance", target="<= 0.02", n=48, small=4)
+@claim("20.lora_small_new", "the same for a new look, the panda", unit="distance", target="<= 0.02", n=16, small=4)
 def _small_new(n: int) -> Outcome:
     found = _gap("panda", "panda-lora-small", n)
     why = ("r = 2 in attention alone is too little for a new shape; in a square layer it is 2 r / width of the weights, so in "
@@ -140,7 +140,7 @@ def _small_new(n: int) -> Outcome:
 
 
 @claim("20.lora_large_new", "a LoRA of about a tenth of the weights (r = 8, attention, feed-forward, convolutions) learns a new "
-       "look as well as DreamBooth: distance minus DreamBooth's", unit="distance", target="<= 0.02", n=48, small=4)
+       "look as well as DreamBooth: distance minus DreamBooth's", unit="distance", target="<= 0.02", n=16, small=4)
 def _large_new(n: int) -> Outcome:
     return _gap("panda", "panda-lora", n)
 
