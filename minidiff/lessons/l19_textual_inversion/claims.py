@@ -20,8 +20,8 @@ __all__ = ["STEPS", "dreambooth_of", "drawn_as", "named_right"]
 STEPS = 10                                     # DDIM steps of every picture that is scored, guidance 4
 _INSIDE = {"inside-word": ("rabbit", "pink"), "cat-word": ("cat", "purple"), "dog-word": ("dog", "orange"),
            "bear-word": ("bear", "yellow")}
-_WHY = ("of sixteen pictures each the yellow bear is right in 16, the pink rabbit in 13, the purple cat in 12 (the others read as "
-        "rabbits, which differ from cats in the ears alone), the orange dog in 9 (the others are yellow)")
+_WHY = ("of sixteen pictures each the yellow bear is right in 16, the pink rabbit in 13, the purple cat in 12 (the others read "
+        "as rabbits, which differ from cats in the ears alone), the orange dog in 9 (the others are yellow)")
 
 
 @functools.lru_cache(maxsize=1)
