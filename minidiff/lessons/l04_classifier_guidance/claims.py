@@ -94,7 +94,8 @@ def _rank(column: int, n: int, *, of: object) -> Outcome:
     found = bootstrap(lambda *r: spearman(torch.tensor(SCALES), torch.tensor([of(v) for v in r])), *rows, n=200, paired=True)
     return Outcome(found.value, found.low, found.high,
                    baseline={f"at s = {s:g}": of(v) for s, v in zip(SCALES, rows, strict=True)},
-                   why="an unconditional model and a classifier of minutes; the reader and the classifier disagree on odd shapes")
+                   why=("ranks of six scales: the kind is nearly always right from some scale on, and the backdrop, "
+                        "drawn independently of it, is hardly touched"))
 
 
 @claim("04.steered", "An unconditional model steered by a noisy classifier: the share of pictures with the kind and "
