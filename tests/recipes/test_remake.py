@@ -378,7 +378,7 @@ def test_only_what_scores_better_is_shipped(tmp_path, monkeypatch):
     data, out = tmp_path / "data", tmp_path / "out"
     monkeypatch.setenv("MINIDIFF_DATA", str(data))
     scores = {"vae-f4": (30.0, 31.0), "vae-f8": (30.0, 29.0), "pixel-x0": (20.0, 10.0), "pixel-v": (20.0, 21.0),
-              "readers/final": (0.9, 0.95), "noisy-classifier": (0.0, 0.0)}
+              "readers/final": (0.9, 0.95), "unheard-of": (0.0, 0.0)}
     for name, pair in scores.items():
         for root, score in zip((data, out / "data"), pair):
             model(root / name, torch.tensor([score]))
@@ -393,7 +393,7 @@ def test_only_what_scores_better_is_shipped(tmp_path, monkeypatch):
 
     verdicts = {v.name: v for v in unpack(tmp_path / "pack", measure=measure)}
     assert {n for n, v in verdicts.items() if v.taken} == {"vae-f4", "pixel-x0", "readers/final", "mini-clip"}
-    assert "29 against 30" in verdicts["vae-f8"].why and "no score decides" in verdicts["noisy-classifier"].why
+    assert "29 against 30" in verdicts["vae-f8"].why and "no score decides" in verdicts["unheard-of"].why
     for name, (old, new) in scores.items():
         assert float(weights(data / name)["weight"]) == pytest.approx(new if verdicts[name].taken else old)
     assert json.loads((data / "vae-f4" / "card.json").read_text())["scores"]["PSNR in dB, full"][0] == 31
