@@ -1,0 +1,3 @@
+"""Lesson 11: what its notebook imports."""
+
+__all__ = []

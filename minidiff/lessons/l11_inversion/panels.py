@@ -1,0 +1,127 @@
+"""The panels of lesson 11: the way back at every guidance, the map of a code, and how much noise an edit leaves out.
+
+Everything is drawn beforehand; the knobs choose.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minidiff.diffusion import last
+from minidiff.editing import AddNoise, direct_inversion, edit_friendly_inversion
+from minidiff.errors import require
+from minidiff.latent import decode, denoiser, encode, encode_prompt, invert_image, scheduler_options
+from minidiff.measure import EditTruth, edit_score
+from minidiff.measure.pictures import psnr
+from minidiff.rng import normal
+from minidiff.show.tiles import lay_out, pixels
+from minidiff.steer import CFG, Trajectory, run
+
+__all__ = ["CodeMap", "Skipping", "WayBack", "from_noise", "local_std"]
+
+
+def thin(images: Tensor) -> Tensor:
+    """Pictures in 31 levels a channel: smaller stills, and the eye hardly sees it."""
+    return ((images.clamp(-1, 1) + 1) * 15).round() / 15 - 1
+
+
+@torch.no_grad()
+def from_noise(pipe: Any, way: Trajectory, prompts: Sequence[str], guidance: float, hooks: Sequence[Any] = ()) -> Tensor:
+    """Pictures (n, 3, H, W) that a run of ``prompts`` draws from the noise of a trajectory, in its steps."""
+    texts = {"prompt": encode_prompt(pipe, list(prompts)), "empty": encode_prompt(pipe, "")}
+    end = last(run(denoiser(pipe), way.noise, texts, steps=way.timesteps, guider=CFG(guidance), hooks=hooks,
+                   **scheduler_options(pipe)))
+    return decode(pipe.vae, end.x).clamp(-1, 1)
+
+
+class WayBack:
+    """Pictures inverted at w = 1 and drawn again at each of ``weights``, with their PSNR."""
+
+    def __init__(self, pipe: Any, images: Tensor, prompts: Sequence[str], *,
+                 weights: Sequence[float] = (1.0, 2.0, 3.0, 5.0, 7.5), steps: int = 15) -> None:
+        self.weights, self.pictures = tuple(weights), images
+        self.way = direct_inversion(pipe, images, prompts, steps=steps, hold=False).trajectory
+        self.images = {w: from_noise(pipe, self.way, prompts, w) for w in weights}
+        with torch.no_grad():
+            bound = decode(pipe.vae, encode(pipe.vae, images)).clamp(-1, 1)
+        self.bound = float(psnr(bound, images).mean())
+        self.psnr = {w: float(psnr(x, images).mean()) for w, x in self.images.items()}
+
+    def render(self, *, guidance: float) -> tuple[np.ndarray, str]:
+        """Rows: the pictures; what comes back at w."""
+        require(guidance in self.weights, "guidance", guidance, f"one of {', '.join(map(str, self.weights))}")
+        rows = [pixels(thin(x)) for x in (self.pictures, self.images[guidance])]
+        return lay_out(rows, 2, row_labels=["the picture", f"and back, w = {guidance:g}"]), \
+            f"w = {guidance:g}: {self.psnr[guidance]:.1f} dB; through the autoencoder alone {self.bound:.1f} dB"
+
+
+def local_std(code: Tensor) -> Tensor:
+    """(B, h, w): standard deviation of a code (B, C, h, w) over the channels and the 3 x 3 places around each place."""
+    mean, square = (F.avg_pool2d(x.mean(1, keepdim=True), 3, 1, 1, count_include_pad=False) for x in (code, code.square()))
+    return (square - mean.square()).clamp(min=0).sqrt()[:, 0]
+
+
+class CodeMap:
+    """One picture with a little white noise added to its pixels before it is inverted; where is its code like noise?
+
+    inside (H, W) bool: the thing. amounts: standard deviations of the added noise, in units of [-1, 1].
+    """
+
+    def __init__(self, pipe: Any, image: Tensor, prompt: str, inside: Tensor, *,
+                 amounts: Sequence[float] = (0.0, 0.02, 0.05, 0.1), steps: int = 25) -> None:
+        self.amounts = tuple(amounts)
+        noise = normal(tuple(image.shape), "lesson 11 dequantise", 0)
+        noisy = torch.stack([image + a * noise for a in amounts]).clamp(-1, 1)
+        codes = Trajectory.of(invert_image(pipe, noisy, prompt, steps=steps)).noise
+        self.codes, self.noisy = dict(zip(amounts, codes, strict=True)), dict(zip(amounts, noisy, strict=True))
+        self.inside = F.adaptive_avg_pool2d(inside[None, None].float(), codes.shape[-2:])[0, 0]
+
+    def spread(self, noise: float) -> tuple[float, float]:
+        """Standard deviation of the code inside the thing and outside of it, in cells that belong to one of them."""
+        code = self.codes[noise]
+        return tuple(float(code[:, cells].std()) for cells in (self.inside > 0.9, self.inside < 0.1))
+
+    def render(self, *, noise: float) -> tuple[np.ndarray, str]:
+        """The picture; its code's first three channels; the code's local standard deviation, 0 black to 1.5 white."""
+        require(noise in self.amounts, "noise", noise, f"one of {', '.join(map(str, self.amounts))}")
+        code, size = self.codes[noise], self.noisy[noise].shape[-2:]
+        std = local_std(code[None])[:, None] / 0.75 - 1
+        cells = [F.interpolate(x, size=size) for x in (code[None, :3] / 3, std.expand(-1, 3, -1, -1))]
+        row = thin(torch.cat([self.noisy[noise][None], *cells]))
+        inside, outside = self.spread(noise)
+        return lay_out([pixels(row)], 3, labels=["picture", "code", "its local deviation"]), \
+            f"noise {noise:g}: the code's standard deviation is {inside:.2f} inside the thing, {outside:.2f} outside"
+
+
+class Skipping:
+    """Edit-friendly inversion: the target prompt with the source's noises, the noisiest steps left out; scored.
+
+    skips: shares of the steps. The noises are found once, for all steps.
+    """
+
+    def __init__(self, pipe: Any, truth: EditTruth, prompts: Sequence[str], targets: Sequence[str], *,
+                 skips: Sequence[float] = (0.0, 0.2, 0.4, 0.6, 0.8), steps: int = 25, guidance: float = 7.5) -> None:
+        self.skips, self.sources = tuple(skips), truth.images
+        full = edit_friendly_inversion(pipe, truth.images, list(prompts), steps=steps, skip=0.0).trajectory
+        self.images = {}
+        for skip in skips:
+            k = round(skip * steps)
+            part = dataclasses.replace(full, latents=full.latents[k:], timesteps=full.timesteps[k:], eps=full.eps[k:],
+                                       noises=full.noises[k:])
+            self.images[skip] = from_noise(pipe, part, targets, guidance, [AddNoise(part)])
+        self.scores = {skip: edit_score(x, truth) for skip, x in self.images.items()}
+
+    def render(self, *, skip: float) -> tuple[np.ndarray, str]:
+        """Rows: the pictures, the edits."""
+        require(skip in self.skips, "skip", skip, f"one of {', '.join(map(str, self.skips))}")
+        rows, mine = [pixels(thin(x)) for x in (self.sources, self.images[skip])], self.scores[skip]
+        words = ", ".join(f"{name} {float(mine.of(score).mean()):.2f}" for name, score in (("success", "target"), ("IoU", "iou")))
+        return lay_out(rows, 2, row_labels=["the picture", "target prompt, its noises"]), \
+            f"{skip:.0%} of the steps left out: {words}"
