@@ -1,3 +1,5 @@
 """Lesson 11: what its notebook imports."""
 
-__all__ = []
+from minidiff.lessons.l11_inversion.panels import CodeMap, Skipping, WayBack
+
+__all__ = ["CodeMap", "Skipping", "WayBack"]

@@ -235,5 +235,15 @@ HONEST = {
     "11.undo_mix": {"matrix": u_solve, "list": u_list},
 }
 
-EQUIVALENT: dict[str, dict[str, str]] = {}
+EQUIVALENT = {
+    "11.whiteness": {
+        "return [code.std(), torch.corrcoef(torch.stack([left, right]))[0, 1]]": "a list of two is as good",
+        "return torch.stack([code.std(), torch.corrcoef(torch.stack([left, right]))[1, 0]])": "a correlation is symmetric",
+        "return torch.stack([code.std(), torch.corrcoef(torch.stack([right, left]))[0, 1]])": "a correlation is symmetric",
+        "right, left = (code[..., :-1].flatten(), code[..., 1:].flatten())": "a correlation is symmetric",
+        "left, right = (code[..., 1:].flatten(), code[..., :-1].flatten())": "a correlation is symmetric",
+    },
+    "11.break_fixed_point": {line: "every slope above 2.12 will do, of either sign" for line in (
+        "return 4.0", "return 2.997", "return -3.0", "return 4.5")},
+}
 ONCE: dict[str, dict[str, str]] = {}
