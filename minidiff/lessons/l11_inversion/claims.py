@@ -131,14 +131,14 @@ def _below_the_bound(method: str, n: int, others: tuple[str, ...], why: str) -> 
 
 
 @claim("11.ddim_guided", "DDIM inversion at w = 1 and guidance on the way back do not go together: PSNR of the round trip at "
-       "w = 7.5 minus that of the autoencoder alone (Mokady et al. 2023)", unit="dB", target="<= -8", n=32, small=4)
+       "w = 7.5 minus that of the autoencoder alone (Mokady et al. 2023)", unit="dB", target="<= -8", n=32, small=2)
 def ddim_guided(n: int) -> Outcome:
     return _below_the_bound("ddim", n, (("ddim", 1.0),), "the pictures are simple, and guidance changes them less than it "
                             "changes photographs")
 
 
 @claim("11.null_text", "null-text inversion brings the picture back at w = 7.5 nearly as well as the autoencoder alone does "
-       "(Mokady et al. 2023)", unit="dB", target=">= -1", n=32, small=4)
+       "(Mokady et al. 2023)", unit="dB", target=">= -1", n=32, small=2)
 def null_text(n: int) -> Outcome:
     return _below_the_bound("null-text", n, (("ddim", GUIDANCE), ("ddim", 1.0), ("negative-prompt", GUIDANCE)),
                             "five steps of Adam at each of 25 steps do not reach the pivot")
@@ -155,14 +155,14 @@ def _gold_gained(other: str, n: int) -> Outcome:
 
 
 @claim("11.direct_npi", "a colour edit of a real picture by Prompt-to-Prompt is nearer to the rendered counterfactual after "
-       "direct inversion than after negative-prompt inversion (paired, w = 7.5)", unit="dB gained", target=">= 2", n=64, small=4,
+       "direct inversion than after negative-prompt inversion (paired, w = 7.5)", unit="dB gained", target=">= 2", n=64, small=2,
        reader="final")
 def direct_npi(n: int) -> Outcome:
     return _gold_gained("negative-prompt", n)
 
 
 @claim("11.direct_ddim", "and than after DDIM inversion alone (Ju et al. 2024; paired, w = 7.5)", unit="dB gained", target=">= 0",
-       n=64, small=4, reader="final")
+       n=64, small=2, reader="final")
 def direct_ddim(n: int) -> Outcome:
     return _gold_gained("ddim", n)
 
@@ -177,13 +177,13 @@ def _statistics(n: int, split: str = "test") -> Tensor:
 
 
 @claim("11.noise_std", "the noises of edit-friendly inversion are stronger than those of sampling: standard deviation, 1 in DDPM "
-       "(Huberman-Spiegelglas et al. 2024)", unit="standard deviation", target=">= 1.5", n=32, small=4)
+       "(Huberman-Spiegelglas et al. 2024)", unit="standard deviation", target=">= 1.5", n=32, small=2)
 def noise_std(n: int) -> Outcome:
     return _mean(_statistics(n)[:, 0], baseline={"noise of DDPM": 1.0}, why="in 25 steps the levels lie far apart")
 
 
 @claim("11.noise_correlation", "and neighbouring steps pull against each other: correlation of their noises, 0 in DDPM",
-       unit="correlation", target="<= -0.3", n=32, small=4)
+       unit="correlation", target="<= -0.3", n=32, small=2)
 def noise_correlation(n: int) -> Outcome:
     return _mean(_statistics(n)[:, 1], baseline={"noise of DDPM": 0.0}, why="in 25 steps the levels lie far apart")
 

@@ -118,7 +118,7 @@ def test_statistics_of_noises_on_a_made_up_inversion(pipe):
 def test_the_toy_agrees_with_its_closed_form():
     row = claims()["11.flat_code"].run(20000)
     assert row.low <= row.value <= row.high and row.value == pytest.approx(1.0, abs=0.02)
-    assert row.settings["the closed form"] == pytest.approx(0.32, abs=0.01)
+    assert 0.3 < row.settings["the closed form"] < 0.5, "far below the noise's 1"
 
 
 def test_the_lessons_inversions_are_what_they_are_called(pipe, pictures, pairs, monkeypatch):
