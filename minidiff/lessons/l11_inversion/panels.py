@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minidiff.diffusion import last
-from minidiff.editing import AddNoise, direct_inversion, edit_friendly_inversion
+from minidiff.editing import AddNoise, Inversion, direct_inversion, edit_friendly_inversion
 from minidiff.errors import require
 from minidiff.latent import decode, denoiser, encode, encode_prompt, invert_image, scheduler_options
 from minidiff.measure import EditTruth, edit_score
@@ -33,11 +33,11 @@ def thin(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def from_noise(pipe: Any, way: Trajectory, prompts: Sequence[str], guidance: float, hooks: Sequence[Any] = ()) -> Tensor:
-    """Pictures (n, 3, H, W) that a run of ``prompts`` draws from the noise of a trajectory, in its steps."""
-    texts = {"prompt": encode_prompt(pipe, list(prompts)), "empty": encode_prompt(pipe, "")}
-    end = last(run(denoiser(pipe), way.noise, texts, steps=way.timesteps, guider=CFG(guidance), hooks=hooks,
-                   **scheduler_options(pipe)))
+def from_noise(pipe: Any, by: Inversion, prompts: Sequence[str], guidance: float) -> Tensor:
+    """Pictures (n, 3, H, W) that a run of ``prompts`` draws after an inversion, in its steps, with all that it needs."""
+    texts = {"prompt": encode_prompt(pipe, list(prompts)), "empty": encode_prompt(pipe, "") if by.empty is None else by.text}
+    end = last(run(denoiser(pipe), by.trajectory.noise, texts, steps=by.trajectory.timesteps, guider=CFG(guidance),
+                   hooks=by.hooks, **scheduler_options(pipe)))
     return decode(pipe.vae, end.x).clamp(-1, 1)
 
 
@@ -47,8 +47,8 @@ class WayBack:
     def __init__(self, pipe: Any, images: Tensor, prompts: Sequence[str], *,
                  weights: Sequence[float] = (1.0, 2.0, 3.0, 5.0, 7.5), steps: int = 15) -> None:
         self.weights, self.pictures = tuple(weights), images
-        self.way = direct_inversion(pipe, images, prompts, steps=steps, hold=False).trajectory
-        self.images = {w: from_noise(pipe, self.way, prompts, w) for w in weights}
+        self.by = direct_inversion(pipe, images, prompts, steps=steps, hold=False)
+        self.images = {w: from_noise(pipe, self.by, prompts, w) for w in weights}
         with torch.no_grad():
             bound = decode(pipe.vae, encode(pipe.vae, images)).clamp(-1, 1)
         self.bound = float(psnr(bound, images).mean())
@@ -58,7 +58,7 @@ class WayBack:
         """Rows: the pictures; what comes back at w."""
         require(guidance in self.weights, "guidance", guidance, f"one of {', '.join(map(str, self.weights))}")
         rows = [pixels(thin(x)) for x in (self.pictures, self.images[guidance])]
-        return lay_out(rows, 2, row_labels=["the picture", f"and back, w = {guidance:g}"]), \
+        return lay_out(rows, 2, row_labels=["picture", f"back, w = {guidance:g}"]), \
             f"w = {guidance:g}: {self.psnr[guidance]:.1f} dB; through the autoencoder alone {self.bound:.1f} dB"
 
 
@@ -115,7 +115,7 @@ class Skipping:
             k = round(skip * steps)
             part = dataclasses.replace(full, latents=full.latents[k:], timesteps=full.timesteps[k:], eps=full.eps[k:],
                                        noises=full.noises[k:])
-            self.images[skip] = from_noise(pipe, part, targets, guidance, [AddNoise(part)])
+            self.images[skip] = from_noise(pipe, Inversion("edit-friendly", part, (AddNoise(part),)), targets, guidance)
         self.scores = {skip: edit_score(x, truth) for skip, x in self.images.items()}
 
     def render(self, *, skip: float) -> tuple[np.ndarray, str]:
@@ -123,5 +123,5 @@ class Skipping:
         require(skip in self.skips, "skip", skip, f"one of {', '.join(map(str, self.skips))}")
         rows, mine = [pixels(thin(x)) for x in (self.sources, self.images[skip])], self.scores[skip]
         words = ", ".join(f"{name} {float(mine.of(score).mean()):.2f}" for name, score in (("success", "target"), ("IoU", "iou")))
-        return lay_out(rows, 2, row_labels=["the picture", "target prompt, its noises"]), \
+        return lay_out(rows, 2, row_labels=["picture", "target prompt"]), \
             f"{skip:.0%} of the steps left out: {words}"
