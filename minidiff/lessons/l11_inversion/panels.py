@@ -6,7 +6,7 @@ Everything is drawn beforehand; the knobs choose.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,35 +69,36 @@ def local_std(code: Tensor) -> Tensor:
 
 
 class CodeMap:
-    """One picture with a little white noise added to its pixels before it is inverted; where is its code like noise?
+    """Pictures with a little white noise added to their pixels before they are inverted; where are their codes like noise?
 
-    inside (H, W) bool: the thing. amounts: standard deviations of the added noise, in units of [-1, 1].
+    pictures: name -> (3, H, W), of one prompt; inside (H, W) bool: the thing. amounts: standard deviations of the added noise, in
+    units of [-1, 1].
     """
 
-    def __init__(self, pipe: Any, image: Tensor, prompt: str, inside: Tensor, *,
+    def __init__(self, pipe: Any, pictures: Mapping[str, Tensor], prompt: str, inside: Tensor, *,
                  amounts: Sequence[float] = (0.0, 0.02, 0.05, 0.1), steps: int = 25) -> None:
-        self.amounts = tuple(amounts)
-        noise = normal(tuple(image.shape), "lesson 11 dequantise", 0)
-        noisy = torch.stack([image + a * noise for a in amounts]).clamp(-1, 1)
-        codes = Trajectory.of(invert_image(pipe, noisy, prompt, steps=steps)).noise
-        self.codes, self.noisy = dict(zip(amounts, codes, strict=True)), dict(zip(amounts, noisy, strict=True))
+        self.amounts, self.pictures = tuple(amounts), tuple(pictures)
+        keys = [(name, a) for name in pictures for a in amounts]
+        noisy = torch.stack([x + a * normal(tuple(x.shape), "lesson 11 dequantise", 0) for x in pictures.values() for a in amounts])
+        codes = Trajectory.of(invert_image(pipe, noisy.clamp(-1, 1), prompt, steps=steps)).noise
+        self.codes, self.noisy = dict(zip(keys, codes, strict=True)), dict(zip(keys, noisy.clamp(-1, 1), strict=True))
         self.inside = F.adaptive_avg_pool2d(inside[None, None].float(), codes.shape[-2:])[0, 0]
 
-    def spread(self, noise: float) -> tuple[float, float]:
+    def spread(self, picture: str, noise: float) -> tuple[float, float]:
         """Standard deviation of the code inside the thing and outside of it, in cells that belong to one of them."""
-        code = self.codes[noise]
+        code = self.codes[picture, noise]
         return tuple(float(code[:, cells].std()) for cells in (self.inside > 0.9, self.inside < 0.1))
 
-    def render(self, *, noise: float) -> tuple[np.ndarray, str]:
-        """The picture; its code's first three channels; the code's local standard deviation, 0 black to 1.5 white."""
-        require(noise in self.amounts, "noise", noise, f"one of {', '.join(map(str, self.amounts))}")
-        code, size = self.codes[noise], self.noisy[noise].shape[-2:]
-        std = local_std(code[None])[:, None] / 0.75 - 1
+    def render(self, *, picture: str, noise: float) -> tuple[np.ndarray, str]:
+        """The picture; its code's first three channels; the code's local standard deviation, 0 black to 2 white."""
+        require((picture, noise) in self.codes, "picture, noise", (picture, noise), f"one of {', '.join(map(str, self.codes))}")
+        code, size = self.codes[picture, noise], self.noisy[picture, noise].shape[-2:]
+        std = local_std(code[None])[:, None] - 1
         cells = [F.interpolate(x, size=size) for x in (code[None, :3] / 3, std.expand(-1, 3, -1, -1))]
-        row = thin(torch.cat([self.noisy[noise][None], *cells]))
-        inside, outside = self.spread(noise)
+        row = thin(torch.cat([self.noisy[picture, noise][None], *cells]))
+        inside, outside = self.spread(picture, noise)
         return lay_out([pixels(row)], 3, labels=["picture", "code", "its local deviation"]), \
-            f"noise {noise:g}: the code's standard deviation is {inside:.2f} inside the thing, {outside:.2f} outside"
+            f"{picture}, noise {noise:g}: the code's standard deviation is {inside:.2f} inside the thing, {outside:.2f} outside"
 
 
 class Skipping:

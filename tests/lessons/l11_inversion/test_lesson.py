@@ -15,7 +15,8 @@ from minidiff.diffusion.sample import ddim_sigma
 from minidiff.editing import Inversion, direct_inversion, edit_friendly_inversion, swap_prompt
 from minidiff.latent import decode, denoise, schedule_from, scheduler_options
 from minidiff.lessons.l11_inversion import claims as board
-from minidiff.lessons.l11_inversion import panels
+from minidiff.lessons.l11_inversion import data, panels
+from minidiff.lessons.l11_inversion.data import as_in_training
 from minidiff.lessons.l11_inversion.exercises import step_slope
 from minidiff.lessons.l11_inversion.panels import CodeMap, Skipping, WayBack, local_std
 from minidiff.measure import edit_pairs, edit_score
@@ -64,16 +65,18 @@ def test_the_way_back_over_the_whole_range(pipe, pictures, pairs):
 def test_the_map_of_a_code(pipe, pictures, pairs):
     inside = torch.zeros(32, 32, dtype=torch.bool)
     inside[8:24, 8:24] = True
-    where = CodeMap(pipe, pictures[0], pairs.prompts[0], inside, amounts=(0.0, 0.1), steps=3)
-    shown = panel(where.render, choice("noise", where.amounts, 0.0), alt="x")
-    assert len({shown.image.value for _ in sweep(shown)}) == 2
-    code = where.codes[0.1]
-    assert where.spread(0.1)[0] == pytest.approx(float(code[:, 2:6, 2:6].std()), rel=1e-5)
-    assert where.spread(0.1)[1] == pytest.approx(float(torch.cat([code[:, :2].flatten(), code[:, 6:].flatten(),
+    both = {"one": pictures[0], "two": pictures[1]}
+    where = CodeMap(pipe, both, pairs.prompts[0], inside, amounts=(0.0, 0.1), steps=3)
+    shown = panel(where.render, choice("picture", where.pictures, "one"), choice("noise", where.amounts, 0.0), alt="x")
+    assert len({shown.image.value for _ in sweep(shown)}) >= 3
+    code = where.codes["two", 0.1]
+    assert where.spread("two", 0.1)[0] == pytest.approx(float(code[:, 2:6, 2:6].std()), rel=1e-5)
+    assert where.spread("two", 0.1)[1] == pytest.approx(float(torch.cat([code[:, :2].flatten(), code[:, 6:].flatten(),
                                                                  code[:, 2:6, :2].flatten(), code[:, 2:6, 6:].flatten()]).std()))
-    assert apart(where.noisy[0.0], pictures[0]) == 0 and 0.05 < float((where.noisy[0.1] - pictures[0]).std()) < 0.11
+    assert apart(where.noisy["one", 0.0], pictures[0]) == 0
+    assert 0.05 < float((where.noisy["one", 0.1] - pictures[0]).std()) < 0.11
     with pytest.raises(BadInput, match="noise"):
-        where.render(noise=0.3)
+        where.render(picture="one", noise=0.3)
 
 
 def test_local_deviation_is_that_of_the_nine_places_around():
@@ -96,7 +99,22 @@ def test_skipping_replays_the_noises_of_the_steps_that_are_left(pipe, pictures, 
         skipping.render(skip=0.3)
 
 
-# Rows ----------------------------------------------------------------------------------------------------------------------
+# Pictures and rows -----------------------------------------------------------------------------------------------------
+
+
+def test_pictures_from_the_world_that_the_model_was_trained_in(monkeypatch, tmp_path):
+    pairs = edit_pairs("colour", 12)
+    for edition in (1, 2):
+        (tmp_path / "some-model").mkdir(exist_ok=True)
+        (tmp_path / "some-model" / "card.json").write_text(f'{{"world_edition": {edition}}}')
+        monkeypatch.setattr(data, "data_folder", lambda: tmp_path)
+        known = as_in_training(pairs, "some-model")
+        for scenes, before in ((known.source, pairs.source), (known.target, pairs.target)):
+            size = scenes.size[scenes.present]
+            assert bool((scenes.vary == 0).all()) == (edition == 1)
+            assert (0.13 <= float(size.min()) and float(size.max()) <= 0.30) == (edition == 1)
+            assert torch.equal(scenes.colour, before.colour) and torch.equal(scenes.x, before.x)
+        assert known.prompts == pairs.prompts and torch.equal(known.source.size, known.target.size)
 
 
 def test_statistics_of_noises_on_a_made_up_inversion(pipe):
