@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import torch
 
-from minidiff.files import data_folder
 from minidiff.measure import EditPairs
 from minidiff.world import Scenes
+from minidiff.zoo import card
 
 __all__ = ["as_in_training"]
 
@@ -17,8 +16,7 @@ __all__ = ["as_in_training"]
 def as_in_training(pairs: EditPairs, model: str = "mini-sd") -> EditPairs:
     """The pairs with backdrops and sizes that ``model`` was trained on, so that what a method does is not mixed with what the
     model never saw. For a model of the world's first edition: backdrops that do not vary, sizes 0.13 to 0.30."""
-    card = json.loads((data_folder() / model / "card.json").read_text(encoding="utf-8"))
-    if card["world_edition"] > 1:
+    if card(model)["world_edition"] > 1:
         return pairs
 
     def known(scenes: Scenes) -> Scenes:

@@ -79,9 +79,10 @@ class CodeMap:
                  amounts: Sequence[float] = (0.0, 0.02, 0.05, 0.1), steps: int = 25) -> None:
         self.amounts, self.pictures = tuple(amounts), tuple(pictures)
         keys = [(name, a) for name in pictures for a in amounts]
-        noisy = torch.stack([x + a * normal(tuple(x.shape), "lesson 11 dequantise", 0) for x in pictures.values() for a in amounts])
-        codes = Trajectory.of(invert_image(pipe, noisy.clamp(-1, 1), prompt, steps=steps)).noise
-        self.codes, self.noisy = dict(zip(keys, codes, strict=True)), dict(zip(keys, noisy.clamp(-1, 1), strict=True))
+        grain = normal(tuple(next(iter(pictures.values())).shape), "lesson 11 grain", 0)
+        noisy = torch.stack([(pictures[name] + a * grain).clamp(-1, 1) for name, a in keys])
+        codes = Trajectory.of(invert_image(pipe, noisy, prompt, steps=steps)).noise
+        self.codes, self.noisy = dict(zip(keys, codes, strict=True)), dict(zip(keys, noisy, strict=True))
         self.inside = F.adaptive_avg_pool2d(inside[None, None].float(), codes.shape[-2:])[0, 0]
 
     def spread(self, picture: str, noise: float) -> tuple[float, float]:

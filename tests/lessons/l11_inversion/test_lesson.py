@@ -99,15 +99,13 @@ def test_skipping_replays_the_noises_of_the_steps_that_are_left(pipe, pictures, 
         skipping.render(skip=0.3)
 
 
-# Pictures and rows -----------------------------------------------------------------------------------------------------
+# Pictures and rows -------------------------------------------------------------------------------------------
 
 
-def test_pictures_from_the_world_that_the_model_was_trained_in(monkeypatch, tmp_path):
+def test_pictures_from_the_world_that_the_model_was_trained_in(monkeypatch):
     pairs = edit_pairs("colour", 12)
     for edition in (1, 2):
-        (tmp_path / "some-model").mkdir(exist_ok=True)
-        (tmp_path / "some-model" / "card.json").write_text(f'{{"world_edition": {edition}}}')
-        monkeypatch.setattr(data, "data_folder", lambda: tmp_path)
+        monkeypatch.setattr(data, "card", {"some-model": {"world_edition": edition}}.get)
         known = as_in_training(pairs, "some-model")
         for scenes, before in ((known.source, pairs.source), (known.target, pairs.target)):
             size = scenes.size[scenes.present]
