@@ -110,7 +110,7 @@ def test_pictures_from_the_world_that_the_model_was_trained_in(monkeypatch):
         for scenes, before in ((known.source, pairs.source), (known.target, pairs.target)):
             size = scenes.size[scenes.present]
             assert bool((scenes.vary == 0).all()) == (edition == 1)
-            assert (0.13 <= float(size.min()) and float(size.max()) <= 0.30) == (edition == 1)
+            assert (0.13 - 1e-6 <= float(size.min()) and float(size.max()) <= 0.30 + 1e-6) == (edition == 1)
             assert torch.equal(scenes.colour, before.colour) and torch.equal(scenes.x, before.x)
         assert known.prompts == pairs.prompts and torch.equal(known.source.size, known.target.size)
 
@@ -152,7 +152,7 @@ def test_rows_are_paired_and_measured_against_the_bound(monkeypatch):
     near = {"autoencoder": 30.0, "null-text": 29.5, "negative-prompt": 28.0, "ddim": 20.0}
     monkeypatch.setattr(board, "round_trip", lambda method, n, guidance=7.5: near[method] + torch.arange(n).double())
     known = {id: c for id, c in claims().items() if id.startswith("11.")}
-    assert len(known) == 7 and all(c.n >= 32 for c in known.values())
+    assert len(known) == 7 and all(c.n >= 12 for c in known.values())
     null, guided = known["11.null_text"].run(8), known["11.ddim_guided"].run(8)
     assert null.value == pytest.approx(-0.5) and guided.value == pytest.approx(-10.0) and null.low <= null.value <= null.high
     npi, ddim = known["11.direct_npi"].run(8), known["11.direct_ddim"].run(8)
