@@ -125,9 +125,9 @@ def shipped(name: str, dtype: torch.dtype) -> tuple[object, Tensor, Tensor | Non
 @pytest.mark.parametrize("name", ["pixel-ddpm", "mini-sd"])
 @pytest.mark.parametrize(("dtype", "bar"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=str)
 def test_a_batch_is_a_loop_of_singles_of_a_shipped_network(name: str, loop: str, dtype: torch.dtype, bar: float) -> None:
-    """Pixels and latents, six steps. float64: as it is. float32: convolutions of one row and of three round differently, and
-    how much that is depends on the network and the processor; so what float32 itself is off from float64, three times over, is
-    allowed, and a share of the largest value at least (latents reach 5)."""
+    """Pixels and latents, six steps. float64: as it is. float32: a share of the largest value, since convolutions of one row and
+    of three round differently (latents reach 5). pixel-ddpm predicts x0, and the noise worked out from it at the last steps is a
+    rounding error divided by a small sigma: there, what float32 itself is off from float64, three times over, is allowed."""
     def run(made: tuple, part: slice, rows: list[int] | None) -> Tensor:
         model, x, cond, way = made
         options = {"steps": 6, "cond": None if cond is None else cond[part], "seed": 1, "rows": rows, **way}
@@ -138,11 +138,13 @@ def test_a_batch_is_a_loop_of_singles_of_a_shipped_network(name: str, loop: str,
     whole = run(made, slice(None), None)
     allowed = bar
     if dtype == torch.float32:
+        allowed = bar * max(1.0, float(whole.abs().max()))
+    if dtype == torch.float32 and name == "pixel-ddpm":
         model, _, cond, way = shipped(name, torch.float64)
         exact = run((model, made[1].double(), cond, way), slice(None), None)
         rounding = float((whole - exact).abs().max())
         assert rounding <= 1e-3, "float32 and float64 are two different loops"
-        allowed = max(bar * max(1.0, float(whole.abs().max())), 3 * rounding)
+        allowed = max(allowed, 3 * rounding)
     for b in range(3):
         assert float((run(made, slice(b, b + 1), [b]) - whole[b : b + 1]).abs().max()) <= allowed
 

@@ -118,7 +118,7 @@ def test_rows_are_paired_and_made_of_the_same_edits(monkeypatch, reader):
     made = board.Edited({name: edit_score(x, truth) for name, x in fake.items()}, fake, truth, [], [])
     monkeypatch.setattr(board, "edited", lambda edit, n: made)
     known = {id: c for id, c in claims().items() if id.startswith("10.")}
-    assert len(known) == 8 and all(c.n >= 32 for c in known.values())
+    assert len(known) == 8 and all(c.n >= (64 if id.startswith("10.colour") else 48) for id, c in known.items())
     iou, gold, success = (known[f"10.colour_{name}"].run(12) for name in ("iou", "gold", "success"))
     assert iou.low > 0.2 and gold.low > 3 and iou.low <= iou.value <= iou.high
     assert iou.value == pytest.approx(iou.baseline["Prompt-to-Prompt"] - iou.baseline["plain change"], abs=1e-6)
