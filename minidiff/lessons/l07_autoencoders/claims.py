@@ -71,6 +71,14 @@ def fidelity(n: int) -> Outcome:
 # The study of f ------------------------------------------------------------------------------------------------------
 
 
+def _smaller_step(names: list[str], n: int, why: str) -> Outcome:
+    """The PSNR lost from one autoencoder to the next, in dB: the smaller of the two steps."""
+    images = held_out(n)[0]
+    lost = -torch.stack([psnr(decoded(name, n), images) for name in names], 1).double().diff(dim=1)
+    found = bootstrap(torch.mean, lost[:, int(lost.mean(0).argmin())])
+    return Outcome(found.value, found.low, found.high, {"f without effect": 0.0}, {}, why)
+
+
 @claim(
     "07.f_psnr",
     "each doubling of f costs fidelity: networks of 50,000 to 90,000 pictures each, f = 2, 4, 8 (the smaller of the two steps; "
@@ -80,13 +88,8 @@ def fidelity(n: int) -> Outcome:
     n=128, small=32,
 )
 def study_psnr(n: int) -> Outcome:
-    images = held_out(n)[0]
-    values = torch.stack([psnr(decoded(STUDY[f"f = {f}"], n), images) for f in (2, 4, 8)], 1).double()
-    steps = -values.diff(dim=1).mean(0)
-    least = int(steps.argmin())
-    found = bootstrap(torch.mean, -values.diff(dim=1)[:, least])
-    return Outcome(found.value, found.low, found.high, {"f without effect": 0.0}, {},
-                   "trained so briefly, the larger latent is not used to the full")
+    return _smaller_step([STUDY[f"f = {f}"] for f in (2, 4, 8)], n,
+                         "trained so briefly, the larger latent is not used to the full")
 
 
 @claim(
@@ -97,12 +100,7 @@ def study_psnr(n: int) -> Outcome:
     n=128, small=32,
 )
 def study_linear(n: int) -> Outcome:
-    images = held_out(n)[0]
-    values = torch.stack([psnr(decoded(f"patches-{f}", n), images) for f in (2, 4, 8)], 1).double()
-    least = int((-values.diff(dim=1).mean(0)).argmin())
-    found = bootstrap(torch.mean, -values.diff(dim=1)[:, least])
-    return Outcome(found.value, found.low, found.high, {"f without effect": 0.0}, {},
-                   "these pictures hardly need four numbers a patch")
+    return _smaller_step([f"patches-{f}" for f in (2, 4, 8)], n, "these pictures hardly need four numbers a patch")
 
 
 @claim(

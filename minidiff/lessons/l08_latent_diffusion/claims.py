@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from minidiff.course.claims import Outcome, claim
-from minidiff.course.samples import drawn
+from minidiff.course.samples import drawn, shipped
 from minidiff.diffusion import q_sample
 from minidiff.errors import BadInput
 from minidiff.latent.autoencoder import decode, encode
@@ -37,21 +37,10 @@ from minidiff.world import BACKDROPS, COLOURS, KINDS, MOODS, Scenes, held_out, r
 from minidiff.world.grammar import RELATIONS
 from minidiff.zoo import load
 
-__all__ = ["GUIDANCE", "MODEL", "asked_for", "exchanged", "hole_over", "layout_overlap", "pipeline", "probe", "seam",
+__all__ = ["GUIDANCE", "MODEL", "asked_for", "exchanged", "hole_over", "layout_overlap", "probe", "seam",
            "seen_right"]
 
 MODEL, GUIDANCE = "mini-sd", 4.0          # sampled by 25 DDIM steps
-
-
-@functools.lru_cache(maxsize=4)
-def pipeline(name: str) -> object:
-    """A pipeline, loaded once."""
-    return load(name)
-
-
-@functools.lru_cache(maxsize=1)
-def _reader() -> nn.Module:
-    return load("readers/final")
 
 
 CHUNK = 32
@@ -62,7 +51,7 @@ CHUNK = 32
 
 def seen_right(prompts: Sequence[str], images: Tensor) -> dict[str, Tensor]:
     """What the final reader says: name -> (B,) bool, as :func:`minidiff.measure.prompts.prompt_accuracy`."""
-    return prompt_accuracy(prompts, read(images, _reader()).scenes)
+    return prompt_accuracy(prompts, read(images, shipped("readers/final")).scenes)
 
 
 def _told(n: int, kind: str, target: str) -> Outcome:
@@ -70,7 +59,7 @@ def _told(n: int, kind: str, target: str) -> Outcome:
     images = drawn(MODEL, kind, n, guidance=GUIDANCE)
     right = seen_right(prompts, images)
     m = wilson(int(right["all"].sum()), n)
-    vae = pipeline(MODEL).vae
+    vae = shipped(MODEL).vae
     rendered = render(make_scenes(min(n, 128), kind)).images
     ceiling = seen_right(prompts[:128], decode(vae, encode(vae, rendered)).clamp(-1, 1))["all"]
     other = seen_right([*prompts[1:], prompts[0]], images)["all"]
@@ -110,7 +99,7 @@ def exchanged(prompt: str) -> str:
 @claim("08.relation", "The relation is read: at t = 850 a scene of two things is guessed better with its prompt than with the "
        "relation in it turned round", unit="share of scenes", target=">= 0.75", n=256, small=8)
 def relation_read(n: int) -> Outcome:
-    pipe, scenes = pipeline(MODEL), make_scenes(n, "two")
+    pipe, scenes = shipped(MODEL), make_scenes(n, "two")
     prompts = [prompt_of(scene) for scene in scenes]
     z, schedule, model = encode(pipe.vae, render(scenes).images), schedule_from(pipe.scheduler), denoiser(pipe)
     z_t = q_sample(z, 850, normal(tuple(z.shape), "08 relation"), schedule)
@@ -146,7 +135,7 @@ def guidance(n: int) -> Outcome:
 @functools.lru_cache(maxsize=4)
 def _nouns(name: str, n: int) -> tuple[Nouns, dict[str, tuple[str, float]]]:
     """Test scenes, and the sites and thresholds chosen on others (split "valid")."""
-    pipe = pipeline(name)
+    pipe = shipped(name)
     chosen_on = noun_maps(pipe, make_scenes(max(n // 4, 16), "two", split="valid"))
     choices = {"best": best_site(chosen_on)}
     for cells in sorted(set(chosen_on.grids.values())):
@@ -237,7 +226,7 @@ def _probed(x: Tensor, train: Scenes, y: Tensor, test: Scenes) -> dict[str, Esti
 @claim("08.probe", "A linear probe reads kind, mood and backdrop from the mid block at the middle step (t = 500, prompt given)",
        unit="share right, the least of the three", target=">= 0.90", n=768, small=32)
 def bottleneck(n: int) -> Outcome:
-    pipe, train, test = pipeline(MODEL), _single(max(2 * n, 128), "valid"), _single(n, "test")
+    pipe, train, test = shipped(MODEL), _single(max(2 * n, 128), "valid"), _single(n, "test")
     shares = {said: _probed(_middle(pipe, train, said=said), train, _middle(pipe, test, said=said), test)
               for said in ((True, False) if n >= 128 else (True,))}
     worst = min(shares[True], key=lambda name: shares[True][name].value)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from minidiff.course.claims import Outcome, claim
+from minidiff.course.samples import shipped
 from minidiff.diffusion import last
 from minidiff.editing import (
     EmphasiseValue,
@@ -22,7 +23,6 @@ from minidiff.latent import decode, denoise
 from minidiff.measure import EditScores, EditTruth, bootstrap, edit_pairs, edit_score, read, wilson
 from minidiff.steer import Hook
 from minidiff.world import KINDS
-from minidiff.zoo import load
 
 __all__ = ["FADERS", "SETTINGS", "area_of", "edited", "faded", "rank_correlation"]
 
@@ -36,16 +36,6 @@ SETTINGS = {          # chosen on split "valid" with the develop reader
     "two_kind": {"cross": 0.8, "self_attention": 0.4, "blend": True},
     "two_colour": {"cross": 0.8, "self_attention": 0.4, "blend": True},
 }
-
-
-@functools.lru_cache(maxsize=2)
-def _pipe(name: str = MODEL) -> object:
-    return load(name)
-
-
-@functools.lru_cache(maxsize=3)
-def _reader(name: str) -> torch.nn.Module:
-    return load(f"readers/{name}")
 
 
 class Edited(NamedTuple):
@@ -73,7 +63,7 @@ def edited(edit: str, n: int, split: str = "test", reader: str = "final", option
     Source pictures of chunk i begin with the noise of seed i. options: other settings than SETTINGS, as pairs. blend=True: each
     edit is blended by the nouns that it is about.
     """
-    pipe, pairs = _pipe(), edit_pairs(edit, n, split=split)
+    pipe, pairs = shipped(MODEL), edit_pairs(edit, n, split=split)
     setting = dict(SETTINGS[edit] if options is None else options)
     blend = setting.pop("blend", False)
     images: dict[str, list[Tensor]] = {"source": [], "prompt to prompt": []}
@@ -85,7 +75,7 @@ def edited(edit: str, n: int, split: str = "test", reader: str = "final", option
         images["source"].append(made.images["source"])
         images["prompt to prompt"].append(made.edit)
     joined = {name: torch.cat(parts) for name, parts in images.items()}
-    truth = pairs.truth(_reader(reader), joined["source"])
+    truth = pairs.truth(shipped(f"readers/{reader}"), joined["source"])
     plain, gold = [], None
     for start in range(0, n, CHUNK):
         some = anchors(pipe, truth, pairs.targets[start:start + CHUNK], seed=start // CHUNK, steps=STEPS, guidance=GUIDANCE)
@@ -171,7 +161,7 @@ def faded(n: int, how: str, values: tuple[float, ...] = FADERS, split: str = "te
 
     how: "weight" (Reweight), "value" (EmphasiseValue) or "key" (IgnoreKey where the value is 0, nothing elsewhere).
     """
-    pipe, pairs = _pipe(), edit_pairs("two_kind", n, split=split)
+    pipe, pairs = shipped(MODEL), edit_pairs("two_kind", n, split=split)
     nouns = [scene.things[0].kind for scene in pairs.source]
     rows = []
     for value in values:
@@ -195,7 +185,7 @@ def faded(n: int, how: str, values: tuple[float, ...] = FADERS, split: str = "te
        reader="final")
 def noun_area(n: int) -> Outcome:
     images, nouns, _ = faded(n, "weight")
-    areas = torch.stack([area_of(x, nouns, _reader("final")) for x in images], 1)
+    areas = torch.stack([area_of(x, nouns, shipped("readers/final")) for x in images], 1)
     m = bootstrap(torch.mean, rank_correlation(torch.tensor(FADERS), areas))
     shown, lost = (areas > 0).double().mean(0), int(((areas[:, 3:] == 0).any(1) & (areas[:, 2] > 0)).sum())
     baseline = {f"area at {c:g}": float(a) for c, a in zip(FADERS, areas.mean(0), strict=True)}
@@ -208,7 +198,7 @@ def noun_area(n: int) -> Outcome:
        unit="area at 2 over area at 1, of the means", target=">= 1.2", n=48, small=2, reader="final")
 def value_emphasis(n: int) -> Outcome:
     images, nouns, _ = faded(n, "value", (2.0,))
-    two, one = (area_of(x, nouns, _reader("final")) for x in (images[0], faded(n, "weight")[0][FADERS.index(1.0)]))
+    two, one = (area_of(x, nouns, shipped("readers/final")) for x in (images[0], faded(n, "weight")[0][FADERS.index(1.0)]))
     m = bootstrap(lambda a, b: b.mean() / a.mean(), one, two, paired=True)
     return Outcome(m.value, m.low, m.high, baseline={"untouched": 1.0},
                    why="the thing is as large as its place allows")
@@ -219,7 +209,7 @@ def value_emphasis(n: int) -> Outcome:
 def key_ignored(n: int) -> Outcome:
     (masked,), nouns, _ = faded(n, "key", (0.0,))
     faders = faded(n, "weight")[0]
-    gone, untouched, zeroed = (area_of(x, nouns, _reader("final")) == 0
+    gone, untouched, zeroed = (area_of(x, nouns, shipped("readers/final")) == 0
                                for x in (masked, faders[FADERS.index(1.0)], faders[FADERS.index(0.0)]))
     m = wilson(int(gone.sum()), n)
     return Outcome(m.value, m.low, m.high, baseline={"prompt untouched": float(untouched.double().mean()),

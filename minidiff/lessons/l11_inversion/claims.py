@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from minidiff.course.claims import Outcome, claim
+from minidiff.course.samples import shipped
 from minidiff.diffusion import Gaussian, invert, last, visits
 from minidiff.diffusion.sample import ddim_sigma
 from minidiff.editing import (
@@ -26,23 +27,12 @@ from minidiff.measure import EditScores, EditTruth, bootstrap, edit_pairs, edit_
 from minidiff.measure.pictures import psnr
 from minidiff.rng import normal
 from minidiff.world import render
-from minidiff.zoo import load
 
 __all__ = ["GUIDANCE", "STEPS", "Edited", "edited", "invert_one_way", "noise_statistics", "round_trip"]
 
 MODEL, STEPS, GUIDANCE, CHUNK = "mini-sd", 25, 7.5, 16
 INNER, LR = 5, 0.1          # null-text; tuned on other pictures (edit_pairs, split "valid")
 FITTED = ("ddim", "direct", "negative-prompt", "null-text", "edit-friendly")
-
-
-@functools.lru_cache(maxsize=2)
-def _pipe(name: str = MODEL) -> object:
-    return load(name)
-
-
-@functools.lru_cache(maxsize=3)
-def _reader(name: str) -> torch.nn.Module:
-    return load(f"readers/{name}")
 
 
 def invert_one_way(pipe: object, images: Tensor, prompts: list[str], method: str) -> Inversion:
@@ -71,10 +61,10 @@ def round_trip(method: str, n: int, guidance: float = GUIDANCE, split: str = "te
         x, prompts = images[part], pairs.prompts[part]
         if method == "autoencoder":
             with torch.no_grad():
-                back = decode(_pipe().vae, encode(_pipe().vae, x)).clamp(-1, 1)
+                back = decode(shipped(MODEL).vae, encode(shipped(MODEL).vae, x)).clamp(-1, 1)
         else:
-            way = invert_one_way(_pipe(), x, prompts, method)
-            back = from_noise(_pipe(), way, prompts, guidance)
+            way = invert_one_way(shipped(MODEL), x, prompts, method)
+            back = from_noise(shipped(MODEL), way, prompts, guidance)
         out.append(psnr(back.float().cpu(), x))
     return torch.cat(out).double()
 
@@ -96,12 +86,12 @@ def edited(method: str, n: int, split: str = "test", reader: str = "final") -> E
     method "no edit": the pictures as they are.
     """
     pairs = as_in_training(edit_pairs("colour", n, split=split))
-    truth = pairs.truth(_reader(reader))
+    truth = pairs.truth(shipped(f"readers/{reader}"))
     made = []
     for part in _chunks(n) if method != "no edit" else ():
         prompts = pairs.prompts[part]
-        way = invert_one_way(_pipe(), truth.images[part], prompts, method)
-        made.append(prompt_to_prompt(_pipe(), prompts, pairs.targets[part], inversion=way, steps=STEPS, guidance=GUIDANCE,
+        way = invert_one_way(shipped(MODEL), truth.images[part], prompts, method)
+        made.append(prompt_to_prompt(shipped(MODEL), prompts, pairs.targets[part], inversion=way, steps=STEPS, guidance=GUIDANCE,
                                      maps=False).edit)
     images = torch.cat(made) if made else truth.images
     return Edited(edit_score(images, truth), images, truth, pairs.prompts, pairs.targets)
@@ -172,9 +162,9 @@ def direct_ddim(n: int) -> Outcome:
 def _statistics(n: int, split: str = "test") -> Tensor:
     pairs = as_in_training(edit_pairs("colour", n, split=split))
     images = render(pairs.source).images
-    ways = (edit_friendly_inversion(_pipe(), images[p], pairs.prompts[p], steps=STEPS, skip=0.0, rows=range(n)[p])
+    ways = (edit_friendly_inversion(shipped(MODEL), images[p], pairs.prompts[p], steps=STEPS, skip=0.0, rows=range(n)[p])
             for p in _chunks(n))
-    return torch.cat([noise_statistics(way, _pipe()) for way in ways])
+    return torch.cat([noise_statistics(way, shipped(MODEL)) for way in ways])
 
 
 @claim("11.noise_std", "the noises of edit-friendly inversion are stronger than those of sampling: standard deviation, 1 in DDPM "
@@ -193,7 +183,7 @@ def noise_correlation(n: int) -> Outcome:
        "Gaussian data of std 0.03, exact network, 50 steps, over the closed form", unit="ratio", target="1.0 +- 0.01", n=100000,
        small=1000)
 def flat_code(n: int) -> Outcome:
-    schedule, s = schedule_from(_pipe().scheduler), 0.03
+    schedule, s = schedule_from(shipped(MODEL).scheduler), 0.03
     codes = last(invert(Gaussian(schedule, std=s), s * normal((n, 1), "flat data", 0, dtype=torch.float64), steps=50)).x[:, 0]
     gain = 1.0
     for v in visits(schedule, 50)[::-1]:

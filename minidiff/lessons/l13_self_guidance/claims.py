@@ -9,9 +9,10 @@ import functools
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from minidiff.course.claims import Outcome, claim
+from minidiff.course.samples import shipped
 from minidiff.editing import look, self_guidance
 from minidiff.editing.result import finished
 from minidiff.latent.sample import denoise, text_to_image
@@ -20,21 +21,10 @@ from minidiff.measure import Reader
 from minidiff.measure.interval import bootstrap, wilson
 from minidiff.measure.prompts import make_scenes, prompt_of
 from minidiff.world import COLOUR_NAMES, KINDS, held_out
-from minidiff.zoo import load
 
 __all__ = ["Moves", "joint", "measured", "slope"]
 
 MODEL, STEPS, GUIDANCE, SEED, NEAR = "mini-sd", 20, 4.0, 130, 2.0      # NEAR: pixels
-
-
-@functools.lru_cache(maxsize=1)
-def _pipe() -> Any:
-    return load(MODEL)
-
-
-@functools.lru_cache(maxsize=1)
-def _reader() -> nn.Module:
-    return load("readers/final")
 
 
 class Moves(NamedTuple):
@@ -67,7 +57,7 @@ def _edited(rows: Asked, *, keep: bool, chunk: int = 16) -> Tensor:
     out = []
     for i in range(0, len(rows.prompts), chunk):
         part = slice(i, i + chunk)
-        made = self_guidance(_pipe(), rows.prompts[part], move={rows.moved[part]: rows.shifts[part]},
+        made = self_guidance(shipped(MODEL), rows.prompts[part], move={rows.moved[part]: rows.shifts[part]},
                              keep=[rows.kept[part]] if keep else [], latents=rows.noise[part], steps=STEPS, guidance=GUIDANCE)
         out.append(made.edit)
     return torch.cat(out)
@@ -77,12 +67,12 @@ def _rolled(rows: Asked) -> Tensor:
     """The trivial way: the noise moved by the same shift, to whole cells, wrapped round; sampled plainly."""
     cells = (rows.shifts * rows.noise.shape[-1]).round().int().tolist()
     z = torch.stack([x.roll((dy, dx), (1, 2)) for x, (dx, dy) in zip(rows.noise, cells, strict=True)])
-    return text_to_image(_pipe(), rows.prompts, latents=z, steps=STEPS, guidance=GUIDANCE)
+    return text_to_image(shipped(MODEL), rows.prompts, latents=z, steps=STEPS, guidance=GUIDANCE)
 
 
 @functools.lru_cache(maxsize=2)
 def _rows(n: int) -> Asked:
-    return asked(_pipe(), n, _reader(), seed=SEED, steps=STEPS, guidance=GUIDANCE, chunk=min(2 * n, 16))
+    return asked(shipped(MODEL), n, shipped("readers/final"), seed=SEED, steps=STEPS, guidance=GUIDANCE, chunk=min(2 * n, 16))
 
 
 def _first(rows: Asked, n: int) -> Asked:
@@ -95,7 +85,7 @@ def _moves(n: int, method: str) -> Moves:
     """method: "guided", "rolled", or "free": guided without the keep term, on half of the rows."""
     rows = _first(_rows(n), n // 2) if method == "free" else _rows(n)
     images = _rolled(rows) if method == "rolled" else _edited(rows, keep=method == "guided")
-    return measured(rows, images, _reader())
+    return measured(rows, images, shipped("readers/final"))
 
 
 def _against(n: int, statistic: Any) -> dict[str, dict[str, float]]:
@@ -164,29 +154,29 @@ def _looks(n: int) -> Looks:
 
 
 def _share(images: Tensor, rows: Looks, part: slice = slice(None)) -> Tensor:
-    found = colours_of(images, rows.nouns[part], _reader())
+    found = colours_of(images, rows.nouns[part], shipped("readers/final"))
     return torch.tensor([a == b for a, b in zip(found, rows.colours[part], strict=True)])
 
 
 @claim("13.appearance", "A thing takes its look (here its colour) from another picture, by features under that thing's shape",
        unit="share of pictures", target=">= 0.75", n=64, small=3, reader="final")
 def appearance_carried(n: int) -> Outcome:
-    rows, right, before, moved = _looks(n), [], [], []
+    pipe, rows, right, before, moved = shipped(MODEL), _looks(n), [], [], []
     for i in range(0, n, 16):
         part, numbers = slice(i, min(i + 16, n)), range(i, min(i + 16, n))
-        other = look(_pipe(), rows.others[part], rows.nouns[part], latents=noise_of(_pipe(), numbers, SEED + 1), steps=STEPS,
+        other = look(pipe, rows.others[part], rows.nouns[part], latents=noise_of(pipe, numbers, SEED + 1), steps=STEPS,
                      guidance=GUIDANCE)
-        made = self_guidance(_pipe(), rows.prompts[part], restyle={rows.nouns[part]: other},
-                             latents=noise_of(_pipe(), numbers, SEED + 2), steps=STEPS, guidance=GUIDANCE)
+        made = self_guidance(pipe, rows.prompts[part], restyle={rows.nouns[part]: other},
+                             latents=noise_of(pipe, numbers, SEED + 2), steps=STEPS, guidance=GUIDANCE)
         right.append(_share(made.edit, rows, part))
         before.append(_share(made.images["source"], rows, part))
-        moved.append(SIDE * (places(made.edit, rows.nouns[part], _reader())
-                             - places(made.images["source"], rows.nouns[part], _reader()))[:, :2].norm(dim=1))
+        moved.append(SIDE * (places(made.edit, rows.nouns[part], shipped("readers/final"))
+                             - places(made.images["source"], rows.nouns[part], shipped("readers/final")))[:, :2].norm(dim=1))
     found = wilson(int(torch.cat(right).sum()), n)
     baseline = {"before": float(torch.cat(before).double().mean())}
     if n >= 16:
-        z = noise_of(_pipe(), range(n), SEED + 2)
-        plain = torch.cat([finished(_pipe(), list(denoise(_pipe(), rows.said[i:i + 16], latents=z[i:i + 16], steps=STEPS,
+        z = noise_of(pipe, range(n), SEED + 2)
+        plain = torch.cat([finished(pipe, list(denoise(pipe, rows.said[i:i + 16], latents=z[i:i + 16], steps=STEPS,
                                                           guidance=GUIDANCE))[-1].x) for i in range(0, n, 16)])
         baseline["said in the prompt"] = float(_share(plain, rows).double().mean())
     drift = float(torch.cat(moved).nanmedian())
@@ -203,10 +193,10 @@ def resized(n: int) -> Outcome:
     before, after = [], []
     for i in range(0, n, 16):
         part = slice(i, min(i + 16, n))
-        made = self_guidance(_pipe(), prompts[part], resize={nouns[part]: factors[part]},
-                             latents=noise_of(_pipe(), range(n)[part], SEED + 3), steps=STEPS, guidance=GUIDANCE)
-        before.append(places(made.images["source"], nouns[part], _reader())[:, 2])
-        after.append(places(made.edit, nouns[part], _reader())[:, 2])
+        made = self_guidance(shipped(MODEL), prompts[part], resize={nouns[part]: factors[part]},
+                             latents=noise_of(shipped(MODEL), range(n)[part], SEED + 3), steps=STEPS, guidance=GUIDANCE)
+        before.append(places(made.images["source"], nouns[part], shipped("readers/final"))[:, 2])
+        after.append(places(made.edit, nouns[part], shipped("readers/final"))[:, 2])
     got = (torch.cat(after) / torch.cat(before)).log()[:, None]
     there = ~got.isnan().any(1)
     found = bootstrap(slope, factors.log()[there, None], got[there], paired=True)

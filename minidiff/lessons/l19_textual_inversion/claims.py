@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from minidiff.course.claims import Outcome, claim
+from minidiff.course.samples import shipped
 from minidiff.measure import bootstrap, read, wilson
 from minidiff.personal import dreambooth, pictures
 from minidiff.recipes.adapters import WORD, load_adapter, new_prompts, subject_of, train_shots
@@ -24,14 +24,9 @@ _WHY = ("of sixteen pictures each the yellow bear is right in 16, the pink rabbi
         "as rabbits, which differ from cats in the ears alone), the orange dog in 9 (the others are yellow)")
 
 
-@functools.lru_cache(maxsize=1)
-def _reader() -> Any:
-    return load("readers/final")
-
-
 def named_right(images: Tensor, kind: str, colour: str) -> Tensor:
     """(B,) bool: the reader finds one thing, of this kind and this colour."""
-    scenes = read(images, _reader()).scenes
+    scenes = read(images, shipped("readers/final")).scenes
     first = (scenes.kind[:, 0] == KINDS.index(kind)) & (scenes.colour[:, 0] == COLOUR_NAMES.index(colour))
     return first & (scenes.present.sum(1) == 1)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from minidiff.course.claims import Outcome, claim
+from minidiff.course.samples import shipped
 from minidiff.measure import bootstrap, read, wilson
 from minidiff.personal import EVERYWHERE, LoRA, dreambooth, pictures
 from minidiff.recipes.adapters import WORD, load_adapter, new_prompts, subject_of, train_shots
@@ -47,14 +48,9 @@ def arm(rung: str, how: str, n: int, *, plain: bool = True) -> Tensor:
     return pictures(pipe, new_prompts(f"{WORD} {word}" if how else word, n), seed=21, steps=STEPS)
 
 
-@functools.lru_cache(maxsize=1)
-def _reader() -> Any:
-    return load("readers/final")
-
-
 @functools.lru_cache(maxsize=16)
 def _colours(images: Tensor) -> Tensor:
-    scenes = read(images, _reader()).scenes
+    scenes = read(images, shipped("readers/final")).scenes
     return torch.where(scenes.present[:, 0], scenes.colour[:, 0], torch.full_like(scenes.colour[:, 0], len(COLOUR_NAMES)))
 
 
