@@ -29,6 +29,7 @@ from minidiff.rng import normal
 from minidiff.show import box_mask, choice, panel, play, sweep
 from minidiff.steer import sites
 from minidiff.world import WorldData, captions, parse, render, sample_scenes
+from minidiff.zoo import load
 
 PROMPT = "watercolour of a red mushroom left of a blue cat"
 
@@ -190,7 +191,8 @@ def test_the_claims_are_there():
 def test_pictures_of_the_right_scenes_are_right(kind, monkeypatch):
     """Rendered pictures in place of drawn ones: nearly all right by their prompts, hardly any by another's."""
     monkeypatch.setattr(board, "drawn", lambda model, kind, n, guidance: render(make_scenes(n, kind)).images)
-    monkeypatch.setattr(board, "shipped", lambda name: load(name) if name.startswith("readers/") else type("Pipe", (), {"vae": None}))
+    reader, no_pipe = load("readers/final"), type("Pipe", (), {"vae": None})
+    monkeypatch.setattr(board, "shipped", lambda name: no_pipe if name == board.MODEL else reader)
     monkeypatch.setattr(board, "encode", lambda vae, images: images)
     monkeypatch.setattr(board, "decode", lambda vae, images: images)
     run = claims()[f"08.{kind}"].run
