@@ -13,8 +13,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from minidiff.remake_command import add_parsers
-
 __all__ = ["main", "parser"]
 
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -60,13 +58,8 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--out", metavar="DIR", help="where checkpoints go (runs/RECIPE)")
     train.add_argument("--ship", action="store_true", help="when trained, put the weights and a card into data/RECIPE")
 
-    add_parsers(commands)
-
-    score = commands.add_parser("score", help="recompute rows of data/scoreboard.json")
-    score.add_argument("claims", metavar="CLAIM", nargs="*", help="ids such as 03.ddim_20_vs_50; all when left out")
-    score.add_argument("--n", type=int, help="samples a row, instead of the number each row asks for")
-
-    score.add_argument("--cards", action="store_true", help="measure the shipped models and write it onto their cards")
+    for module in ("remake", "score"):
+        importlib.import_module(f"minidiff.{module}_command").add_parsers(commands)
 
     mine = commands.add_parser("personalise", help="teach a pipeline a new word from a folder of three to five pictures")
     mine.add_argument("folder", metavar="FOLDER", help="pictures of one subject; metadata.jsonl with captions if you like")
@@ -108,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         top.print_help()
         return 2
     commands = {"doctor": _doctor, "draw": _draw, "edit": _elsewhere, "personalise": _personalise, "train": _train,
-                "score": _score, "notebooks": _notebooks, "remake": _elsewhere, "unpack": _elsewhere}
+                "score": _elsewhere, "notebooks": _notebooks, "remake": _elsewhere, "unpack": _elsewhere}
     try:
         return _bench(rest) if given.command == "bench" else commands[given.command](given)
     except KeyboardInterrupt:
@@ -191,7 +184,7 @@ def _train(given: argparse.Namespace) -> int:
 
 
 def _elsewhere(given: argparse.Namespace) -> int:
-    home = "edit" if given.command == "edit" else "remake"
+    home = {"unpack": "remake"}.get(given.command, given.command)
     return getattr(importlib.import_module(f"minidiff.{home}_command"), given.command)(given)
 
 
@@ -208,20 +201,6 @@ def _personalise(given: argparse.Namespace) -> int:
         for step in bar:
             bar.set_postfix(loss=f"{step.loss:.3f}", refresh=False)
     print(f"{out}: {', '.join(sorted(p.name for p in out.iterdir()))}")
-    return 0
-
-
-def _score(given: argparse.Namespace) -> int:
-    from minidiff.course import score
-    from minidiff.errors import require
-    require(given.n is None or given.n > 1, "--n", given.n, "at least 2 samples", "--n 1000")
-    if given.cards:
-        from minidiff.course.cards import update_cards
-        update_cards()
-    rows = score(given.claims, n=given.n)
-    counts = {word: [row.id for row in rows if row.verdict == word] for word in ("passed", "failed", "undecided")}
-    named = {word: f" ({', '.join(ids)})" if ids and word != "passed" else "" for word, ids in counts.items()}
-    print(f"{len(rows)} rows: " + "; ".join(f"{len(ids)} {word}{named[word]}" for word, ids in counts.items()))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The scoreboard: every claim of the course as a row that a command computes again."""
+"""Claims: each statement of the course that can be measured, as a row that a command computes again."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from minidiff.course.rooms import enter
 from minidiff.errors import BadInput, check_choice, require
 from minidiff.files import data_folder, replace
 
-__all__ = ["CLAIMS", "UNDECIDED", "Claim", "Outcome", "Row", "claim", "claims", "compute", "limits", "score", "stored", "table",
-           "verdict_of", "write_readme"]
+__all__ = ["CLAIMS", "UNDECIDED", "Claim", "Outcome", "Row", "claim", "claims", "compute", "limits", "score", "stored",
+           "verdict_of"]
 
 UNDECIDED = "undecided"
 
@@ -190,45 +190,31 @@ def stored() -> dict[str, Row]:
     return {r["id"]: Row(**r) for r in json.loads(_file().read_text())}
 
 
-def score(ids: Iterable[str] = (), *, n: int | None = None, say: Callable[[str], Any] = print) -> list[Row]:
-    """Measure claims (all when none is named). With the claims' own n the rows are stored and the README's table redrawn.
+def score(ids: Iterable[str] = (), *, n: int | None = None, write: bool = False, say: Callable[[str], Any] = print) -> list[Row]:
+    """Measure claims (all when none is named) and say each row; nothing is stored unless ``write`` is true.
 
-    With another ``n`` they are only printed: a small sample never replaces a large one.
+    n: sample size; None takes each claim's own. write: put the rows into data/scoreboard.json and redraw the pages that show it.
+    Raises BadInput for an unknown id, and where rows of another ``n`` are to be written: a small sample never replaces a
+    large one.
     """
+    from minidiff.course.scoreboard import write_pages
+
     known = claims()
     ids = list(ids) or list(known)
     for id in ids:
         check_choice("claim", id, known)
+    require(n is None or not write, "--n", f"{n} with --write", "rows of the claims' own size when they are to be stored",
+            "minidiff score CLAIM --write")
     rows = []
-    for id in ids:
-        row = compute(id, n)
-        say(str(row))
-        rows.append(row)
-        if n is None:
-            kept = stored() | {row.id: row}
-            replace(_file(), json.dumps([asdict(kept[k]) for k in sorted(kept)], indent=1) + "\n")
-    if n is None:
-        write_readme()
+    try:
+        for id in ids:
+            row = compute(id, n)
+            say(str(row))
+            rows.append(row)
+            if write:
+                kept = stored() | {row.id: row}
+                replace(_file(), json.dumps([asdict(kept[k]) for k in sorted(kept)], indent=1) + "\n")
+    finally:
+        if write and rows:
+            write_pages()
     return rows
-
-
-def table(rows: Iterable[Row]) -> str:
-    """The rows as a Markdown table."""
-    lines = ["| lesson | claim | measured | target | floor, baseline, other settings | N | |", "|---|---|---|---|---|---|---|"]
-    for r in rows:
-        ends = "; ".join(f"{k} {v:.3g}" for k, v in (*r.floor.items(), *r.baseline.items(), *r.settings.items()))
-        verdict = "yes" if r.passed else f"**{'no' if r.verdict == 'failed' else r.verdict}**: {r.why}"
-        measured = f"{r.value:.3g} [{r.low:.3g}, {r.high:.3g}] {r.unit}"
-        cells = [r.lesson, r.claim, measured, r.target, ends, str(r.n), verdict]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines)
-
-
-def write_readme(path: Path | None = None) -> None:
-    """Put the stored rows between the scoreboard marks of README.md."""
-    path = path or data_folder().parent / "README.md"
-    begin, end = "<!-- scoreboard -->", "<!-- /scoreboard -->"
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if begin in text and end in text:
-        head, tail = text.split(begin)[0], text.split(end)[1]
-        replace(path, f"{head}{begin}\n{table(stored().values())}\n{end}{tail}")

@@ -1,12 +1,13 @@
-"""The scoreboard: targets, rows, and that a small sample never replaces a large one."""
+"""The scoreboard: targets, rows, its pages, and that nothing is stored unless told, a small sample never."""
 
 import importlib
 import math
+import re
 
 import pytest
 import torch
 
-from minidiff.course import claims, limits, score, stored, verdict_of
+from minidiff.course import claims, limits, score, scoreboard, stored, verdict_of
 from minidiff.course.claims import Claim, Outcome, Row
 from minidiff.errors import BadInput
 
@@ -44,21 +45,32 @@ def test_every_claim_is_complete_and_stored():
         assert claim.small <= claim.n
 
 
-def test_the_readme_shows_what_is_stored():
-    text = (core.data_folder().parent / "README.md").read_text(encoding="utf-8")
-    begin, end = text.index("<!-- scoreboard -->"), text.index("<!-- /scoreboard -->")
-    assert core.table(stored().values()) == text[begin:end].split("\n", 1)[1].strip("\n")
+def test_the_pages_show_what_is_stored():
+    data, rows = core.data_folder(), stored()
+    page, readme = ((data / name).read_text(encoding="utf-8") for name in (scoreboard.PAGE, "../README.md"))
+    assert page == scoreboard.page(rows.values()), "run `minidiff score --pages`"
+    ids, shown = re.search(r"<!-- scoreboard:([^>]*)-->\n(.*?)\n<!-- /scoreboard -->", readme, re.S).groups()
+    assert shown == scoreboard.short_table(rows[id] for id in ids.split()), "run `minidiff score --pages`"
+    verdicts = [rows[id].verdict for id in ids.split()]
+    assert len(verdicts) <= 20 and set(verdicts) == {"passed", "failed"}, "the README picks decided claims, failures among them"
 
 
-def _grows(n):
-    return Outcome(n / 10, n / 10, n / 10, {"bad": 9.0}, {}, "it is large")
+def test_a_page_holds_every_row_once_and_counts_its_verdicts():
+    rows = [Row(f"{id}.a", id, "x | y", 1.0, 0.5, 2.0, "things", {"bad": 3.0}, {}, 9, "<= 1", verdict, "none", "cpu", 1.0, "c",
+                "as it is") for id, verdict in (("02", "passed"), ("98", "undecided"), ("02", "failed"))]
+    text = scoreboard.page(rows)
+    assert "## 02 ddpm\n\n2 claims: 1 hold, 1 fail, 0 undecided.\n" in text
+    assert "## 98\n\n1 claims: 0 hold, 0 fail, 1 undecided." in text
+    lines = [line.replace("\\|", "") for line in text.splitlines() if line.startswith(("| 02.a", "| 98.a"))]
+    assert len(lines) == 3 and all(line.count("|") == 8 and "bad 3" in line for line in lines)
+    assert sum("as it is" in line for line in lines) == 2, "a reason stands where the claim does not hold"
 
 
 @pytest.fixture
 def little(tmp_path, monkeypatch):
     """A board of one claim in an empty folder."""
     (tmp_path / "data").mkdir()
-    (tmp_path / "README.md").write_text("before\n<!-- scoreboard -->\nold\n<!-- /scoreboard -->\nafter\n")
+    (tmp_path / "README.md").write_text("before\n<!-- scoreboard: 99.one -->\nstale\n<!-- /scoreboard -->\nafter\n")
     monkeypatch.setenv("MINIDIFF_DATA", str(tmp_path / "data"))
     one = Claim(
         "99.one",
@@ -79,16 +91,50 @@ def test_a_row_says_where_it_ran_and_not_what_the_machine_has(little, monkeypatc
     assert core.compute("99.one").device == "cpu"
 
 
-def test_scoring_stores_and_a_small_sample_does_not(little):
-    said = []
-    score(["99.one"], say=said.append)
-    row = stored()["99.one"]
-    assert (row.value, row.n, row.verdict, row.why) == (10.0, 100, "failed", "it is large") and "failed" in said[0]
-    text = (little / "README.md").read_text()
-    assert text.startswith("before") and text.endswith("after\n") and "old" not in text and "it is large" in text
-    before = (little / "data/scoreboard.json").read_bytes()
-    score(["99.one"], n=3, say=said.append)
-    assert (little / "data/scoreboard.json").read_bytes() == before and "passed" in said[1]
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_scoring_writes_nothing_unless_told(little):
+    before, said = files(little), []
+    rows = score(["99.one"], say=said.append) + score(["99.one"], n=3, say=said.append)
+    assert files(little) == before and [row.verdict for row in rows] == ["failed", "passed"] and "passed" in said[1]
     with pytest.raises(BadInput, match="99.one"):
         score(["99.two"])
-    assert isinstance(row, Row)
+    with pytest.raises(BadInput, match="--n: got 3 with --write"):
+        score(["99.one"], n=3, write=True)
+    assert files(little) == before
+
+
+def test_what_is_told_to_is_written_and_redrawn(little):
+    score(["99.one"], write=True, say=lambda row: None)
+    row = stored()["99.one"]
+    assert (row.value, row.n, row.verdict, row.why) == (10.0, 100, "failed", "it is large")
+    text = (little / "README.md").read_text()
+    assert text.startswith("before\n<!-- scoreboard: 99.one -->\n") and text.endswith("<!-- /scoreboard -->\nafter\n")
+    assert "stale" not in text
+    assert "10 [10, 10] things" in text and "it is large" in (little / "data" / scoreboard.PAGE).read_text()
+
+
+def test_interrupted_scoring_keeps_what_was_measured_on_the_pages_too(little):
+    said = []
+
+    def interrupt(row):
+        said.append(row)
+        if len(said) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score(["99.one", "99.one"], write=True, say=interrupt)
+    assert set(stored()) == {"99.one"} and "10 [10, 10] things" in (little / "README.md").read_text()
+
+
+def test_a_readme_without_marks_is_left_and_a_wrong_mark_is_named(little):
+    score(["99.one"], write=True, say=lambda row: None)
+    for text in ("no marks", "<!-- scoreboard: 99.one -->"):
+        (little / "README.md").write_text(text)
+        scoreboard.write_pages()
+        assert (little / "README.md").read_text() == text
+    (little / "README.md").write_text("<!-- scoreboard: 99.won -->\n<!-- /scoreboard -->")
+    with pytest.raises(BadInput, match="README.md: got '99.won'.*99.one"):
+        scoreboard.write_pages()

@@ -209,16 +209,21 @@ def test_score_says_which_rows_failed_and_which_are_undecided(monkeypatch: pytes
                                                                  capsys: pytest.CaptureFixture[str]) -> None:
     seen = []
 
-    def score(claims: list[str], *, n: int | None = None) -> Any:
-        seen.append((claims, n))
+    def score(claims: list[str], *, n: int | None = None, write: bool = False) -> Any:
+        seen.append((claims, n, write))
         return [types.SimpleNamespace(id=f"03.{word}", verdict=word) for word in ("passed", "failed", "undecided")]
 
     stand_in(monkeypatch, "course", score=score)
     assert main(["score", "03.x", "03.y", "--n", "50"]) == 0
-    assert seen == [(["03.x", "03.y"], 50)]
-    assert capsys.readouterr().out == "3 rows: 1 passed; 1 failed (03.failed); 1 undecided (03.undecided)\n"
-    assert main(["score"]) == 0 and seen[-1] == ([], None)
-    capsys.readouterr()
+    assert seen == [(["03.x", "03.y"], 50, False)]
+    first, last = capsys.readouterr().out.splitlines()
+    assert first == "3 rows: 1 passed; 1 failed (03.failed); 1 undecided (03.undecided)"
+    assert last == "Nothing was stored: a sample of another size never is."
+    assert main(["score"]) == 0 and seen[-1] == ([], None, False)
+    assert capsys.readouterr().out.endswith("\nNothing was stored; --write stores these rows.\n")
+    assert main(["score", "--write"]) == 0 and seen[-1] == ([], None, True)
+    assert capsys.readouterr().out.endswith("\nStored in data/scoreboard.json; its pages are redrawn.\n")
+    assert "--pages: got other arguments beside it" in refused(["score", "--pages", "--write"], capsys)
     assert "--n: got 1" in refused(["score", "--n", "1"], capsys)
 
 
