@@ -3,6 +3,8 @@
 from minidiff.editing.blended import Blend
 from minidiff.editing.coupled import Coupled, edict_inversion
 from minidiff.editing.emphasis import EmphasiseValue, IgnoreKey
+from minidiff.editing.h_directions import DeltaBlock, MeanDirection, causal_share, fit_delta, mean_direction
+from minidiff.editing.h_space import Asymmetric, Boost, ShiftH, h_space, shift_strength
 from minidiff.editing.inversion import FitEmpty, Inversion, direct_inversion, negative_prompt_inversion, null_text_inversion
 from minidiff.editing.noise_maps import AddNoise, edit_friendly_inversion
 from minidiff.editing.pix2pix_zero import NoiseRegularizer, edit_direction, pix2pix_zero
@@ -12,8 +14,10 @@ from minidiff.editing.result import INVERSIONS, EditResult, Source, anchors, inv
 from minidiff.editing.self_guidance import look, self_guidance
 from minidiff.editing.words import align_words, refine_mapper, replace_mapper, word_values
 
-__all__ = ["INVERSIONS", "AddNoise", "Blend", "Coupled", "EditResult", "EmphasiseValue", "FitEmpty", "IgnoreKey", "Inversion",
-           "LocalBlend", "NoiseRegularizer", "Refine", "Replace", "Reweight", "SelfCopy", "Source", "align_words", "anchors",
-           "coarse_level", "direct_inversion", "edict_inversion", "edit_direction", "edit_friendly_inversion", "inverted", "look",
-           "negative_prompt_inversion", "null_text_inversion", "pix2pix_zero", "prompt_to_prompt", "refine_mapper",
-           "replace_mapper", "run_edit", "self_guidance", "source_of", "swap_prompt", "word_values"]
+__all__ = ["INVERSIONS", "AddNoise", "Asymmetric", "Blend", "Boost", "Coupled", "DeltaBlock", "EditResult", "EmphasiseValue",
+           "FitEmpty", "IgnoreKey", "Inversion", "LocalBlend", "MeanDirection", "NoiseRegularizer", "Refine", "Replace",
+           "Reweight", "SelfCopy", "ShiftH", "Source", "align_words", "anchors", "causal_share", "coarse_level",
+           "direct_inversion", "edict_inversion", "edit_direction", "edit_friendly_inversion", "fit_delta", "h_space",
+           "inverted", "look", "mean_direction", "negative_prompt_inversion", "null_text_inversion", "pix2pix_zero",
+           "prompt_to_prompt", "refine_mapper", "replace_mapper", "run_edit", "self_guidance", "shift_strength", "source_of",
+           "swap_prompt", "word_values"]

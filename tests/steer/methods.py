@@ -10,6 +10,7 @@ import torch
 from minidiff.diffusion import last
 from minidiff.editing.blended import Blend
 from minidiff.editing.coupled import Coupled
+from minidiff.editing.h_space import h_space
 from minidiff.editing.inversion import Inversion, fit_empty
 from minidiff.editing.noise_maps import AddNoise, with_noises
 from minidiff.editing.pix2pix_zero import pix2pix_zero
@@ -109,6 +110,12 @@ def _zero(pipe, z, prompts, strength, rows):
     return {branch: way.clean for branch, way in made.trajectory.items()}
 
 
+def _shifted(pipe, z, prompts, strength, rows):
+    delta = normal((pipe.unet.mid_block.resnets[-1].out_channels, 1, 1), "h", 0).to(z)
+    made = h_space(pipe, prompts, delta, strength=strength, latents=z, steps=STEPS, guidance=GUIDANCE)
+    return {branch: way.clean for branch, way in made.trajectory.items()}
+
+
 def _inverted(inversion: Callable) -> Callable:
     """The edit from the way of plain sampling at w = 1: what an inversion without error would find."""
     def sample(pipe, z, prompts, strength, rows):
@@ -147,4 +154,5 @@ METHODS = [
     Method("edit-friendly", _inverted(_edit_friendly), "edit", target=_swap),
     Method("edict", _inverted(lambda pipe, way, *a: Inversion("edict", way, (Coupled(),))), "edit", target=_swap, neutral=False),
     Method("pix2pix-zero", _zero, edited="edit", source="source"),
+    Method("h-space", _shifted, edited="edit", source="source"),
 ]
