@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from tiny_pipe import pipeline
 from torch import nn
 
 from minidiff.diffusion import X0, Eps, last, linear, scaled_linear
@@ -25,7 +26,6 @@ from minidiff.errors import BadInput
 from minidiff.latent import denoise, encode_prompt, initial_noise
 from minidiff.rng import normal
 from minidiff.steer import run
-from tiny_pipe import pipeline
 
 STEPS, PROMPTS = 4, ["a red cat on the grass", "a blue dog at night"]
 
