@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         top.print_help()
         return 2
     commands = {"doctor": _doctor, "draw": _draw, "edit": _elsewhere, "personalise": _personalise, "train": _train,
-                "score": _elsewhere, "notebooks": _notebooks, "remake": _elsewhere, "unpack": _elsewhere}
+                "score": _elsewhere, "notebooks": _notebooks, "remake": _elsewhere, "unpack": _elsewhere, "export": _elsewhere}
     try:
         return _bench(rest) if given.command == "bench" else commands[given.command](given)
     except KeyboardInterrupt:
@@ -184,7 +184,7 @@ def _train(given: argparse.Namespace) -> int:
 
 
 def _elsewhere(given: argparse.Namespace) -> int:
-    home = {"unpack": "remake"}.get(given.command, given.command)
+    home = {"unpack": "remake", "export": "remake"}.get(given.command, given.command)
     return getattr(importlib.import_module(f"minidiff.{home}_command"), given.command)(given)
 
 

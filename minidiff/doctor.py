@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import json
 import os
 import platform
 import subprocess
@@ -13,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from minidiff.files import data_folder, sha256
+from minidiff.files import data_folder
+from minidiff.manifest import faults, files_below, models_in
 
 __all__ = ["Finding", "examine", "main"]
 
@@ -95,30 +95,14 @@ def _devices() -> Iterator[Finding]:
         yield Finding("note", "no GPU that this torch can use; the course needs none")
 
 
-def _model(folder: Path, name: str) -> Iterator[Finding]:
-    """Compare one folder with its card: {"sha256": {"model.safetensors": "64 hex digits", ...}}."""
-    mend = f"git checkout -- {folder}   (or make it anew: minidiff train {name})"
-    try:
-        hashes = json.loads((folder / "card.json").read_text(encoding="utf-8"))["sha256"]
-        hashes = dict(hashes.items())
-    except FileNotFoundError:
-        yield Finding("broken", f"{name}: no card.json says what its files should be", mend)
-        return
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        yield Finding("broken", f"{name}: its card.json cannot be used ({type(error).__name__}: {error})", mend)
-        return
-    weights = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*.safetensors"))}
-    faults = [f"{file} is not on the card" for file in weights if file not in hashes]
-    for file, wanted in hashes.items():
-        path = folder / file
-        if not path.is_file():
-            faults.append(f"{file} is missing")
-        elif (found := sha256(path)) != wanted:
-            faults.append(f"{file} has changed (sha256 {found[:12]}..., the card says {str(wanted)[:12]}...)")
-    if faults:
-        yield Finding("broken", f"{name}: {'; '.join(faults)}", mend)
+def _model(folder: Path, name: str, data: Path) -> Iterator[Finding]:
+    """Compare one folder with its card, file by file."""
+    if wrong := faults(folder, data):
+        strays = any("is not on the card" in said or "no plain file" in said for said in wrong)
+        mend = f"git clean -fd -- {folder}; git checkout -- {folder}" if strays else f"git checkout -- {folder}"
+        yield Finding("broken", f"{name}: {'; '.join(wrong)}", f"{mend}   (or make it anew: minidiff train {name} --ship)")
     else:
-        size = sum(path.stat().st_size for path in weights.values()) / 1e6
+        size = sum(path.stat().st_size for path in files_below(folder)) / 1e6
         yield Finding("ok", f"{name}: {size:.1f} MB, as its card says")
 
 
@@ -128,10 +112,10 @@ def _models() -> Iterator[Finding]:
         yield Finding("broken", f"no folder {data}, where the models should be",
                       "work in a checkout of the course, or set MINIDIFF_DATA to its data folder")
         return
-    carded = {path.parent for path in data.rglob("card.json")}
+    carded = {data / name for name in models_in(data)}
     there = carded | {path.parent for path in data.rglob("*.safetensors") if not carded & set(path.parents)}
-    for name in sorted(str(folder.relative_to(data)) for folder in there):
-        yield from _model(data / name, name)
+    for name in sorted(folder.relative_to(data).as_posix() for folder in there):
+        yield from _model(data / name, name, data)
     if not there:
         yield Finding("broken", f"{data} holds no model", f"git checkout -- {data}")
     for name in _lost(data):

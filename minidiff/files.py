@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-__all__ = ["data_folder", "remove_folder", "replace", "replace_folder", "sha256", "sync_folder", "write_file"]
+__all__ = ["data_folder", "remove_folder", "replace", "replace_folder", "sha256", "sha256_of", "sync_folder", "write_file"]
 
 
 def replace(path: str | Path, content: str | bytes) -> None:
@@ -86,3 +86,8 @@ def sha256(path: str | Path) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits. Raises OSError if it cannot be read."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of(data: bytes) -> str:
+    """The SHA-256 of bytes, as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()

@@ -1,15 +1,15 @@
-"""``minidiff remake`` and ``minidiff unpack``: their arguments, and what they print."""
+"""``minidiff remake``, ``minidiff unpack`` and ``minidiff export``: their arguments, and what they print."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-__all__ = ["add_parsers", "remake", "unpack"]
+__all__ = ["add_parsers", "export", "remake", "unpack"]
 
 
 def add_parsers(commands: Any) -> None:
-    """Add both commands to those of ``minidiff``."""
+    """Add these commands to those of ``minidiff``."""
     again = commands.add_parser("remake", help="train all models that ship, side by side; the same command again resumes it")
     again.add_argument("names", metavar="NAME", nargs="*", help="models to make; all of the plan when left out")
     again.add_argument("--device", help="cpu, cuda, cuda:1; the best there is when left out")
@@ -24,6 +24,10 @@ def add_parsers(commands: Any) -> None:
     take.add_argument("names", metavar="NAME", nargs="*", help="only these models; all in the archives when left out")
     take.add_argument("--force", action="append", default=[], metavar="NAME", help="take this model whatever it scores")
     take.add_argument("--all", action="store_true", dest="everything", help="take all without scoring")
+
+    whole = commands.add_parser("export", help="write a shipped model as a folder of its own, which diffusers reads")
+    whole.add_argument("name", metavar="NAME", help="mini-inpaint, mini-sd, ...")
+    whole.add_argument("folder", metavar="DIR", help="the new folder")
 
 
 def remake(given: argparse.Namespace) -> int:
@@ -41,4 +45,13 @@ def unpack(given: argparse.Namespace) -> int:
     from minidiff.course.unpack import unpack
     verdicts = unpack(given.folder, given.names, force=given.force, everything=given.everything)
     print(f"{len(verdicts)} models: {sum(v.taken for v in verdicts)} taken into data/")
+    return 0
+
+
+def export(given: argparse.Namespace) -> int:
+    """Exit code 0; prints the folder and its size."""
+    from minidiff.manifest import files_below
+    from minidiff.zoo import export
+    folder = export(given.name, given.folder)
+    print(f"{folder}: {given.name}, {sum(path.stat().st_size for path in files_below(folder)) / 1e6:.1f} MB")
     return 0

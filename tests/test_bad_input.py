@@ -1,6 +1,5 @@
 """Bad input from every corner: a clear error that names what came and what was expected, and nothing overwritten."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from minidiff.cli import main
 from minidiff.diffusion import Eps, ddim, ddpm, dpm2m, invert, last, linear, make_schedule, q_sample, scaled_linear, zero_terminal
 from minidiff.errors import BadInput, CheckpointError
 from minidiff.files import data_folder
+from minidiff.manifest import write_card
 from minidiff.measure import Reader, explain, frechet, mini_lpips, read
 from minidiff.nets import UNet
 from minidiff.recipes import recipe
@@ -119,12 +119,15 @@ def _truncate(root: Path) -> None:
 
 def _foreign(root: Path) -> None:
     """Weights of another net, with a card that vouches for them."""
-    from minidiff.files import sha256
-
     file = root / "readers/final/model.safetensors"
     save_file({"something": torch.zeros(3)}, file)
-    card = root / "readers/final/card.json"
-    card.write_text(json.dumps(json.loads(card.read_text()) | {"sha256": {"model.safetensors": sha256(file)}}))
+    write_card(file.parent, {})
+
+
+def _config(root: Path, text: str) -> None:
+    """A config that the card vouches for."""
+    (root / "readers/final/config.json").write_text(text)
+    write_card(root / "readers/final", {})
 
 
 def _flip(root: Path) -> None:
@@ -141,9 +144,11 @@ BROKEN = {
     "no weights": lambda r: (r / "readers/final/model.safetensors").unlink(),
     "no card": lambda r: (r / "readers/final/card.json").unlink(),
     "a card that is no JSON": lambda r: (r / "readers/final/card.json").write_text("{"),
-    "a config that is no JSON": lambda r: (r / "readers/final/config.json").write_text("not json"),
-    "a config of an unknown kind": lambda r: (r / "readers/final/config.json").write_text('{"kind": "gan"}'),
-    "an empty config": lambda r: (r / "readers/final/config.json").write_text("{}"),
+    "a config that is no JSON": lambda r: _config(r, "not json"),
+    "a config of an unknown kind": lambda r: _config(r, '{"kind": "gan"}'),
+    "a config of an unknown net": lambda r: _config(r, '{"kind": "reader", "net": {"width": "wide"}}'),
+    "a config of an unknown wrapper": lambda r: _config(r, '{"kind": "pixel", "net": {}, "predicts": "y", "schedule": {}}'),
+    "an empty config": lambda r: _config(r, "{}"),
     "no config": lambda r: (r / "readers/final/config.json").unlink(),
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,8 +11,9 @@ from minidiff.course.claims import compute
 from minidiff.course.samples import drawn, held_out_pictures, reader_features, real, round_trip, sampled
 from minidiff.diffusion import ddim, last
 from minidiff.diffusion.ddgan import ddgan
-from minidiff.files import data_folder, replace
+from minidiff.files import data_folder
 from minidiff.latent.clip import clip_score, retrieval
+from minidiff.manifest import update_card
 from minidiff.measure import bootstrap, explain, frechet, frechet_interval, read, score_reader, wilson
 from minidiff.measure.pictures import psnr
 from minidiff.measure.prompts import make_prompts, prompt_accuracy
@@ -21,7 +21,7 @@ from minidiff.nets.adversarial import LatentUNet, SmallVAE
 from minidiff.recipes.few import labels
 from minidiff.rng import normal
 from minidiff.world import WorldData, captions, render
-from minidiff.zoo import card, load, shipped
+from minidiff.zoo import load, shipped
 
 __all__ = ["autoencoder_scores", "clip_scores", "pipeline_scores", "pixel_scores", "reader_scores", "small_world_scores",
            "task_scores", "update_cards"]
@@ -128,8 +128,8 @@ _BY_NAME = dict.fromkeys(_TASKS, task_scores) | dict.fromkeys(_SMALL_WORLD, smal
 
 
 def update_cards(names: Iterable[str] | None = None) -> None:
-    """Measure shipped models (all of them when no names are given) and write the scores onto their cards."""
-    for name in shipped() if names is None else names:
+    """Measure shipped models (all but the adapters when no names are given) and write the scores onto their cards."""
+    for name in [n for n in shipped() if not n.startswith("adapters/")] if names is None else names:
         measure = next((f for start, f in _BY_NAME.items() if name.startswith(start)), pipeline_scores)
         scores = measure(name)
-        replace(data_folder() / name / "card.json", json.dumps(card(name) | {"scores": scores}, indent=1) + "\n")
+        update_card(data_folder() / name, scores=scores)

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,9 +21,11 @@ from minidiff.course.cards import (
     small_world_scores,
     task_scores,
 )
-from minidiff.errors import check_choice
-from minidiff.files import data_folder, replace, replace_folder
+from minidiff.errors import CheckpointError, check_choice
+from minidiff.files import data_folder, remove_folder, replace_folder
+from minidiff.manifest import CARD, difference_of, faults, in_part, read_card, update_card
 from minidiff.recipes.pack import packed, unpack_model
+from minidiff.zoo.parts import settle, slim, write_whole
 
 __all__ = ["DECIDES", "Decision", "Measure", "Verdict", "decision_of", "measured", "unpack"]
 
@@ -111,7 +113,7 @@ def unpack(folder: str | Path, names: Sequence[str] = (), *, force: Sequence[str
         check_choice("NAME", name, found)
     verdicts = []
     data = data_folder()
-    for name in sorted(found, key=lambda n: (not n.startswith("readers/"), n)):
+    for name in sorted(found, key=lambda n: (not n.startswith("readers/"), _stored_in_part(found[n]), n)):
         if names and name not in names and name not in force:
             continue
         target = data / name
@@ -120,14 +122,53 @@ def unpack(folder: str | Path, names: Sequence[str] = (), *, force: Sequence[str
         shutil.rmtree(fresh, ignore_errors=True)
         try:
             unpack_model(folder, name, fresh)
+            _fit(Path(folder), found, name, fresh, data)
             taken, why = (True, "asked for") if everything or name in force else _better(name, fresh, data, measure)
             if taken:
+                settle(name, fresh, data)
                 replace_folder(fresh, target)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
         verdicts.append(Verdict(name, taken, why))
         say(f"{name}: {'taken' if taken else 'NOT taken'}, {why}")
+    if any(v.taken for v in verdicts):
+        _store_once("mini-vae", "mini-sd", data)
     return verdicts
+
+
+def _stored_in_part(files: Iterable[str]) -> bool:
+    return any(name.endswith(difference_of("")) for name in files)
+
+
+def _fit(folder: Path, found: Iterable[str], name: str, fresh: Path, data: Path) -> None:
+    """Make an unpacked model whole where it differs from another version of a model than the one in ``data``."""
+    if not in_part(read_card(fresh)) or not faults(fresh, data):
+        return
+    with tempfile.TemporaryDirectory(dir=data, prefix=".unpack-", suffix=".tmp") as place:
+        stage = Path(place)
+        sources = {s["from"] for kind in ("shared", "differs") for s in read_card(fresh).get(kind, {}).values()}
+        for base in found:
+            if any(source.startswith(base + "/") for source in sources):
+                unpack_model(folder, base, stage / base)
+        if wrong := faults(fresh, stage):
+            raise CheckpointError("DIR", f"{str(folder)!r}, where {name} lacks what it differs from ({wrong[0]})",
+                                  "archives of both, as minidiff remake --pack wrote them")
+        whole = write_whole(fresh, stage, stage / "whole")
+        remove_folder(fresh)
+        os.replace(whole, fresh)
+
+
+def _store_once(name: str, base: str, data: Path) -> None:
+    """Let ``name`` share what ``base`` has byte for byte."""
+    if not all((data / one / CARD).is_file() and not faults(data / one, data) for one in (name, base)):
+        return
+    marks = read_card(data / name)["sha256"].values()
+    if set(marks) & set(read_card(data / base)["sha256"].values()):
+        fresh = data / f".{name}.tmp"
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.copytree(data / name, fresh)
+        slim(fresh, base, data)
+        replace_folder(fresh, data / name)
 
 
 def _better(name: str, fresh: Path, data: Path, measure: Measure) -> tuple[bool, str]:
@@ -145,6 +186,5 @@ def _better(name: str, fresh: Path, data: Path, measure: Measure) -> tuple[bool,
         scores = measure(name, stage)
     before, after = decision.number(measure(name, data)), decision.number(scores)
     taken = after > before if decision.higher else after < before
-    card = json.loads((fresh / "card.json").read_text(encoding="utf-8"))
-    replace(fresh / "card.json", json.dumps(card | {"scores": scores}, indent=1) + "\n")
+    update_card(fresh, scores=scores)
     return taken, f"{decision.what} {after:.4g} against {before:.4g}, {'higher' if decision.higher else 'lower'} is better"

@@ -54,4 +54,4 @@ def publish(which: str | Recipe, out: str | Path, *, root: Path | None = None) -
         "expect": one.expect,
         "world_edition": WORLD_EDITION,
     }
-    return ship(one.name, functools.partial(one.export, net.eval()), facts, root=root)
+    return ship(one.name, functools.partial(one.export, net.eval()), facts, root=root, base=one.identity.get("start") or "")

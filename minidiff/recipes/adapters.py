@@ -30,6 +30,7 @@ from minidiff.personal import (
 from minidiff.world import Shots, Subject, Thing, subjects
 from minidiff.world.grammar import BACKDROP_WORDS
 from minidiff.zoo import load, ship
+from minidiff.zoo.parts import check_files
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -122,6 +123,7 @@ def load_adapter(pipe: StableDiffusionPipeline, name: str) -> tuple[FreeRows, Lo
     folder = data_folder() / "adapters" / name
     require(folder.is_dir(), "name", f"{name!r}, which is not in {folder.parent}", "a shipped adapter",
             f"python -m minidiff.recipes.adapters {name}")
+    check_files(f"adapters/{name}", data_folder())
     rows = load_word(pipe, folder)
     return rows, load_lora(pipe, folder) if ADAPTERS[name].method == "lora" else None
 

@@ -46,8 +46,8 @@ def clip_recipe(name: str, *, seed: int, images: tuple[int, int] = (100_000, 2_0
 
 
 def _export(net: Contrastive, folder: Path) -> dict[str, Any]:
-    """As transformers saves it, in float32: it would keep half precision in use. The tokenizer stands beside it."""
-    net.clip.save_pretrained(folder)
+    """As transformers saves it, in half precision, which ``load`` makes float32. The tokenizer stands beside it."""
+    net.clip.half().save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return {"parameters": sum(p.numel() for p in net.clip.parameters())}
 

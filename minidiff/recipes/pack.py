@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -18,6 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from minidiff.errors import CheckpointError, require
+from minidiff.files import sha256_of
+from minidiff.manifest import CARD
 
 __all__ = ["FILE_BYTES", "FILES", "Pack", "packed", "unpack_model"]
 
@@ -119,9 +120,9 @@ def _take(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
         marks = []
         for start in range(0, max(1, len(data)), CHUNK):
             part = data[start : start + CHUNK]
-            marks.append(hashlib.sha256(part).hexdigest())
+            marks.append(sha256_of(part))
             chunks[marks[-1]] = part
-        files[path.relative_to(folder).as_posix()] = {"sha256": hashlib.sha256(data).hexdigest(), "chunks": marks}
+        files[path.relative_to(folder).as_posix()] = {"sha256": sha256_of(data), "chunks": marks}
     return files, chunks
 
 
@@ -179,7 +180,7 @@ def packed(folder: str | Path) -> dict[str, dict[str, Any]]:
             for path in (name, *files):
                 if not all(map(_PART.fullmatch, path.split("/"))):
                     raise _refuse(folder, f"which names the path {path!r}")
-            if "card.json" not in files or any(PurePosixPath(f).suffix not in _KINDS for f in files):
+            if CARD not in files or any(PurePosixPath(f).suffix not in _KINDS for f in files):
                 raise _refuse(folder, f"where {name} is not a model: {', '.join(files)}")
         return manifest["models"]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -207,15 +208,14 @@ def unpack_model(folder: str | Path, name: str, into: Path) -> None:
                 raise _refuse(folder, f"where a part of {name}/{path} is missing")
             parts.append(_read(folder, homes[member], member, CHUNK))
         whole[path] = b"".join(parts)
-        if hashlib.sha256(whole[path]).hexdigest() != facts["sha256"]:
+        if sha256_of(whole[path]) != facts["sha256"]:
             raise _refuse(folder, f"where {name}/{path} was changed")
     try:
-        promised = json.loads(whole["card.json"])["sha256"]
+        promised = json.loads(whole[CARD])["sha256"]
     except (KeyError, TypeError, ValueError) as error:
         raise _refuse(folder, f"where the card of {name} cannot be read ({error})") from None
-    weights = {path: hashlib.sha256(data).hexdigest() for path, data in whole.items() if path.endswith(".safetensors")}
-    if promised != weights:
-        raise _refuse(folder, f"where the weights of {name} differ from the hashes on its card")
+    if promised != {path: sha256_of(data) for path, data in whole.items() if path != CARD}:
+        raise _refuse(folder, f"where the files of {name} differ from the hashes on its card")
     for path, data in whole.items():
         target = into / path
         target.parent.mkdir(parents=True, exist_ok=True)

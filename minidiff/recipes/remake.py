@@ -19,10 +19,12 @@ import filelock
 
 from minidiff.errors import BadInput, check_choice, require
 from minidiff.files import data_folder, replace, replace_folder
+from minidiff.manifest import in_part, read_card
 from minidiff.recipes.jobs import Jobs, Row
 from minidiff.recipes.pack import Pack
 from minidiff.recipes.remake_worker import table
 from minidiff.train.speed import pick_device
+from minidiff.zoo.parts import check_files, write_whole
 
 __all__ = ["NINE", "remake", "table_of"]
 
@@ -96,7 +98,12 @@ def _copy_needs(rows: Mapping[str, Row], shipped: Path, out: Path) -> None:
         if not folder.exists():
             fresh = folder.with_name(f".{folder.name}.tmp")
             shutil.rmtree(fresh, ignore_errors=True)
-            shutil.copytree(shipped / name, fresh)
+            check_files(name, shipped)
+            if in_part(read_card(shipped / name)):
+                fresh.mkdir(parents=True)
+                write_whole(shipped / name, shipped, fresh)
+            else:
+                shutil.copytree(shipped / name, fresh)
             replace_folder(fresh, folder)
 
 

@@ -26,6 +26,7 @@ import torch
 
 from minidiff.errors import BadInput
 from minidiff.files import replace
+from minidiff.manifest import update_card
 from minidiff.recipes import publish, recipe
 from minidiff.train import Progress, Recipe, fit, read_losses
 
@@ -75,8 +76,7 @@ def publish_stopped(one: Recipe, out: Path, why: str) -> bool:
     if _newest_meta(out / "runs" / one.name) is None:
         return False
     folder = publish(one, out / "runs" / one.name, root=out / "data")
-    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    replace(folder / "card.json", json.dumps(card | {"stopped": why}, indent=1) + "\n")
+    update_card(folder, stopped=why)
     return True
 
 

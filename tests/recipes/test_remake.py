@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -22,6 +21,7 @@ from minidiff.cli import main
 from minidiff.course import unpack as unpacking
 from minidiff.course.unpack import unpack
 from minidiff.errors import BadInput, CheckpointError
+from minidiff.manifest import write_card
 from minidiff.recipes import jobs, pack
 from minidiff.recipes.pack import Pack, packed
 from minidiff.recipes.remake import remake, table_of
@@ -48,8 +48,7 @@ def model(folder, weight, **facts):
     folder.mkdir(parents=True)
     save_file({"weight": weight}, folder / "model.safetensors")
     (folder / "config.json").write_text("{}\n")
-    mark = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    (folder / "card.json").write_text(json.dumps({"name": folder.name, "sha256": {"model.safetensors": mark}, **facts}))
+    write_card(folder, {"name": folder.name, **facts})
     return folder
 
 
@@ -270,9 +269,7 @@ def test_archives_keep_the_limits_store_shared_parts_once_and_split_large_ones(t
         folder = model(out / "data" / f"m{i}", random(2_000, 1 + i))
         (folder / "vae").mkdir()
         save_file({"w": shared}, folder / "vae" / "w.safetensors")
-        card = json.loads((folder / "card.json").read_text())
-        card["sha256"]["vae/w.safetensors"] = hashlib.sha256((folder / "vae" / "w.safetensors").read_bytes()).hexdigest()
-        (folder / "card.json").write_text(json.dumps(card))
+        write_card(folder, {})
     model(out / "data" / "large", random(30_000, 9))                           # 120 kB: larger than an archive
     names = [f"m{i}" for i in range(5)] + ["large"]
     archive = Pack(tmp_path / "pack")

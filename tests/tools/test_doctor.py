@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 
 from minidiff import doctor
 from minidiff.cli import main
+from minidiff.manifest import write_card
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,8 +24,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         folder = tmp_path / "data" / name
         folder.mkdir(parents=True)
         (folder / "model.safetensors").write_bytes(name.encode() * 100)
-        digest = hashlib.sha256(name.encode() * 100).hexdigest()
-        (folder / "card.json").write_text(json.dumps({"name": name, "sha256": {"model.safetensors": digest}}))
+        write_card(folder, {"name": name})
     return tmp_path / "data"
 
 
@@ -66,6 +64,7 @@ def test_each_fault_is_found_alone_with_its_remedy(data: Path, fault: str, capsy
     plant(data)
     found = broken()
     assert len(found) == 1 and said in found[0].text and "git checkout -- " in found[0].mend
+    assert ("git clean" in found[0].mend) == (fault == "a stranger"), "what git does not know a checkout does not remove"
     assert main(["doctor"]) == 1
     assert "1 broken" in capsys.readouterr().out
 

@@ -3,8 +3,8 @@ import torch
 from PIL import Image
 
 from minidiff.errors import BadInput
+from minidiff.files import data_folder
 from minidiff.world import BACKDROPS, Scene, Subject, Thing, render, sample_scenes, subjects
-from minidiff.zoo import data_folder
 
 
 @pytest.fixture(scope="module")

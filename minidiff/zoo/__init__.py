@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import datetime
 import importlib
 import json
 import os
-import platform
-import shutil
-from collections.abc import Callable
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from minidiff.diffusion import X0, Eps, LearnedRange, V, make_schedule
-from minidiff.diffusion.ddgan import ddgan_schedule
 from minidiff.errors import CheckpointError, require
-from minidiff.files import data_folder, replace, replace_folder, sha256
+from minidiff.files import data_folder
 from minidiff.latent.text import ignore_marks
-from minidiff.measure.reader import Reader
-from minidiff.nets import UNet
-from minidiff.nets.adversarial import LatentUNet, SmallVAE
-from minidiff.nets.classifier import NoisyClassifier
+from minidiff.manifest import in_part, models_in, read_card
 from minidiff.silence import silence_libraries
+from minidiff.zoo import parts
+from minidiff.zoo.ours import build, fill
+from minidiff.zoo.parts import check_files, write_whole
+from minidiff.zoo.ship import ship, write_net
 
-__all__ = ["load", "shipped", "ship", "write_net", "card"]
-
-_WRAP = {"eps": Eps, "x0": X0, "v": V}
+__all__ = ["card", "export", "load", "ship", "shipped", "write_net"]
 
 
 def shipped() -> list[str]:
     """Names of the models in ``data/``, such as "pixel-ddpm" and "readers/final"."""
-    root = data_folder()
-    return sorted(str(p.parent.relative_to(root)) for p in root.glob("**/card.json"))
+    return models_in(data_folder())
 
 
 def _folder(name: str) -> Path:
@@ -95,23 +87,28 @@ def _ready(model: Any, device: torch.device | str) -> Any:
     return model.to(device)
 
 
+def export(name: str, folder: str | Path) -> Path:
+    """Write a shipped model as a new folder with all of its files: a pipeline that is stored as what differs from mini-sd becomes
+    one that diffusers reads. Returns the folder. Raises BadInput if it exists, CheckpointError if the model is damaged.
+    """
+    _folder(name)
+    return parts.export(name, folder, data_folder())
+
+
 def _shipped(name: str) -> Any:
     folder = _folder(name)
-    promised = _json(folder / "card.json").get("sha256", {})
-    for file, mark in (promised or {"model.safetensors": None}).items():
-        if not (folder / file).is_file():
-            raise CheckpointError("name", f"{name!r} without {file}", "a complete model folder", "git checkout -- data")
-        if sha256(folder / file) != mark:
-            raise CheckpointError(
-                "name",
-                f"{name!r}, whose {file} differs from the hash on its card",
-                "the file as it was shipped",
-                "git checkout -- data, or train it again",
-            )
+    check_files(name, data_folder())
+    if not in_part(read_card(folder)):
+        return _opened_shipped(folder, name)
+    with tempfile.TemporaryDirectory(prefix="minidiff-", ignore_cleanup_errors=True) as place:
+        return _opened_shipped(write_whole(folder, data_folder(), Path(place)), name)
+
+
+def _opened_shipped(folder: Path, name: str) -> Any:
     if (folder / "model_index.json").is_file() or "kind" not in (config := _json(folder / "config.json")):
         return _pretrained(folder, name)
-    model = _build(config, name)
-    _fill(model, folder / "model.safetensors", name)
+    model = build(config, name)
+    fill(model, folder / "model.safetensors", name)
     return model
 
 
@@ -159,81 +156,3 @@ def _json(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             "name", f"{path.parent.name!r}, whose {path.name} cannot be read ({error})", "a JSON file", "git checkout -- data"
         ) from None
-
-
-def _build(config: dict[str, Any], name: str) -> nn.Module:
-    kind = config.get("kind")
-    if kind == "reader":
-        return Reader(**{"edition": 1} | config["net"])       # readers of the first edition do not name it
-    if kind == "pixel":
-        net = config["net"] | {k: tuple(v) for k, v in config["net"].items() if isinstance(v, list)}
-        model = _WRAP[config["predicts"]](UNet(**net), make_schedule(**config["schedule"]))
-        return LearnedRange(model) if net.get("learned_variance") else model
-    if kind == "noisy-classifier":
-        return NoisyClassifier(**config["net"])
-    if kind == "ddgan":
-        generator = LatentUNet(**config["net"])
-        generator.schedule = ddgan_schedule(config["T"])
-        return generator
-    if kind == "small-vae":
-        return SmallVAE(**config["net"])
-    kinds = "'reader', 'pixel', 'noisy-classifier', 'ddgan' or 'small-vae'"
-    raise CheckpointError("name", f"{name!r} of kind {kind!r}", f"a config.json of kind {kinds}")
-
-
-def _net(model: nn.Module) -> nn.Module:
-    while hasattr(model, "base") or hasattr(model, "net"):
-        model = model.base if hasattr(model, "base") else model.net
-    return model
-
-
-def _fill(model: nn.Module, weights: Path, name: str) -> None:
-    try:
-        state = {k: v.float() for k, v in load_file(weights).items()}
-        _net(model).load_state_dict(state)
-    except (SafetensorError, RuntimeError) as error:
-        raise CheckpointError(
-            "name",
-            f"{name!r}, whose weights do not fit its config ({str(error).splitlines()[0]})",
-            "weights and config from the same training run",
-            "git checkout -- data",
-        ) from None
-
-
-def write_net(net: nn.Module, config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Write a pixel model or a reader as :func:`load` reads it: config.json, model.safetensors (fp16). Returns its size."""
-    save_file({k: v.detach().cpu().half().contiguous() for k, v in net.state_dict().items()}, folder / "model.safetensors")
-    replace(folder / "config.json", json.dumps(config, indent=1) + "\n")
-    return {"parameters": sum(p.numel() for p in net.parameters())}
-
-
-def _forget_places(folder: Path) -> None:
-    """Take the "_name_or_path" out of all configs: diffusers notes there from which folder of this machine a part came."""
-    for path in folder.rglob("*.json"):
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(config, dict) and config.pop("_name_or_path", None) is not None:
-            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def ship(name: str, write: Callable[[Path], Any], facts: dict[str, Any], *, root: Path | None = None) -> Path:
-    """Write ``data/NAME`` in one move: what ``write(folder)`` puts there, and card.json with the sha256 of all its weights.
-
-    facts: what the card says (recipe, seed, images, minutes, scores); ``write`` may return more of them, and may be a
-    model's or a pipeline's ``save_pretrained``. An older version is replaced whole.
-    """
-    folder = (root or data_folder()) / name
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir()
-    more = write(fresh)
-    _forget_places(fresh)
-    facts = {"name": name} | facts | (more if isinstance(more, dict) else {}) | {
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "date": datetime.date.today().isoformat(),
-        "sha256": {p.relative_to(fresh).as_posix(): sha256(p) for p in sorted(fresh.rglob("*.safetensors"))},
-    }
-    replace(fresh / "card.json", json.dumps(facts, indent=1) + "\n")
-    replace_folder(fresh, folder)
-    return folder
