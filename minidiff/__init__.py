@@ -21,7 +21,7 @@ _HOMES = {
     "minidiff.errors": ("BadInput", "CheckpointError"),
 }
 EXPORTS = {name: home for home, names in _HOMES.items() for name in names}
-PARTS = ("world", "show", "train", "measure", "nets", "diffusion", "latent", "steer", "editing", "personal", "course")
+PARTS = ("world", "show", "train", "measure", "nets", "diffusion", "latent", "steer", "editing", "personal", "zoo", "course")
 
 __all__ = ["__version__", *EXPORTS, *PARTS]  # noqa: PLE0604
 
