@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dis
 import json
 import os
+import re
 import signal
+import sys
 import threading
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -29,7 +33,7 @@ _HINTS: Counter[str] = Counter()
 
 @dataclass(frozen=True)
 class Result:
-    """What a check found. state: "correct", "wrong" or "not attempted"."""
+    """What a check found. state: "correct", "wrong", "not attempted" or "did not run" (the answer's cell has a syntax error)."""
 
     id: str
     state: str
@@ -42,12 +46,15 @@ class Result:
 
 
 def check(id: str, answer: Any) -> Result:
-    """Check an answer to the exercise ``id`` and print one line: correct, a likely mistake by name, or not attempted yet.
+    """Check an answer to the exercise ``id`` and print one line: correct, a likely mistake by name, not attempted yet, or that
+    the cell of the answer did not run.
 
     answer: the learner's function, or a number for a question. An unknown id is the only error raised.
     """
     task = find(id)
     state, message = _judge(task, answer)
+    if state == "not attempted" and (broken := _broken_cell(task.name)):
+        state, message = "did not run", f"your cell did not run ({broken}), so the answer is still the one before it."
     result = Result(id, state, message, task.points if state == "correct" else 0, task.points)
     print(f"{id}: {message}")
     if os.environ.get(RECORD):
@@ -105,6 +112,23 @@ def _is_stub(answer: Any) -> bool:
     return (not code.co_names and code.co_nlocals == code.co_argcount + code.co_kwonlyargcount
             and set(code.co_consts) <= {None, Ellipsis, *doc}
             and not any(step.opname.startswith("LOAD_FAST") for step in dis.get_instructions(code)))
+
+
+def _broken_cell(name: str) -> str:
+    """The syntax error of the newest cell of this notebook that is about ``name``; "" where there is none, or no notebook."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    for cell in reversed(shell.user_ns.get("In", []) if shell else []):
+        if not re.search(rf"\b{name}\b", cell):
+            continue
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                tree = compile(cell, "cell", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        except (SyntaxError, ValueError) as error:
+            return f"line {getattr(error, 'lineno', None) or 1}: {getattr(error, 'msg', error)}"
+        if any(getattr(node, "name", None) == name or isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+               and node.id == name for node in ast.walk(tree)):
+            return ""
+    return ""
 
 
 def _where(answer: Any, error: BaseException) -> str:

@@ -66,13 +66,14 @@ class EditResult:
     def picture(self, *, caption: str = "") -> Any:
         """Rows: the edits; columns: the branches, with their prompts below."""
         from minidiff import show
+        from minidiff.show.sheet import plural
 
         rows = range(len(next(iter(self.images.values()))))
         texts = [self.prompts.get(b, [""] * len(rows)) for b in self.images]
         labels = [(column * len(rows) if len(column) == 1 else column)[i] for i in rows for column in texts]
+        alt = f"{self.method}: {plural(len(rows), 'row')}, in each the pictures of the branches {', '.join(self.images)}."
         return show.grid([torch.stack([x[i] for x in self.images.values()]) for i in rows], labels=labels,
-                         column_labels=list(self.images), caption=caption,
-                         alt=f"{self.method}: {len(rows)} rows, in each the pictures of the branches {', '.join(self.images)}.")
+                         column_labels=list(self.images), caption=caption, alt=alt)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Any:
         return self.picture()._repr_mimebundle_(include, exclude)

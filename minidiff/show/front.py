@@ -2,8 +2,9 @@
 
 A question to the kernel and its answer take some 50 ms, and all the time that the kernel is at work with something else. So the
 page asks for pictures ahead: once a hand has moved a slider, the page fetches the pictures of the slider's other values, nearest
-first and one at a time, so that the kernel can hear other requests in between, and shows those that it has at once. It also
-disables a pressed button and says "drawing", and it gives the picture and the sliders the names that screen readers look for.
+first and one at a time, so that the kernel can hear other requests in between, and shows those that it has at once. It also says
+"drawing" as soon as a button is pressed, which it disables, or a slow knob is moved, until the kernel has told how that
+ended; and it gives the picture and the sliders the names that screen readers look for.
 
 Without anywidget all of this is left to the kernel, and to the text beside the knobs.
 """
@@ -20,9 +21,9 @@ from minidiff.show.knobs import Knob, Slider
 if TYPE_CHECKING:
     from anywidget import AnyWidget
 
-__all__ = ["BUSY", "front", "position_of", "values_at"]
+__all__ = ["BUSY", "STALE", "front", "position_of", "values_at"]
 
-BUSY = "drawing"
+BUSY, STALE = "drawing", "minidiff-stale"
 MOST = 400                # pictures that a page keeps for one panel
 
 ESM = """
@@ -30,6 +31,26 @@ async function start({ model }) {
   const find = id => model.widget_manager.get_model(id);
   const parts = model.get("parts");
   const [image, status] = await Promise.all([find(parts.image), find(parts.status)]);
+  const mark = (text, stale) => {
+    const classes = image.get("_dom_classes").filter(c => c !== parts.stale);
+    image.set("_dom_classes", stale ? [...classes, parts.stale] : classes);
+    status.set("value", text);
+  };
+  for (const k of parts.slow) {
+    const knob = await find(k.id);
+    knob.on(`change:${k.trait}`, () => {             // by a hand, not by the kernel, and with a kernel to draw it
+      if (!knob._state_lock && knob.comm_live !== false) mark(parts.busy, true);
+    });
+  }
+  model.on("msg:custom", async ({ settled }) => {
+    if (!settled) return;
+    mark(settled.text, settled.stale);
+    if (parts.button) (await find(parts.button)).set({ disabled: false, description: parts.action });
+  });
+  if (parts.knobs.length) await ahead(model, parts, image, status, find);
+}
+
+async function ahead(model, parts, image, status, find) {
   const knobs = await Promise.all(parts.knobs.map(async k => ({ ...k, model: await find(k.id) })));
   const here = () => knobs.map(k => Math.round((Number(k.model.get(k.trait)) - k.low) / k.step));
   const pages = new Map();                         // positions of the knobs -> what to show; null: asked for, or impossible
@@ -57,6 +78,7 @@ async function start({ model }) {
   };
   const soon = wait => { clearTimeout(rest); rest = setTimeout(fetch, wait); };
   model.on("msg:custom", (message, [value]) => {
+    if (!message.at) return;
     if (value) pages.set(message.at.join(), { value, ...message.shown });
     turn();
     soon(10);
@@ -80,9 +102,10 @@ function render({ model, el }) {
       });
     const button = root.querySelector(".minidiff-action");
     if (!button) return;
-    model.widget_manager.get_model(parts.action).then(action => {
+    model.widget_manager.get_model(parts.button).then(action => {
       let focused = false;
       button.addEventListener("click", () => {
+        if (action.comm_live === false) return;
         focused = document.activeElement === button;
         action.set({ disabled: true, description: parts.busy });
       });
@@ -99,7 +122,7 @@ function render({ model, el }) {
   return () => watch.disconnect();
 }
 
-export default { initialize: context => { if (context.model.get("parts").knobs.length) start(context); }, render };
+export default { initialize: context => { start(context); }, render };
 """
 
 CSS = """
@@ -147,9 +170,12 @@ def front(panel: Any, picture: Callable[[dict[str, Any]], tuple[bytes, dict[str,
         parts = traitlets.Dict().tag(sync=True)
 
     knobs = tuple(panel.specs.values())
+    slow = [{"id": panel.knobs[k.name].model_id, "trait": k.place or k.trait} for k in knobs if panel.slow(k)]
     made = Front(parts={
-        "image": panel.image.model_id, "status": panel.status.model_id, "alt": panel.alt, "busy": BUSY, "most": MOST,
-        "action": panel.button.model_id if panel.button else "", "knobs": [] if panel.button else _places(knobs, panel.knobs)})
+        "image": panel.image.model_id, "status": panel.status.model_id, "alt": panel.alt,
+        "busy": BUSY, "stale": STALE, "most": MOST,
+        "button": panel.button.model_id if panel.button else "", "action": panel.action, "slow": slow,
+        "knobs": [] if panel.button else _places(knobs, panel.knobs)})
 
     def answer(widget: Any, message: dict[str, Any], buffers: Any) -> None:
         try:

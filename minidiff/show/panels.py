@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import ipywidgets as widgets
@@ -12,8 +12,9 @@ import numpy as np
 
 from minidiff.errors import BadInput, require
 from minidiff.show.canvas import Mask
-from minidiff.show.front import BUSY, front
+from minidiff.show.front import BUSY, STALE, front
 from minidiff.show.knobs import Knob, Play, Seed, Slider
+from minidiff.show.saving import VIEW
 from minidiff.show.sheet import Picture, encode, picture
 from minidiff.show.stills import with_knobs
 from minidiff.show.theme import DENSITY
@@ -21,7 +22,6 @@ from minidiff.show.theme import DENSITY
 __all__ = ["Panel", "panel"]
 
 _WIDEST = 700  # display pixels: the width of a notebook column
-_STALE = "minidiff-stale"
 
 
 def _lines(text: str) -> str:
@@ -100,13 +100,28 @@ class Panel(widgets.VBox):
                 for name, spec in self.specs.items():
                     if isinstance(spec, Seed):
                         spec.write(self.knobs[name], (self.values[name] + 1) % len(spec.values))
-        if self._checked("Nothing drawn. ") is None:
-            return
-        self.button.disabled, self.button.description = True, BUSY
+        with self._settled():
+            if self._checked("Nothing drawn. ") is None:
+                return
+            self.button.disabled, self.button.description = True, BUSY
+            try:
+                self._show(slow=True)
+            finally:
+                self.button.disabled, self.button.description = False, self.action
+
+    def slow(self, knob: Knob) -> bool:
+        """Whether a move of the knob draws so slowly that the text says so: a list is as slow as the sliders beside it."""
+        slow = not knob.live or not isinstance(knob, Slider) and not all(k.live for k in self.specs.values())
+        return slow and self.button is None
+
+    @contextmanager
+    def _settled(self) -> Iterator[None]:
+        """Whatever happens in here, the page is told how it ended: it may have said "drawing" by itself."""
         try:
-            self._show(slow=True)
+            yield
         finally:
-            self.button.disabled, self.button.description = False, self.action
+            if self.front is not None:
+                self.front.send({"settled": {"text": self.status.value, "stale": self.stale}})
 
     @contextmanager
     def _silently(self) -> Iterator[None]:
@@ -124,7 +139,9 @@ class Panel(widgets.VBox):
         if isinstance(spec, Slider) and widget.value != spec.read(widget):           # a number typed off the grid
             with self._silently():
                 spec.write(widget, spec.read(widget))
-        self._act(slow=not spec.live)
+        slow = self.slow(spec)
+        with self._settled() if slow else nullcontext():
+            self._act(slow=slow)
 
     def _act(self, *, slow: bool) -> None:
         """After a move: draw, or say what the button would draw."""
@@ -144,7 +161,7 @@ class Panel(widgets.VBox):
 
     def _mark(self, text: str, *, stale: bool) -> None:
         self.status.value, self.stale = _lines(text), stale
-        (self.image.add_class if stale else self.image.remove_class)(_STALE)
+        (self.image.add_class if stale else self.image.remove_class)(STALE)
 
     def _show(self, *, slow: bool) -> None:
         if slow:
@@ -181,11 +198,11 @@ class Panel(widgets.VBox):
         width, height = _size(array)
         return encode(array, fast=True), {"text": _lines(text), "width": width, "height": height}
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        data, meta = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
+    _ipython_display_ = None    # that of ipywidgets 7, which Google Colab has, would show the live view alone
+
+    def _repr_mimebundle_(self, **_: Any) -> Any:
         still, words = self.still._repr_mimebundle_()
-        return {**data, **still}, {**meta, **words}
+        return {VIEW: {"version_major": 2, "version_minor": 0, "model_id": self.model_id}, **still}, words
 
 
 def _size(array: np.ndarray) -> tuple[str, str]:

@@ -136,6 +136,27 @@ def test_a_learners_mistakes_never_stop_the_notebook(capsys):
     assert check("00.to_pixels", later).state == "not attempted"
 
 
+def test_a_cell_that_did_not_run_is_told_from_one_that_was_not_written():
+    from IPython.core.interactiveshell import InteractiveShell
+    shell = InteractiveShell.instance()
+    try:
+        def states(*cells):
+            for cell in cells:
+                shell.run_cell(cell, store_history=True, silent=False)
+            return check("00.to_pixels", shell.user_ns["to_pixels"])
+
+        stub = "def to_pixels(x0):\n    ..."
+        assert states("y = 1", stub).state == "not attempted"
+        result = states("def to_pixels(x0)\n    return x0", "z = (1")            # the second one is about something else
+        assert result.state == "did not run" and result.points == 0
+        assert "your cell did not run (line 1: expected ':')" in result.message
+        assert states("def to_pixel(x0):\n    return x0", "print(to_pixels)").state == "did not run", "still not mended"
+        assert states(stub).state == "not attempted"
+    finally:
+        InteractiveShell.clear_instance()
+    assert check("00.to_pixels", ...).state == "not attempted", "outside a notebook"
+
+
 def test_what_an_answer_may_do_without_harm(monkeypatch):
     """Each of these once stopped a notebook, spoilt a check for the rest of the session, or was told something untrue."""
     monkeypatch.setattr(sys.modules["minidiff.course.checking"], "LIMIT", 0.5)

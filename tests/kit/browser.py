@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-__all__ = ["CHROMIUM", "HELP", "Lab", "Visit", "chromium", "lab", "make_lab", "visit", "write"]
+__all__ = ["CHROMIUM", "HELP", "Lab", "Reopened", "Visit", "chromium", "lab", "make_lab", "opened", "reopen", "save", "visit",
+           "write"]
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable",
@@ -38,66 +39,10 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 SETTINGS = {"@jupyterlab/notebook-extension/tracker.jupyterlab-settings": {"windowingMode": "none"},
             "@jupyterlab/docmanager-extension/plugin.jupyterlab-settings": {"autosave": False}}
 HOME = ("127.0.0.1", "localhost")
+READY = "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+LONG = 600.0               # seconds for a start, a draw or an answer: these tests also run beside other work on one core
 
-# One helper object inside the page. Knobs are numbered in page order; "around" is the output area that holds the knob.
-PAGE = """
-window.minidiff = (() => {
-  const knobs = '.widget-slider .noUi-handle, .widget-dropdown select, .widget-select select, .widget-toggle-buttons, ' +
-    '.widget-radio-box, .widget-button:not(.widget-play *, .widget-toggle-buttons *), ' +
-    '.widget-toggle-button:not(.widget-toggle-buttons *), .widget-checkbox input, .widget-text input, ' +
-    '.widget-play button:first-child';
-  const session = () => window.jupyterapp.shell.currentWidget.sessionContext.session;
-  const reports = [];
-  return {
-    reports,
-    idle: () => session()?.kernel?.status === 'idle',
-    listen: () => session().kernel.iopubMessage.connect((_, m) => {
-      if (m.header.msg_type === 'error') reports.push(`${m.content.ename}: ${m.content.evalue}`);
-    }),
-    counts: () => window.jupyterapp.shell.currentWidget.content.widgets
-      .filter(c => c.model.type === 'code' && c.model.sharedModel.getSource().trim()).map(c => c.model.executionCount),
-    knobs: () => [...document.querySelectorAll(knobs)].filter(k => k.offsetParent !== null && !k.disabled),
-    name: k => {
-      const box = k.closest('.jupyter-widgets');
-      return `${[...(box?.classList ?? [])].find(c => c.startsWith('widget-') && c !== 'widget-inline-hbox') ?? k.tagName} ` +
-        `"${(box?.querySelector('.widget-label')?.textContent || k.textContent || '').trim().slice(0, 40)}"`;
-    },
-    kind: k => k.matches('.noUi-handle') ? 'slider' : k.tagName === 'SELECT' ? 'select' : k.matches('.widget-play *') ? 'play' :
-      k.matches('.widget-toggle-buttons, .widget-radio-box') ? 'choice' : k.tagName === 'INPUT' ? k.type : 'button',
-    arm: k => {
-      const area = k.closest('.jp-OutputArea') ?? document.body, clock = {};
-      for (const e of ['keydown', 'click'])
-        area.addEventListener(e, () => { clock.pressed = performance.now(); delete clock.shown; }, {capture: true});
-      area.addEventListener('load', () => { clock.shown ??= performance.now(); }, {capture: true});
-      window.minidiff.clock = clock;
-    },
-    took: () => {
-      const {pressed, shown} = window.minidiff.clock;
-      return shown > pressed ? (shown - pressed) / 1000 : null;
-    },
-    other: k => [...k.querySelectorAll('button, input')].find(b => !b.checked && !b.classList.contains('mod-active')),
-    settle: k => {   // an old picture beside a button: draw it anew
-      const area = k.closest('.jp-OutputArea') ?? document.body;
-      const old = area.querySelector('.minidiff-stale') !== null;
-      if (old) area.querySelector('.widget-button:not([disabled], .widget-play *, .widget-toggle-buttons *)')?.click();
-      return old;
-    },
-    fresh: k => (k.closest('.jp-OutputArea') ?? document.body).querySelector('.minidiff-stale') === null,
-    around: async k => {
-      const area = k.closest('.jp-OutputArea') ?? document.body;
-      const pictures = await Promise.all([...area.querySelectorAll('img')].map(async i => {
-        const bytes = new Uint8Array(await (await fetch(i.src)).arrayBuffer());
-        let hash = 2166136261;
-        for (const b of bytes) hash = Math.imul(hash ^ b, 16777619);
-        return `${bytes.length}:${hash}:${i.naturalWidth}`;
-      }));
-      const copy = area.cloneNode(true);
-      copy.querySelectorAll('.widget-readout, select, input, button').forEach(e => e.remove());
-      return JSON.stringify([pictures, copy.textContent]);
-    },
-  };
-})();
-"""
+PAGE = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
 
 
 def chromium() -> str | None:
@@ -157,10 +102,10 @@ def lab(folder: Path, scratch: Path) -> Iterator[Lab]:
         server = subprocess.Popen(make_lab(folder, arguments), cwd=ROOT, env=environment, stdout=log, stderr=log,
                                   start_new_session=True)
         try:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + LONG
             while True:
                 with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-                    urllib.request.urlopen(f"{url}/api?token={token}", timeout=5).close()
+                    urllib.request.urlopen(f"{url}/api?token={token}", timeout=30).close()
                     break
                 if server.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError("JupyterLab did not start:\n" + (scratch / "lab.log").read_text()[-3000:])
@@ -171,7 +116,7 @@ def lab(folder: Path, scratch: Path) -> Iterator[Lab]:
                 stop = urllib.request.Request(f"{url}/api/shutdown", method="POST", headers={"Authorization": f"token {token}"})
                 urllib.request.urlopen(stop, timeout=10).close()
             try:
-                server.wait(20)
+                server.wait(60)
             except subprocess.TimeoutExpired:
                 os.killpg(server.pid, signal.SIGKILL)
                 server.wait()
@@ -183,17 +128,46 @@ class Visit:
 
     Seconds are those of the page's own clock, from the key to the loaded picture; where no picture is loaded, those until
     this program saw the change, and it looks for one after half a second only.
+    stands: the alternative text of the panel's picture, the knob's label and what it stood at, before any knob was moved.
+    strangers: addresses outside this machine that were asked for; complaints: errors in the browser's console; popups: dialogs
+    and messages that JupyterLab showed.
     """
 
     counts: list[int | None] = field(default_factory=list)
     knobs: list[tuple[str, float | None]] = field(default_factory=list)
+    stands: list[tuple[str, str, str]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+    popups: list[str] = field(default_factory=list)
 
     @property
     def stuck(self) -> list[str]:
         """Knobs whose move showed nothing."""
         return [name for name, seconds in self.knobs if seconds is None]
+
+    @property
+    def wrong(self) -> list[str]:
+        """All that must be empty, each with its kind."""
+        kinds = ("errors", "stuck", "strangers", "complaints", "popups")
+        return [f"{kind}: {text}" for kind in kinds for text in getattr(self, kind)]
+
+    def watch(self, context: Any) -> None:
+        """Write down what a browser's context asks for, opens and complains of."""
+        def note(address: str) -> None:
+            parts = urlsplit(address)
+            if parts.scheme not in ("data", "blob", "about") and parts.hostname not in HOME:
+                self.strangers.append(address)
+
+        def new(page: Any) -> None:
+            self.popups += [f"a window: {page.url}"] if len(context.pages) > 1 else []
+            page.on("websocket", lambda socket: note(socket.url))
+            page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+        context.on("request", lambda request: note(request.url))
+        context.on("page", new)
+        context.on("console", lambda line: self.complaints.append(line.text) if line.type == "error" else None)
+        context.on("dialog", lambda dialog: (self.popups.append(dialog.message), dialog.dismiss()))
 
 
 def _press(page: Any, knob: Any) -> Iterator[None]:
@@ -244,22 +218,55 @@ def _move_all(page: Any, seen: Visit, patience: float, rest: float) -> None:
         for _ in (moves := _press(page, knob)):
             start = time.monotonic()
             page.wait_for_timeout(1000 * rest)
+            answered = False
             while seconds is None and time.monotonic() < start + patience:
                 page.wait_for_timeout(10)
                 if page.evaluate("minidiff.took()") is None and time.monotonic() < start + 0.5:
                     continue                               # looking at all the pictures would slow down what is measured
-                if knob.evaluate("minidiff.around") != before:
+                if not knob.evaluate("minidiff.busy") and knob.evaluate("minidiff.around") != before:
                     seconds = page.evaluate("minidiff.took()") or time.monotonic() - start
-                elif page.evaluate("minidiff.idle()") and time.monotonic() > start + 2:
-                    break                                  # the kernel has been at rest and showed nothing new
+                elif answered and time.monotonic() > start + 2:
+                    break                                  # the kernel has done all it was asked for, and showed nothing new
+                else:
+                    page.evaluate("minidiff.answered()")
+                    answered = True
             if seconds is not None:
                 next(moves, None) if name.startswith(("widget-play", "widget-text")) else None
                 break
         seen.knobs.append((name, seconds))
-        page.wait_for_function("minidiff.idle()", timeout=1000 * patience)
+        page.evaluate("minidiff.answered()")
 
 
-def visit(server: Lab, name: str, *, run_seconds: float = 600.0, patience: float = 30.0, rest: float = 0.0,
+def _start(page: Any, server: Lab, name: str) -> None:
+    """Open a notebook in JupyterLab and wait for its kernel."""
+    page.goto(f"{server.url}/lab/tree/{name}?token={server.token}&reset", timeout=1000 * LONG)
+    try:
+        page.wait_for_function(READY, timeout=1000 * LONG)
+    except Exception as error:                             # most often a dialog that waits for an answer
+        page.screenshot(path=server.folder / f"{name}.png")
+        dialog = " ".join(page.locator(".jp-Dialog").all_inner_texts())
+        raise AssertionError(f"{name} got no kernel. Dialog: {dialog!r}; see {server.folder / name}.png") from error
+
+
+@contextlib.contextmanager
+def opened(server: Lab, name: str, seen: Visit) -> Iterator[Any]:
+    """A page of playwright with a notebook of the lab's folder; its kernel is ended on the way out."""
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium(), args=FLAGS)
+        context = browser.new_context(viewport={"width": 1280, "height": 1000})
+        context.add_init_script(PAGE)
+        seen.watch(context)
+        page = context.new_page()
+        page.set_default_timeout(1000 * LONG / 4)
+        _start(page, server, name)
+        yield page
+        seen.popups += page.evaluate("minidiff.popups")
+        page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+        browser.close()
+
+
+def visit(server: Lab, name: str, *, run_seconds: float = 3 * LONG, patience: float = LONG, rest: float = 0.0,
           move: bool = True, then: Callable[[Any], None] | None = None) -> Visit:
     """Open a notebook of the lab's folder, run all its cells, move every knob (unless ``move`` is False).
 
@@ -268,29 +275,8 @@ def visit(server: Lab, name: str, *, run_seconds: float = 600.0, patience: float
     questions to the page slow down what is measured. then: called with the page
     (of playwright) at the end, to do what no keyboard does.
     """
-    from playwright.sync_api import sync_playwright
     seen = Visit()
-
-    def note(address: str) -> None:
-        parts = urlsplit(address)
-        if parts.scheme not in ("data", "blob", "about") and parts.hostname not in HOME:
-            seen.strangers.append(address)
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium(), args=FLAGS)
-        context = browser.new_context(viewport={"width": 1280, "height": 1000})
-        context.on("request", lambda request: note(request.url))
-        page = context.new_page()
-        page.on("websocket", lambda socket: note(socket.url))
-        page.goto(f"{server.url}/lab/tree/{name}?token={server.token}&reset", timeout=180_000)
-        try:
-            page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'",
-                                   timeout=180_000)
-        except Exception as error:                         # most often a dialog that waits for an answer
-            page.screenshot(path=server.folder / f"{name}.png")
-            dialog = " ".join(page.locator(".jp-Dialog").all_inner_texts())
-            raise AssertionError(f"{name} got no kernel. Dialog: {dialog!r}; see {server.folder / name}.png") from error
-        page.evaluate(PAGE)
+    with opened(server, name, seen) as page:
         page.evaluate("minidiff.listen()")
         page.evaluate("window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
         page.wait_for_function("minidiff.counts().every(n => n === null)")
@@ -301,18 +287,58 @@ def visit(server: Lab, name: str, *, run_seconds: float = 600.0, patience: float
             page.wait_for_timeout(200)
         drawn, before = 0, -1                              # widgets are drawn after their cell has ended
         while drawn != before or page.get_by_text("Loading widget...").count():
+            page.evaluate("minidiff.answered()")
             page.wait_for_timeout(1000)
             drawn, before = page.evaluate("minidiff.knobs().length"), drawn
         seen.counts = page.evaluate("minidiff.counts()")
+        seen.stands = [tuple(row) for row in page.evaluate(
+            "minidiff.knobs().filter(k => minidiff.kind(k) !== 'button' && minidiff.kind(k) !== 'play')"
+            ".map(k => [minidiff.alt(k), minidiff.label(k), minidiff.value(k)])")]
         if move:
             _move_all(page, seen, patience, rest)
         if then is not None:
             then(page)
         seen.errors = page.evaluate("minidiff.reports")
         seen.errors += page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']").all_inner_texts()
-        page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
-        browser.close()
     return seen
+
+
+def save(page: Any) -> None:
+    """Save the notebook of the page, and wait until that is done."""
+    page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
+    page.wait_for_function("!window.jupyterapp.shell.currentWidget.context.model.dirty")
+
+
+@dataclass
+class Reopened:
+    """A notebook opened again with a new kernel, which has run nothing.
+
+    dead: the texts of live views that no kernel knows; pictures: how many are shown; saved: the file.
+    """
+
+    dead: list[str]
+    pictures: int
+    saved: dict[str, Any]
+    visit: Visit
+
+    @property
+    def stills(self) -> int:
+        """How many pictures the file holds."""
+        return sum("image/png" in output.get("data", {}) for cell in self.saved["cells"] for output in cell.get("outputs", []))
+
+
+def reopen(server: Lab, name: str) -> Reopened:
+    """Open a saved notebook with a new kernel, in a new page, and run nothing."""
+    seen = Visit()
+    with opened(server, name, seen) as page:
+        page.wait_for_function("window.jupyterapp.shell.currentWidget.context.isReady")
+        page.evaluate("minidiff.answered()")
+        page.wait_for_function("""() => [...document.querySelectorAll('.jp-OutputArea-output')].every(o => o.childElementCount) &&
+            [...document.querySelectorAll('.jp-OutputArea-output img')].every(i => i.complete)""")
+        views = page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.widget-view+json']").all_inner_texts()
+        dead = [f"a live view: {text}" for text in views] + page.get_by_text("Error displaying widget").all_inner_texts()
+        pictures = page.locator(".jp-OutputArea-output img").count()
+    return Reopened(dead, pictures, json.loads((server.folder / name).read_text()), seen)
 
 
 def main(names: list[str]) -> None:

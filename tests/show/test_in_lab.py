@@ -5,23 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import FLAGS, HELP, Lab, chromium, lab, visit, write
+from browser import HELP, Lab, chromium, lab, reopen, save, visit, write
 
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(chromium() is None, reason=HELP), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(chromium() is None, reason=HELP), pytest.mark.timeout(3600)]
 
-COURSE = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("0*.ipynb"))
 START = """
 import os
 import numpy as np
 import torch
 from minidiff import show
+from minidiff.errors import require
 def grey(t):
     return np.full((40, 40, 3), 20 * t, np.uint8), f"standing at {t} of kernel {os.getpid()}"
 """
@@ -32,6 +30,14 @@ def filled(hole, seed):
 show.panel(filled, show.mask("hole", torch.zeros(3, 32, 32), start=show.box_mask(32, 2, 2, 8, 8)), show.seed(), action="fill",
            check=lambda hole, seed: f"{int(hole.sum())} pixels painted", caption="Paint.", alt="a square")"""],
     "flip": [START, 'show.panel(grey, show.slider("t", 0, 9, 1, 4), alt="grey")'],
+    "slow": [START, 'show.panel(grey, show.slider("t", 0, 9, 1, 4, live=False), alt="grey")'],
+    "refuse": [START, """
+def low(t):
+    require(t < 7, "t", t, "less than 7")
+    return "can be drawn"
+show.panel(grey, show.slider("t", 0, 9, 1, 4), action="draw", check=low, alt="grey")"""],
+    "tenths": [START, 'show.panel(lambda t: (np.full((40, 40, 3), int(90 * t), np.uint8), f"t is {t!r}"),'
+                      ' show.slider("t", 0.0, 1.0, 0.1, 0.3), alt="grey")'],
     "press": [START, 'show.panel(grey, show.slider("t", 0, 9, 1, 4), action="draw", alt="grey")'],
     "names": [START, 'show.panel(grey, show.play("t", 0, 9, 1, 4), alt="a grey square")'],
     "long": [START, 'show.panel(lambda t: (np.zeros((40, 40, 3), np.uint8), "long " * 60), show.slider("t", 0, 9, 1), alt="x")'],
@@ -43,8 +49,6 @@ show.panel(filled, show.mask("hole", torch.zeros(3, 32, 32), start=show.box_mask
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("panels")
-    for path in COURSE:
-        shutil.copy(path, folder)
     for name, cells in NOTEBOOKS.items():
         write(folder / f"{name}.ipynb", cells)
     with lab(folder, tmp_path_factory.mktemp("lab")) as running:
@@ -171,38 +175,112 @@ def test_long_text_wraps(server: Lab) -> None:
     assert found["high"] > 50 and found["cut"] <= 1 and found["above"]
 
 
-def reopened(server: Lab, name: str) -> tuple[list[str], int, dict[str, Any]]:
-    """Run all, save, end the kernel, open the file in a new page: errors of widgets there, pictures there, and the saved file."""
-    from playwright.sync_api import sync_playwright
+def test_a_refusal_leaves_the_button_as_it_was(server: Lab) -> None:
+    def press(page: Any) -> None:
+        button = page.locator(".minidiff-action")
+        page.locator(".noUi-handle").press("End")
+        told(page, "less than 7")
+        for _ in range(2):                                 # the second refusal has the words of the first
+            button.click()
+            told(page, "Nothing drawn.")
+            page.evaluate("minidiff.answered()")
+            found.append((button.inner_text(), button.is_disabled()))
+        page.locator(".noUi-handle").press("Home")
+        told(page, "can be drawn")
+        button.click()
+        told(page, "standing at 0")
+        page.evaluate("minidiff.answered()")
+        found.append((button.inner_text(), button.is_disabled()))
 
-    def save(page: Any) -> None:
-        page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
-        page.wait_for_function("!window.jupyterapp.shell.currentWidget.context.model.dirty", timeout=30_000)
+    found: list[Any] = []
+    seen = visit(server, "refuse.ipynb", then=press, move=False)
+    assert seen.wrong == []
+    assert found == [("draw", False)] * 3
 
-    visit(server, name, run_seconds=600, then=save, move=False)
-    with sync_playwright() as driver:
-        page = (opened := driver.chromium.launch(executable_path=chromium(), args=FLAGS)).new_page()
-        page.goto(f"{server.url}/lab/tree/{name}?token={server.token}&reset", timeout=180_000)
-        page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'",
-                               timeout=180_000)
-        page.wait_for_timeout(3000)
-        wrong = [text for words in ("Error displaying widget", "Loading widget")
-                 for text in page.get_by_text(words).all_inner_texts()]
-        shown = page.locator(".jp-OutputArea-output img").count()
-        page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
-        opened.close()
-    return wrong, shown, json.loads((server.folder / name).read_text())
+
+def test_a_slow_knob_says_at_once_that_it_draws(server: Lab) -> None:
+    """With the kernel stopped: the page itself says so, and marks the picture as an old one."""
+    def move(page: Any) -> None:
+        text = page.locator(".minidiff-status")
+        with stopped(int(text.inner_text().split()[-1])):
+            page.locator(".noUi-handle").press("ArrowRight")
+            found.append((text.inner_text(), page.locator("img.minidiff-stale").count()))
+        told(page, "standing at 5")
+        found.append(page.locator("img.minidiff-stale").count())
+
+    found: list[Any] = []
+    seen = visit(server, "slow.ipynb", then=move, move=False)
+    assert seen.wrong == []
+    assert found == [("drawing", 1), 0]
+
+
+def test_a_number_typed_beside_a_slider_is_moved_onto_its_grid(server: Lab) -> None:
+    def type_it(page: Any) -> None:
+        number = page.locator(".widget-readout")
+        for typed, nearest in (("0.57", 0.6), ("0.04", 0.0), ("7", 1.0), ("0.299", 0.3)):
+            number.fill(typed)
+            number.press("Enter")
+            told(page, f"t is {nearest}")
+            page.evaluate("minidiff.answered()")
+            found.append((float(number.inner_text()), nearest))
+
+    found: list[tuple[float, float]] = []
+    seen = visit(server, "tenths.ipynb", then=type_it)
+    assert seen.wrong == []
+    assert [shown for shown, _ in found] == [nearest for _, nearest in found]
+
+
+def test_no_stroke_is_lost_while_the_kernel_is_busy_or_a_slider_moves(server: Lab) -> None:
+    def paint(page: Any) -> None:
+        frame, seeds = page.locator("canvas").first.bounding_box(), page.locator(".noUi-handle")
+        for share in (0.3, 0.5, 0.7):                      # faster than any answer
+            page.mouse.move(frame["x"] + 0.55 * frame["width"], frame["y"] + share * frame["height"])
+            page.mouse.down()
+            page.mouse.move(frame["x"] + 0.9 * frame["width"], frame["y"] + share * frame["height"], steps=3)
+            page.mouse.up()
+            seeds.press("ArrowRight")
+        drawn.append(painted(page))
+        page.evaluate("minidiff.answered()")
+        drawn.append(painted(page))
+        seeds.press("ArrowRight")
+        page.evaluate("minidiff.answered()")
+        drawn.append(painted(page))
+        told_counts.append(int(told(page, "pixels painted").split()[0]))
+
+    def painted(page: Any) -> int:
+        """Cells of the canvas that look painted."""
+        return page.evaluate("""() => {
+            const c = document.querySelector('canvas'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+            let n = 0;
+            for (let y = 2; y < c.height; y += 4) for (let x = 2; x < c.width; x += 4) n += d[4 * (y * c.width + x)] !==
+                d[4 * (y * c.width + x) + 1];
+            return n;
+        }""")
+
+    drawn: list[int] = []
+    told_counts: list[int] = []
+    seen = visit(server, "paint.ipynb", then=paint, move=False)
+    assert seen.wrong == []
+    assert drawn[0] > 64 + 60, "the rectangle and three strokes"
+    assert drawn == [drawn[0]] * 3 and told_counts == drawn[:1]
 
 
 def test_a_saved_panel_comes_back_as_its_still(server: Lab) -> None:
-    wrong, shown, saved = reopened(server, "saved.ipynb")
-    assert wrong == [] and shown == 1
-    kinds = [set(output.get("data", {})) for cell in saved["cells"] for output in cell["outputs"]]
+    seen = visit(server, "saved.ipynb", then=save, move=False)
+    again = reopen(server, "saved.ipynb")
+    assert seen.wrong + again.visit.wrong + again.dead == [] and again.pictures == 1
+    kinds = [set(output.get("data", {})) for cell in again.saved["cells"] for output in cell["outputs"]]
     assert kinds == [{"image/png", "text/plain"}, {"text/plain"}, set()]
 
 
-@pytest.mark.parametrize("name", [path.name for path in COURSE])
-def test_a_saved_notebook_of_the_course_shows_no_dead_widget(server: Lab, name: str) -> None:
-    wrong, shown, saved = reopened(server, name)
-    assert wrong == []
-    assert shown >= sum("image/png" in output.get("data", {}) for cell in saved["cells"] for output in cell.get("outputs", []))
+def test_after_a_restart_of_the_kernel_nothing_pretends_to_draw(server: Lab) -> None:
+    def restart(page: Any) -> None:
+        button = page.locator(".minidiff-action")
+        page.evaluate("void window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+        page.locator(".jupyter-widgets-disconnected").first.wait_for(state="attached")
+        button.click()
+        found.append((button.inner_text(), button.is_disabled()))
+
+    found: list[Any] = []
+    seen = visit(server, "press.ipynb", then=restart, move=False)
+    assert seen.errors + seen.strangers == [] and found == [("draw", False)]

@@ -7,6 +7,7 @@ import ipywidgets as widgets
 import numpy as np
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
 from ipywidgets.widgets.widget import _instances
 from PIL import Image
 
@@ -245,6 +246,26 @@ def test_a_knob_that_is_slow_says_so_before_it_draws():
     assert seen == ["first", front.BUSY, "done"] and panel.text == "done"
 
 
+def test_the_page_hears_how_a_press_and_a_slow_move_ended():
+    """It has said "drawing" by itself, and a text that stays the same is not sent again."""
+    sent: list[dict[str, object]] = []
+    panel, _ = _slow()
+    panel.front.send = lambda message, buffers=(): sent.append(message["settled"])
+    panel.knobs["word"].value = "catt"
+    assert sent == []
+    for _ in range(2):
+        panel.button.click()
+    assert sent == [{"text": panel.status.value, "stale": True}] * 2 and "Nothing drawn" in panel.text
+    panel.knobs["word"].value = "dog"
+    panel.button.click()
+    assert sent[2:] == [{"text": "dog of seed 0", "stale": False}]
+    panel = show.panel(lambda *, t: 1 / 0 if t == 2 else _blank(), show.slider("t", 0, 3, 1, live=False), alt="x")
+    panel.front.send = lambda message, buffers=(): sent.append(message["settled"])
+    with pytest.raises(ZeroDivisionError):
+        panel.knobs["t"].value = 2
+    assert sent[3:] == [{"text": "ZeroDivisionError: division by zero", "stale": True}]
+
+
 # What the page does by itself -----------------------------------------------------------------------------------------------
 
 
@@ -280,6 +301,31 @@ def test_the_page_is_told_how_to_read_the_knobs_and_gets_what_the_kernel_would_s
 def test_nothing_is_fetched_ahead_where_it_would_cost_too_much(knobs, more):
     panel = show.panel(lambda **_: _blank(), *knobs, alt="black", **more)
     assert panel.front.parts["knobs"] == [] and panel.front.parts["alt"] == "black"
+
+
+@pytest.mark.parametrize(("knobs", "more", "slow"), [
+    ((show.slider("t", 0, 9, 1), show.choice("way", ("a", "b"))), {}, []),
+    ((show.slider("t", 0, 9, 1, live=False), show.choice("way", ("a", "b")), show.slider("s", 0, 9, 1)), {}, ["value", "index"]),
+    ((show.text("word", "cat"), show.toggle("on")), {}, ["value", "value"]),
+    ((show.slider("t", 0, 9, 1, live=False),), {"action": "draw"}, [])])
+def test_the_page_knows_which_knobs_are_slow(knobs, more, slow):
+    assert [k["trait"] for k in show.panel(lambda **_: _blank(), *knobs, alt="x", **more).front.parts["slow"]] == slow
+
+
+def test_panel_and_still_with_ipywidgets_7(monkeypatch):
+    """Google Colab's: it has no _repr_mimebundle_ and shows the live view by itself."""
+    shown = []
+    monkeypatch.delattr(widgets.Widget, "_repr_mimebundle_")
+    monkeypatch.setattr(widgets.DOMWidget, "_ipython_display_", lambda self, **_: shown.append(self), raising=False)
+    formatter = InteractiveShell.instance().display_formatter
+    panel = _every()
+    try:
+        data, meta = formatter.format(panel)
+        assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == panel.model_id and shown == []
+        assert base64.b64decode(data["image/png"]) == panel.still.png and meta["image/png"]["alt"] == "a grey box"
+        assert formatter.format(panel.image) == ({}, {}) and shown == [panel.image], "this is what it does with other widgets"
+    finally:
+        InteractiveShell.clear_instance()
 
 
 def test_without_anywidget_there_are_panel_and_still_but_no_front(monkeypatch):

@@ -1,0 +1,79 @@
+// What the browser tests ask a page of JupyterLab: one object, put into the page before it loads.
+// Knobs are numbered in page order; "around" is the output area that holds the knob.
+window.minidiff = (() => {
+  const knobs = '.widget-slider .noUi-handle, .widget-dropdown select, .widget-select select, .widget-toggle-buttons, ' +
+    '.widget-radio-box, .widget-button:not(.widget-play *, .widget-toggle-buttons *), ' +
+    '.widget-toggle-button:not(.widget-toggle-buttons *), .widget-checkbox input, .widget-text input, ' +
+    '.widget-play button:first-child';
+  const session = () => window.jupyterapp.shell.currentWidget.sessionContext.session;
+  const reports = [], popups = [];
+  const asks = '.jp-Dialog-content, .Toastify__toast';   // what JupyterLab puts before a reader's eyes unasked
+  new MutationObserver(changes => changes.forEach(change => change.addedNodes.forEach(node => {
+    if (node.nodeType === 1)
+      for (const found of [...(node.matches(asks) ? [node] : []), ...node.querySelectorAll(asks)]) popups.push(found.textContent);
+  }))).observe(document, { childList: true, subtree: true });
+  return {
+    reports,
+    popups,
+    idle: () => session()?.kernel?.status === 'idle',
+    listen: () => session().kernel.iopubMessage.connect((_, m) => {
+      if (m.header.msg_type === 'error') reports.push(`${m.content.ename}: ${m.content.evalue}`);
+    }),
+    counts: () => window.jupyterapp.shell.currentWidget.content.widgets
+      .filter(c => c.model.type === 'code' && c.model.sharedModel.getSource().trim()).map(c => c.model.executionCount),
+    knobs: () => [...document.querySelectorAll(knobs)].filter(k => k.offsetParent !== null && !k.disabled),
+    value: k => {                                          // what a reader sees the knob stand at
+      const box = k.closest('.jupyter-widgets'), on = box.querySelector('.mod-active, label:has(input:checked)');
+      return k.matches('.noUi-handle') ? box.querySelector('.widget-readout').textContent :
+        k.tagName === 'SELECT' ? k.selectedOptions[0].textContent : k.type === 'checkbox' ? String(k.checked) :
+        k.tagName === 'INPUT' ? k.value : on ? on.textContent.trim() : '';
+    },
+    label: k => (k.closest('.jupyter-widgets').querySelector('.widget-label, label span')?.textContent ?? '').trim(),
+    alt: k => k.closest('.jp-OutputArea-output')?.querySelector('img.minidiff-picture')?.alt ?? '',
+    answered: async () => {                                // the kernel has done all that the page has asked of it so far
+      for (let i = 0; i < 2; i++) {                        // twice: what a widget holds back while it waits for an answer
+        await session().kernel.requestKernelInfo();
+        await new Promise(done => setTimeout(done, 200));
+      }
+    },
+    name: k => {
+      const box = k.closest('.jupyter-widgets');
+      return `${[...(box?.classList ?? [])].find(c => c.startsWith('widget-') && c !== 'widget-inline-hbox') ?? k.tagName} ` +
+        `"${(box?.querySelector('.widget-label')?.textContent || k.textContent || '').trim().slice(0, 40)}"`;
+    },
+    kind: k => k.matches('.noUi-handle') ? 'slider' : k.tagName === 'SELECT' ? 'select' : k.matches('.widget-play *') ? 'play' :
+      k.matches('.widget-toggle-buttons, .widget-radio-box') ? 'choice' : k.tagName === 'INPUT' ? k.type : 'button',
+    arm: k => {
+      const area = k.closest('.jp-OutputArea') ?? document.body, clock = {};
+      for (const e of ['keydown', 'click'])
+        area.addEventListener(e, () => { clock.pressed = performance.now(); delete clock.shown; }, {capture: true});
+      area.addEventListener('load', () => { clock.shown ??= performance.now(); }, {capture: true});
+      window.minidiff.clock = clock;
+    },
+    took: () => {
+      const {pressed, shown} = window.minidiff.clock;
+      return shown > pressed ? (shown - pressed) / 1000 : null;
+    },
+    other: k => [...k.querySelectorAll('button, input')].find(b => !b.checked && !b.classList.contains('mod-active')),
+    settle: k => {   // an old picture beside a button: draw it anew
+      const area = k.closest('.jp-OutputArea') ?? document.body;
+      const old = area.querySelector('.minidiff-stale') !== null;
+      if (old) area.querySelector('.widget-button:not([disabled], .widget-play *, .widget-toggle-buttons *)')?.click();
+      return old;
+    },
+    busy: k => (k.closest('.jp-OutputArea') ?? document.body).querySelector('.minidiff-status')?.textContent.trim() === 'drawing',
+    fresh: k => (k.closest('.jp-OutputArea') ?? document.body).querySelector('.minidiff-stale') === null,
+    around: async k => {
+      const area = k.closest('.jp-OutputArea') ?? document.body;
+      const pictures = await Promise.all([...area.querySelectorAll('img')].map(async i => {
+        const bytes = new Uint8Array(await (await fetch(i.src)).arrayBuffer());
+        let hash = 2166136261;
+        for (const b of bytes) hash = Math.imul(hash ^ b, 16777619);
+        return `${bytes.length}:${hash}:${i.naturalWidth}`;
+      }));
+      const copy = area.cloneNode(true);
+      copy.querySelectorAll('.widget-readout, select, input, button').forEach(e => e.remove());
+      return JSON.stringify([pictures, copy.textContent]);
+    },
+  };
+})();

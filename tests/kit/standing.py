@@ -1,0 +1,115 @@
+"""Where the knobs of the course's panels stand after "run all", in the words of the pages.
+
+One row a panel: how the alternative text of its picture begins, words of the page (of its text, of an alternative text or of a
+caption) that hold while the knobs stand so or ask for a prediction from there, and where they stand, as the page shows it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+__all__ = ["SAID", "Standing", "page_words", "plain"]
+
+
+class Standing(NamedTuple):
+    """One panel. alt: how its alternative text begins; words: what the page says; at: label -> what a reader sees there."""
+
+    alt: str
+    words: str
+    at: dict[str, str]
+
+
+SAID: dict[str, list[Standing]] = {
+    "00": [
+        Standing("A scene builder", "A scene builder: a red cat on the grass",
+                 {"kind": "cat", "colour": "red", "pattern": "plain", "wears": "nothing", "backdrop": "grass", "style": "flat"}),
+        Standing("A bar from 0 to 1", "With 40 samples the interval of 90 %", {"n": "40", "percent": "90"}),
+        Standing("Two pictures faded", "at which share do you stop seeing one scene", {"share": "5"}),
+    ],
+    "01": [
+        Standing("A noised scene beside", "at t = 400, under which schedule do you still see the thing",
+                 {"t": "250", "schedule": "linear"}),
+        Standing("Three bell curves", "Ten-step cosine chain, one pixel", {"x0": "0.8", "xt": "-0.3", "t": "4"}),
+        Standing("Scattered points", "Up to moment 30 neither side is nearer", {"moment": "36", "steps": "40"}),
+    ],
+    "02": [
+        Standing("Weights over t", "Predict which end of the curve moves when $\\gamma$ grows", {"gamma": "5"}),
+        Standing("Six samples of the pixel model", "With 20 some things are still smeared",
+                 {"seed": "0", "steps": "20", "variance": "small"}),
+        Standing("Four states of the chain", "Scrub through the chain", {"step": "30"}),
+    ],
+    "03": [
+        Standing("Two rows of four pictures", "DDIM with 10 network calls above",
+                 {"calls": "10", "eta": "0.0", "solver": "DDIM"}),
+        Standing("Two rows, DDPM and DDIM", "Scrub from noise to picture", {"part": "90"}),
+        Standing("Three rows: start, the middle frame", "Weight 0 is the left picture, 12 the right one", {"weight": "6"}),
+    ],
+    "04": [
+        Standing("A narrow orange histogram", "to about 1.19, 1.40, 1.66 at scales 2, 4, 8", {"scale": "4.0"}),
+        Standing("Two rows of eight pictures, many of them", "At scale 6 fifteen of sixteen are fish",
+                 {"scale": "6.0", "kind": "fish"}),
+    ],
+    "05": [
+        Standing("Three clouds of points", "At scale 4 its mean lies at about 1.74", {"scale": "4.0"}),
+        Standing("Two rows of eight pictures of mostly blue hearts", "of mostly blue hearts",
+                 {"scale": "3.0", "kind": "heart", "colour": "blue"}),
+        Standing("Eight small pictures", "of mostly blue heart-like shapes",
+                 {"s kind": "3.0", "s colour": "3.0", "form": "chain"}),
+    ],
+    "07": [
+        Standing("A decoded picture, the same", "Does a move of +3 do the opposite of -3?", {"channel": "1", "amount": "3.0"}),
+        Standing("A held-out picture", "In the still, the green heart has turned brown at f = 8",
+                 {"picture": "5", "autoencoder": "f = 8"}),
+    ],
+    "08": [
+        Standing("A row of five pictures", "if you exchange the two words",
+                 {"prompt": "a red cat left of a blue house", "seed": "0", "guidance": "4.0"}),
+        Standing("Four pictures: the decoded latent", "the map of the word cat at this step", {"step": "16", "word": "cat"}),
+        Standing("A scene, the scene with a grey rectangle", "two ways in which the model fills it", {"seed": "0"}),
+    ],
+    "09": [
+        Standing("A box with the prompt", "A box with the prompt a yellow star at night",
+                 {"prompt": "a yellow star at night", "steps": "20", "guidance": "4.0"}),
+        Standing("Three pictures of one moment", "after how many of the 20 steps can you say", {"step": "5"}),
+        Standing("Three rows, there, back", "Place 0 is the picture, place 25 the noise", {"place": "10"}),
+    ],
+    "10": [
+        Standing("Three rows of three pictures: sources", "where things stand where they stood in the sources",
+                 {"cross": "0.8", "self attention": "0.4"}),
+        Standing("A picture, the same prompt and noise", "with one noun's attention multiplied by two", {"weight": "2.0"}),
+        Standing("Three rows of three pictures: the first prompts", "the first prompts, the mixtures, and the second prompts",
+                 {"taken": "the noun's token"}),
+    ],
+    "11": [
+        Standing("Two rows of three pictures: rendered pictures, and what comes back", "from their noise at guidance 7.5",
+                 {"guidance": "7.5"}),
+        Standing("A rendered picture, its code", "Add grain, then change the picture",
+                 {"picture": "backdrop as in training", "noise": "0.0"}),
+        Standing("Two rows of three pictures: rendered pictures, and edits", "at which end does the colour fail to change",
+                 {"skip": "0.4"}),
+    ],
+    "13": [
+        Standing("The final picture, and the noun's map", "which sites have the cross on the thing at step 1?", {"step": "2"}),
+        Standing("A source picture with a ring", "at (8, 0) it is smaller, darker", {"dx": "8", "dy": "0"}),
+        Standing("An edited picture beside a curve", "At 0.4 the energy falls from 0.070", {"push": "0.4"}),
+    ],
+    "19": [
+        Standing("Four pictures drawn for the new word", "after sixty iterations", {"iteration": "60"}),
+        Standing("Three pictures of a pink rabbit", "drawn with the learnt word", {"way": "1.00"}),
+        Standing("Two pictures of a panda to learn from", "Two pictures of a panda to learn from", {"rung": "panda"}),
+    ],
+    "20": [
+        Standing("Three pictures at scale 1", "Three pictures at scale 1", {"scale": "1.00"}),
+    ],
+}
+
+
+def plain(text: str) -> str:
+    """Text as it is compared: white space, markers of emphasis and the seams of strings in code do not count."""
+    return re.sub(r"\s+", " ", re.sub(r'"\s*\n\s*f?"', "", text).replace("*", ""))
+
+
+def page_words(cells: list[dict[str, Any]]) -> str:
+    """What a page says: its texts, and the code that holds its captions and alternative texts."""
+    return plain("\n".join("".join(cell["source"]) for cell in cells))
