@@ -1,16 +1,22 @@
 # make lab    sets everything up and opens the course in JupyterLab
 # make test   sets everything up and runs every test
 # Both need the network the first time only. Another Python: make lab PYTHON=python3.12 (3.11, 3.12 or 3.13)
+# torch with CUDA or without: make lab TORCH=cuda, TORCH=cpu; left out, an NVIDIA GPU decides
 
 PYTHON ?=
 VENV ?= .venv
 NOTEBOOKS ?= notebooks
 CONSTRAINTS ?= constraints.txt
 JOBS ?= 2
+TORCH ?= auto
 ARGS ?=
 
 RUN := $(VENV)/bin/python
-PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(RUN) -m pip install --quiet --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(RUN) -m pip install $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+# torch goes first, from the index that has the build for this machine; pip shows what it fetches, with its size, as it goes.
+INSTALL = echo "Installing into $(VENV), once: some minutes, about 2 GB on the disk (with CUDA several more)."; \
+	index=$$($(RUN) tools/torch_index.py $(TORCH)) || exit 1; \
+	if [ -n "$$index" ]; then $(PIP) --extra-index-url "$$index" torch || exit 1; fi; $(PIP)
 # What is installed carries the fingerprint of the files that say what to install: same files, nothing to do, no network.
 PRINT := $(shell cat pyproject.toml $(CONSTRAINTS) | cksum | cut -d ' ' -f 1)
 LAB_READY := $(VENV)/.ready-notebooks-$(PRINT)
@@ -42,13 +48,11 @@ $(RUN):
 	echo "No Python 3.11, 3.12 or 3.13 found. Name one: make lab PYTHON=/path/to/python3.12" >&2; exit 1
 
 $(LAB_READY): | $(RUN)
-	@echo "Installing into $(VENV), once: some minutes."
-	@$(PIP) --editable '.[notebooks]'
+	@$(INSTALL) --editable '.[notebooks]'
 	@touch $@
 
 $(TEST_READY): | $(RUN)
-	@echo "Installing into $(VENV), once: some minutes."
-	@$(PIP) --editable '.[test]'
+	@$(INSTALL) --editable '.[test]'
 	@touch $@ $(LAB_READY)
 
 clean:
