@@ -13,7 +13,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "minidiff.world": ("Scene", "Scenes", "Thing", "WorldData", "ImageFolder", "caption", "parse", "render", "sample_scenes"),
     "minidiff.nets": ("UNet",),
-    "minidiff.diffusion": ("Eps", "X0", "V", "make_schedule", "ddpm", "ddim", "dpm2m", "invert", "last"),
+    "minidiff.diffusion": ("Eps", "X0", "V", "linear", "cosine", "make_schedule", "q_sample", "simple_loss", "ddpm", "ddim",
+                           "dpm2m", "invert", "last"),
     "minidiff.latent": ("text_to_image",),
     "minidiff.train": ("Budget", "Recipe", "fit"),
     "minidiff.course": ("check", "hint", "solution", "grade"),

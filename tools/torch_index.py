@@ -1,7 +1,7 @@
 """Says where pip finds the build of torch that this machine can use: python tools/torch_index.py [auto|cpu|cuda].
 
-Prints the address of PyTorch's index of CPU builds, or nothing where PyPI's own build is right (macOS, Windows, an NVIDIA GPU, an
-index chosen with PIP_EXTRA_INDEX_URL). PyPI's build for Linux brings several gigabytes of CUDA with it. On stderr: what was decided.
+Prints the address of PyTorch's index of CPU builds, or nothing where PyPI's own build is right (macOS, Windows, an NVIDIA GPU,
+an index chosen with PIP_EXTRA_INDEX_URL). PyPI's build for Linux brings gigabytes of CUDA with it. On stderr: what was decided.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def reachable(url: str) -> bool:
 
 
 def choose(wanted: str, *, linux: bool, gpu: bool, chosen: bool, answers: Callable[[str], bool]) -> tuple[str, str]:
-    """(address or "", a sentence). wanted: auto, cpu or cuda; gpu: an NVIDIA driver is there; chosen: pip has other indexes already."""
+    """(address or "", a sentence). wanted: auto, cpu or cuda; gpu: an NVIDIA driver is there; chosen: pip has an index."""
     if wanted not in ("auto", "cpu", "cuda"):
         raise SystemExit(f"TORCH={wanted}: expected auto, cpu or cuda, such as make lab TORCH=cpu")
     if not linux or chosen:

@@ -107,7 +107,10 @@ def eps_from_v(x: Tensor, v: Tensor, t: int | Tensor, schedule: Schedule) -> Ten
 
 
 class Denoiser(nn.Module):
-    """net(x, t, cond=None) with its meaning and its schedule: what every sampler and loss takes."""
+    """net(x, t, cond=None) with its meaning and its schedule: what every sampler and loss takes.
+
+    net: any callable that gives a tensor shaped like x, or an object whose ``sample`` is one: diffusers' UNet2DModel as it is.
+    """
 
     kind = ""
 
@@ -123,8 +126,12 @@ class Denoiser(nn.Module):
         return self.to_prediction(self.output(x, t, cond), x, t)
 
     def output(self, x: Tensor, t: Tensor, cond: object = None, *, times: int = 1) -> Tensor:
-        """The bare network, its shape checked against x (``times`` its channels)."""
+        """The bare network, its shape checked against x (``times`` its channels); of a diffusers output its ``sample``."""
         out = self.net(x, t) if cond is None else self.net(x, t, cond)
+        out = out if isinstance(out, Tensor) else getattr(out, "sample", out)
+        if not isinstance(out, Tensor):
+            raise BadInput("net", f"an output of type {type(out).__name__}", "a tensor shaped like x, or an object with .sample",
+                           f"{type(self).__name__}(lambda x, t: net(x, t)[0], schedule) if it is the first of several")
         want = (len(x), times * x.shape[1], *x.shape[2:])
         if tuple(out.shape) != want:
             double = tuple(out.shape) == (len(x), 2 * x.shape[1], *x.shape[2:])
