@@ -24,8 +24,8 @@ def main() -> None:
     exec(re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)[1], {})
     film = Film(load("mini-sd"), "a red cat left of a blue house on the grass", seed=0)
     site = next(label for label in film.sites if label.startswith("up 16x16"))
-    panel = show.panel(film.render, show.play("step", 0, 24, 1, 16), show.choice("word", film.words, "cat"),
-                       show.choice("site", list(film.sites), site), caption="", alt="One step of sampling, and where the word cat looks")
+    knobs = show.play("step", 0, 24, 1, 16), show.choice("word", film.words, "cat"), show.choice("site", list(film.sites), site)
+    panel = show.panel(film.render, *knobs, alt="One step of sampling, and where the word cat looks")
     Path("panel.png").write_bytes(panel.still.png)
 
 

@@ -27,7 +27,7 @@ def reachable(url: str) -> bool:
 
 
 def choose(wanted: str, *, linux: bool, gpu: bool, chosen: bool, answers: Callable[[str], bool]) -> tuple[str, str]:
-    """(address or "", a sentence). wanted: auto, cpu or cuda; gpu: an NVIDIA driver is there; chosen: pip has an index."""
+    """(address or "", a sentence). wanted: auto, cpu or cuda; chosen: pip has another index already; answers: reachable."""
     if wanted not in ("auto", "cpu", "cuda"):
         raise SystemExit(f"TORCH={wanted}: expected auto, cpu or cuda, such as make lab TORCH=cpu")
     if not linux or chosen:

@@ -1,0 +1,118 @@
+"""The README as a visitor takes it: every block runs in a fresh shell as it stands, every link leads somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from readme_shims import check_command
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.M | re.S)
+SPANS = sorted({span for span in re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", README, flags=re.M | re.S))
+                if re.match(r"(minidiff|make|accelerate|conda|uv|pip|jupyter) ", span)})
+SHIMS = ("make", "uv", "conda", "py")                          # on every machine that has them
+INSIDE = ("minidiff", "jupyter", "accelerate", "pip")          # in the environment alone
+LEADS = ("https://docs.astral.sh/uv/", "https://download.pytorch.org/whl/cpu")      # looked at on 2026-11-26
+
+
+def blocks(*languages: str) -> list[str]:
+    return [text for language, text in BLOCKS if language in languages]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """A fresh shell's variables: nothing of this test's own but where the package and the processor are."""
+    kept = {name: value for name, value in os.environ.items() if name.startswith(("OMP_", "MINIDIFF_", "LC_", "LANG", "HOME"))}
+    return kept | {"PATH": f"{folder / 'bin'}:/usr/bin:/bin", "PYTHONPATH": str(ROOT), "BASH_ENV": str(folder / "profile")}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder like a checkout whose environment is set up: commands lie where activation finds them, and nowhere else."""
+    for place, names in (("bin", SHIMS), (".venv/bin", INSIDE)):
+        (tmp_path / place).mkdir(parents=True)
+        for name in names:
+            shim = tmp_path / place / name
+            shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{ROOT}/tests/kit/readme_shims.py" {name} "$@"\n')
+            shim.chmod(0o755)
+    activate = f"PATH={tmp_path}/.venv/bin:$PATH"
+    (tmp_path / ".venv/bin/activate").write_text(f"{activate}\n")
+    (tmp_path / "profile").write_text(f'conda() {{ command conda "$@"; if [ "$1" = activate ]; then {activate}; fi; }}\n')
+    return tmp_path
+
+
+def test_there_are_blocks_of_each_kind_and_of_no_other() -> None:
+    assert {language for language, _ in BLOCKS} == {"python", "sh", "bat"}
+    assert README.count("```") == 2 * len(BLOCKS)
+    assert "mini-sd" in blocks("python")[0], "the first example shows the strongest model"
+
+
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_python_block_runs_in_a_fresh_process(number: int, checkout: Path) -> None:
+    text = blocks("python")[number]
+    done = subprocess.run([sys.executable, "-c", text], cwd=checkout, env=environment(checkout), capture_output=True, text=True,
+                          timeout=300)
+    assert done.returncode == 0, done.stderr
+    for name in re.findall(r'save\("([^"]+)"\)', text):
+        with Image.open(checkout / name) as made, Image.open(ROOT / "data" / name) as shown:
+            assert made.size == shown.size, "the README shows what its block draws: python tools/readme_pictures.py"
+    assert all(len(line) <= 130 for line in text.splitlines())
+
+
+@pytest.mark.parametrize("number", range(len(blocks("sh"))))
+def test_shell_block_runs_as_it_stands(number: int, checkout: Path) -> None:
+    text = blocks("sh")[number]
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=checkout, env=environment(checkout), capture_output=True,
+                          text=True, timeout=300)
+    assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
+    for name in re.findall(r"-o (\S+\.png)", text):
+        assert (checkout / name).stat().st_size > 1000
+
+
+def test_the_block_for_windows() -> None:
+    for text in blocks("bat"):
+        for line in text.strip().splitlines():
+            if line != r".venv\Scripts\activate":
+                check_command(shlex.split(line))
+
+
+@pytest.mark.parametrize("span", SPANS)
+def test_a_command_in_the_text_would_be_taken(span: str) -> None:
+    check_command(shlex.split(span.partition("#")[0]))
+
+
+@pytest.mark.parametrize("wrong", [
+    "minidiff trian x", "minidiff train pixel-ddmp", "minidiff score 99.x", "minidiff edit p2p 'a cat' 'a dog' --out x",
+    "minidiff edit prompt-to-prompt 'a zebra' 'a dog' --out x", "make lob", "jupyter lab books", "conda activate other", "curl x",
+    "pip install minidiff", "uv pip install --constraint constraints.txt --editable .[all]", "uv run jupyter lab notebooks",
+    "uv venv --python 3.9", "py -2.7 -m venv .venv", "accelerate launch -m minidiff trian pixel-ddpm"])
+def test_a_wrong_command_is_seen(wrong: str) -> None:
+    with pytest.raises((AssertionError, SystemExit, ValueError)):
+        check_command(shlex.split(wrong))
+
+
+def test_links_and_pictures_are_there() -> None:
+    targets = re.findall(r"\]\(([^)]+)\)", README) + re.findall(r"<(?:img|a)[^>]+(?:src|href)=\"([^\"]+)\"", README)
+    local = [target for target in targets if "://" not in target]
+    assert len(local) >= 10 and not [target for target in local if not (ROOT / target.partition("#")[0]).exists()]
+    assert set(re.findall(r"https?://[^\s)`>]+", README)) <= set(LEADS), "an address that nobody has looked at"
+    alts = re.findall(r"!\[([^\]]*)\]", README)
+    assert len(alts) >= 2 and all(len(alt) > 30 for alt in alts)
+
+
+def test_what_a_visitor_reads_first_is_short() -> None:
+    """The scoreboard is a page of its own; what stands here is at most a fifth of the text."""
+    board = README[README.index("<!-- scoreboard"):README.index("<!-- /scoreboard")]
+    assert len(board) < 0.25 * len(README) < 6000 and README.index("make lab") < 3500
+
+
+def test_the_notebooks_that_are_there_stand_in_the_course() -> None:
+    named = re.findall(r"\(notebooks/([^)]+\.ipynb)\)", README)
+    assert sorted(named) == sorted(path.name for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
