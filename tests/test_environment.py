@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import re
 import subprocess
 import sys
 import tomllib
+import types
 from pathlib import Path
 
 import pytest
@@ -146,3 +148,32 @@ def test_the_lab_asks_no_one_for_news() -> None:
     from jupyterlab.handlers.announcements import NeverCheckForUpdate  # noqa: F401  the class that the Makefile names
     recipe = plan("lab", ROOT / ".venv")
     assert "--LabApp.news_url=None" in recipe and "announcements.NeverCheckForUpdate" in recipe
+
+
+def torch_index() -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location("torch_index", ROOT / "tools/torch_index.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("wanted", "linux", "gpu", "chosen", "answers", "small", "said"), [
+    ("auto", True, False, False, True, True, "the CPU build"), ("auto", True, True, False, True, False, "the build with CUDA"),
+    ("cpu", True, True, False, True, True, "the CPU build"), ("cuda", True, False, False, True, False, "the build with CUDA"),
+    ("auto", True, False, False, False, False, "does not answer"), ("auto", False, False, False, True, False, ""),
+    ("cpu", True, False, True, True, False, "")])
+def test_without_a_gpu_make_takes_the_small_torch(wanted: str, linux: bool, gpu: bool, chosen: bool, answers: bool, small: bool,
+                                                  said: str) -> None:
+    tool, asked = torch_index(), []
+    index, sentence = tool.choose(wanted, linux=linux, gpu=gpu, chosen=chosen, answers=lambda url: asked.append(url) or answers)
+    assert index == (tool.CPU_INDEX if small else "") and said in sentence and bool(sentence) == bool(said)
+    assert asked == [f"{tool.CPU_INDEX}/torch/"] * (small or "answer" in said), "the network is asked only where it decides"
+    with pytest.raises(SystemExit, match="TORCH=gpu: expected auto, cpu or cuda"):
+        tool.choose("gpu", linux=True, gpu=False, chosen=False, answers=asked.append)
+
+
+def test_make_shows_what_it_fetches_and_asks_which_torch(tmp_path: Path) -> None:
+    recipe = plan("lab", tmp_path, "TORCH=cpu")
+    assert "--quiet" not in recipe and "GB on the disk" in recipe and "tools/torch_index.py cpu" in recipe
+    assert recipe.index("torch_index.py") < recipe.index('--extra-index-url "$index" torch') < recipe.index("--editable")
+    assert torch_index().CPU_INDEX in (ROOT / "README.md").read_text(encoding="utf-8")
