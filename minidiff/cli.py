@@ -1,4 +1,4 @@
-"""The command ``minidiff``: doctor, draw, edit, train, remake, score, ... Each part is imported when it is asked for."""
+"""The command ``minidiff``: doctor, draw, edit, morph, train, remake, score, ... Each part is imported when it is asked for."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--out", metavar="DIR", help="where checkpoints go (runs/RECIPE)")
     train.add_argument("--ship", action="store_true", help="when trained, put the weights and a card into data/RECIPE")
 
-    for module in ("remake", "score"):
+    for module in ("morph", "remake", "score"):
         importlib.import_module(f"minidiff.{module}_command").add_parsers(commands)
 
     mine = commands.add_parser("personalise", help="teach a pipeline a new word from a folder of three to five pictures")
@@ -101,7 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         top.print_help()
         return 2
     commands = {"doctor": _doctor, "draw": _draw, "edit": _elsewhere, "personalise": _personalise, "train": _train,
-                "score": _elsewhere, "notebooks": _notebooks, "remake": _elsewhere, "unpack": _elsewhere, "export": _elsewhere}
+                "score": _elsewhere, "notebooks": _notebooks, "remake": _elsewhere, "unpack": _elsewhere, "export": _elsewhere,
+                "morph": _elsewhere}
     try:
         return _bench(rest) if given.command == "bench" else commands[given.command](given)
     except KeyboardInterrupt:

@@ -34,9 +34,12 @@ def _method(name: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), function)
 
 
-def options_of(function: Callable[..., Any], given: Sequence[str]) -> dict[str, Any]:
-    """``["cross=0.6", "blend=cat"]`` as keywords of a method: Python values where they are some, else words."""
-    known = [name for name in inspect.signature(function).parameters if name not in COMMON]
+def options_of(function: Callable[..., Any], given: Sequence[str], *, fixed: Sequence[str] = COMMON) -> dict[str, Any]:
+    """``["cross=0.6", "blend=cat"]`` as keywords of a method: Python values where they are some, else words.
+
+    fixed: its arguments that the command sets itself.
+    """
+    known = [name for name in inspect.signature(function).parameters if name not in fixed]
     out = {}
     for text in given:
         name, equals, value = text.partition("=")

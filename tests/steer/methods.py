@@ -19,6 +19,7 @@ from minidiff.editing.result import Source, run_edit
 from minidiff.editing.self_guidance import self_guidance
 from minidiff.editing.words import refine_mapper, replace_mapper, word_values
 from minidiff.latent import denoise, encode_prompt
+from minidiff.morphing import Ends, Inner, Outer, midpoints, noise_levels, walk
 from minidiff.rng import normal
 from minidiff.steer import Energy, EpsGuidance, LatentGuidance, MeanGuidance, Pin, Recorder, Trajectory
 
@@ -139,6 +140,21 @@ def _edit_friendly(pipe, way, prompts, strength):
     return Inversion("edit-friendly", noisy, (AddNoise(noisy, eta=strength),))
 
 
+def _morphed(hooks: Callable) -> Callable:
+    """A frame between plain sampling of the prompts and of other ones; strength 0 is the frame at weight 0, the first end."""
+    def sample(pipe, z, prompts, strength, rows):
+        texts = (prompts, _swap(prompts))
+        both = Ends((z, z.roll(1, -1)), texts, tuple(encode_prompt(pipe, t) for t in texts))
+        w = {"edit": 0.4 * strength}
+        return last(walk(pipe, both, w, steps=STEPS, guidance=GUIDANCE, hooks=hooks(w))).z
+    return sample
+
+
+def _midpoint(pipe, z, prompts, strength, rows):
+    route = noise_levels(pipe, STEPS, [1.0])[0]
+    return {"edit": midpoints(pipe, z, z.roll(1, -1), encode_prompt(pipe, prompts), route, guidance=GUIDANCE, rows=rows)}
+
+
 METHODS = [
     Method("plain, recorded", _with(lambda *a: [Recorder(lambda site: True, modules=["mid_block"])])),
     Method("blended", _with(_blended)),
@@ -155,4 +171,8 @@ METHODS = [
     Method("edict", _inverted(lambda pipe, way, *a: Inversion("edict", way, (Coupled(),))), "edit", target=_swap, neutral=False),
     Method("pix2pix-zero", _zero, edited="edit", source="source"),
     Method("h-space", _shifted, edited="edit", source="source"),
+    Method("slerp", _morphed(lambda w: []), "edit", "first"),
+    Method("aid, inner", _morphed(lambda w: [Inner(w, until=1.0)]), "edit", "first"),
+    Method("aid, outer", _morphed(lambda w: [Outer(w, fused=False, until=1.0)]), "edit", "first"),
+    Method("wang and golland", _midpoint, "edit", neutral=False),
 ]
