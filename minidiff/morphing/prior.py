@@ -55,10 +55,10 @@ def fit_beta(x: Tensor, p: Tensor) -> tuple[float, float]:
     """
     centre, width = (0.7, 0.7), 2.3              # logarithms: 0.2 to 20
     for _ in range(5):
-        steps = torch.linspace(-width, width, 9, dtype=torch.float64).tolist()
+        steps = torch.linspace(-width, width, 7, dtype=torch.float64).tolist()
         tries = [(centre[0] + i, centre[1] + j) for i in steps for j in steps]
         errors = [float((beta_cdf(x, *(torch.tensor(c).exp().tolist())) - p).square().sum()) for c in tries]
-        centre, width = tries[min(range(len(tries)), key=errors.__getitem__)], width / 4
+        centre, width = tries[min(range(len(tries)), key=errors.__getitem__)], width / 3
     return tuple(torch.tensor(centre, dtype=torch.float64).exp().tolist())
 
 

@@ -128,6 +128,10 @@ def test_a_midpoint_shares_one_noise_between_its_parents():
     single = midpoints(pipe, a[1:], a[1:], text[1:], route, seed=5, rows=[1])
     assert (single - got[1:]).abs().max() < 1e-4
     assert (midpoints(pipe, a, a, text, route, seed=6) - got).abs().max() > 1e-3
+    b = initial_noise(pipe, 2, seed=2)
+    z = slerp(*(q_sample(x, 601, eps, schedule_from(pipe.scheduler)) for x in (a, b)), 0.5)
+    want = last(ddim(denoiser(pipe), z, steps=route, cond=text, **options)).x
+    assert (midpoints(pipe, a, b, text, route, seed=5) - want).abs().max() < 1e-4
 
 
 def test_noise_levels_are_shares_of_the_way():

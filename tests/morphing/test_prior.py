@@ -64,6 +64,8 @@ def test_the_smoothest_choice_of_frames():
     assert smoothest(table, 4) == [0, 2, 4, 6]              # hops .31 .33 .36
     assert smoothest(table, 2) == [0, 6] and smoothest(table, 7) == list(range(7))
     assert smoothest(table, 3) == [0, 3, 6]
+    uneven = torch.tensor([[0, 0.5, 0.1, 0.9], [0.5, 0, 1, 0.5], [0.1, 1, 0, 0.4], [0.9, 0.5, 0.4, 0]])
+    assert smoothest(uneven, 3) == [0, 1, 3], "hops .5 .5, though those of .1 and .4 are shorter"
     for wrong in ((table, 8), (table, 1), (table[:3], 2), (torch.zeros(21, 21), 4)):
         with pytest.raises(BadInput):
             smoothest(*wrong)

@@ -58,7 +58,8 @@ def test_a_film_of_two_pictures(method: str, folder: Path, tmp_path: Path, capsy
 def test_a_film_of_two_prompts_as_gif_with_options(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.gif"
     assert main(["morph", "a red cat", "a blue dog", "-o", str(out), "--model", str(folder / "pipe"), "--steps", "1",
-                 "--frames", "3", "--method", "aid", "--set", "attend=outer", "--set", "seed=4", "--set", "guide=a green dog"]) == 0
+                 "--frames", "3", "--method", "aid", "--set", "attend=outer", "--set", "seed=4",
+                 "--set", "guide=a green dog"]) == 0
     with Image.open(out) as film:
         assert film.n_frames == 4
 
