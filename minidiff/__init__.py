@@ -22,7 +22,8 @@ _HOMES = {
     "minidiff.errors": ("BadInput", "CheckpointError"),
 }
 EXPORTS = {name: home for home, names in _HOMES.items() for name in names}
-PARTS = ("world", "show", "train", "measure", "nets", "diffusion", "latent", "steer", "editing", "personal", "zoo", "course")
+PARTS = ("world", "show", "train", "measure", "nets", "diffusion", "latent", "steer", "editing", "personal", "morphing", "zoo",
+         "course")
 
 __all__ = ["__version__", *EXPORTS, *PARTS]  # noqa: PLE0604
 
