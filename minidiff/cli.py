@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import collections
-import contextlib
 import importlib
 import io
 import os
@@ -15,6 +13,8 @@ from pathlib import Path
 
 __all__ = ["main", "parser"]
 
+_HOMES = {"edit": "edit", "morph": "morph", "train": "train", "sample": "train", "remake": "remake",
+          "unpack": "remake", "export": "remake", "score": "score"}
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
@@ -47,18 +47,7 @@ def parser() -> argparse.ArgumentParser:
     change.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an argument of the method's function")
     change.add_argument("--out", required=True, metavar="DIR", help="where the pictures and sheet.png go")
 
-    train = commands.add_parser("train", help="train a model by its recipe; the same command again resumes it")
-    train.add_argument("recipe", metavar="RECIPE", nargs="?", help="leave it out to see all recipes")
-    train.add_argument("--budget", default="laptop", choices=("laptop", "gpu"))
-    train.add_argument("--minutes", type=float, help="stop after so many minutes; the same command goes on")
-    train.add_argument("--images", type=int, help="stop after so many images instead")
-    train.add_argument("--extend", action="store_true",
-                       help="go on with a run that was planned for another number of images, as a warm restart; with --images")
-    train.add_argument("--device", help="cpu, cuda, cuda:1, mps; the best there is when left out")
-    train.add_argument("--out", metavar="DIR", help="where checkpoints go (runs/RECIPE)")
-    train.add_argument("--ship", action="store_true", help="when trained, put the weights and a card into data/RECIPE")
-
-    for module in ("morph", "remake", "score"):
+    for module in ("morph", "train", "remake", "score"):
         importlib.import_module(f"minidiff.{module}_command").add_parsers(commands)
 
     mine = commands.add_parser("personalise", help="teach a pipeline a new word from a folder of three to five pictures")
@@ -100,14 +89,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.command is None:
         top.print_help()
         return 2
-    commands = {"doctor": _doctor, "draw": _draw, "edit": _elsewhere, "personalise": _personalise, "train": _train,
-                "score": _elsewhere, "notebooks": _notebooks, "remake": _elsewhere, "unpack": _elsewhere, "export": _elsewhere,
-                "morph": _elsewhere}
+    commands = {"doctor": _doctor, "draw": _draw, "personalise": _personalise, "notebooks": _notebooks,
+                **dict.fromkeys(_HOMES, _elsewhere)}
     try:
         return _bench(rest) if given.command == "bench" else commands[given.command](given)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("\nstopped", file=sys.stderr)
-        return 130
+        return 143 if type(stop).__name__ == "Terminated" else 130
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "minidiff":
             raise
@@ -160,32 +148,8 @@ def _draw(given: argparse.Namespace) -> int:
     return 0
 
 
-def _train(given: argparse.Namespace) -> int:
-    from minidiff.recipes import RECIPES, recipe
-    if given.recipe is None:
-        for name in RECIPES:
-            one = recipe(name)
-            costs = "; ".join(f"{kind} {b.images:,} images, {b.minutes:g} min" for kind, b in one.budgets.items())
-            print(f"{name:24} {costs}{f'; {one.expect}' if one.expect else ''}")
-        return 0
-    from minidiff.train import Progress, fit
-    chosen = recipe(given.recipe)
-    out = given.out or os.path.join("runs", chosen.name)
-    states = fit(chosen, budget=given.budget, images=given.images, minutes=given.minutes, device=given.device, out=out,
-                 extend=given.extend)
-    first = os.environ.get("RANK", "0") == "0"                 # of several processes one speaks
-    with contextlib.closing(states):                           # Ctrl-C saves, wherever it falls
-        ends = collections.deque(Progress(states) if first else states, maxlen=1)
-    if first and ends and ends[0].images >= ends[0].total:
-        print(f"{chosen.name} is trained: {out}. {chosen.expect}".strip())
-        if given.ship:
-            from minidiff.recipes import publish
-            print(f"shipped: {publish(chosen.name, out)}")
-    return 0
-
-
 def _elsewhere(given: argparse.Namespace) -> int:
-    home = {"unpack": "remake", "export": "remake"}.get(given.command, given.command)
+    home = _HOMES[given.command]
     return getattr(importlib.import_module(f"minidiff.{home}_command"), given.command)(given)
 
 

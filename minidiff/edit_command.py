@@ -16,7 +16,7 @@ from torch import Tensor
 from minidiff.errors import BadInput, check_choice, require
 from minidiff.show import grid, save_grid
 from minidiff.world import ImageFolder
-from minidiff.world.folder import read_image
+from minidiff.world.picture_file import read_image
 from minidiff.zoo import load
 
 __all__ = ["METHODS", "edit", "options_of"]

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 
-__all__ = ["data_folder", "remove_folder", "replace", "replace_folder", "sha256", "sha256_of", "sync_folder", "write_file"]
+__all__ = ["data_folder", "read_plain", "remove_folder", "replace", "replace_folder", "sha256", "sha256_of", "sync_folder",
+           "write_file"]
 
 
 def replace(path: str | Path, content: str | bytes) -> None:
     """Write ``content`` to ``path``; a reader, or a crash, finds the old file or the new one and nothing between.
 
-    Text is written as UTF-8 with plain line feeds. A new file gets the usual permissions, an old one keeps its own.
+    Text is written as UTF-8 with plain line feeds. A new file gets the usual permissions, an old one keeps its own. A link is
+    followed: what it points to is replaced. A device or a pipe such as /dev/stdout is written to, not replaced.
     Raises OSError if the folder is missing, full or cannot be written; ``path`` is then as it was.
     """
-    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file() and not path.is_dir():
+        return _write_through(path, data)
     mask = os.umask(0)
     os.umask(mask)
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~mask
@@ -25,7 +32,7 @@ def replace(path: str | Path, content: str | bytes) -> None:
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".tmp")
         with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, mode)
@@ -36,6 +43,22 @@ def replace(path: str | Path, content: str | bytes) -> None:
         if isinstance(error, OSError) and error.errno is not None:
             raise OSError(error.errno, error.strerror, str(path)) from None    # name the file, not its temporary twin
         raise
+
+
+def _write_through(path: Path, data: bytes) -> None:
+    """Write to a pipe, a socket or a device; a pipe that nobody reads is an OSError at once, where open() would wait."""
+    handle = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
+    os.set_blocking(handle, True)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+
+
+def read_plain(path: str | Path) -> bytes:
+    """The bytes of a plain file. OSError for anything else: to read from a pipe or a device is to wait, perhaps for ever."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a plain file", str(path))
+        return file.read()
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -87,9 +87,10 @@ class LatentDiffusion(nn.Module):
         self.schedule = make_schedule("scaled_linear", 1000)
         self._taught = [s.name for s in sites(unet).values() if s.kind == "cross" and s.place == "up"]
 
-    def forward(self, z: Tensor, t: Tensor, noise: Tensor, ids: Tensor, words: Tensor, masks: Tensor,
-                alone: Tensor | None = None, hint: Tensor | None = None) -> Tensor:
-        """z, noise (B, C, h, w) scaled latents; t (B,); ids (B, L) tokens; words (B, K, L), masks (B, K, H, W).
+    def forward(self, z: Tensor, t: Tensor, noise: Tensor, ids: Tensor, words: Tensor | None = None,
+                masks: Tensor | None = None, alone: Tensor | None = None, hint: Tensor | None = None) -> Tensor:
+        """z, noise (B, C, h, w) scaled latents; t (B,); ids (B, L) tokens; words (B, K, L), masks (B, K, H, W), which only
+        ``ground`` and ``place`` need.
 
         alone (B,) bool: rows in which a word sees only itself; None: no row. Elsewhere it sees those before it, so that a
         noun's vector says the colour too, and a U-Net that always found it there would not learn to look at the adjective.

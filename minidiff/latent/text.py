@@ -6,7 +6,7 @@ import difflib
 import functools
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,8 +18,8 @@ from minidiff.world import VOCABULARY, parse
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
-__all__ = ["LENGTH", "PIECES", "check_prompt", "ignore_marks", "make_text_encoder", "make_tokenizer", "normalise", "text_config",
-           "token_ids", "token_indices", "word_tokens"]
+__all__ = ["LENGTH", "PIECES", "caption_tokenizer", "check_prompt", "ignore_marks", "make_text_encoder", "make_tokenizer",
+           "normalise", "text_config", "token_ids", "token_indices", "word_tokens"]
 
 LENGTH = 34  # 30 words, a begin, an end, and the second halves of the two words that have one
 PIECES = {"mushroom": ("mush", "room"), "watercolour": ("water", "colour")}  # words of two tokens, as in every real tokenizer
@@ -33,24 +33,50 @@ def make_tokenizer(words: Sequence[str] = VOCABULARY, *, length: int = LENGTH) -
     A word that it does not know falls into letters and other scraps, as in any BPE tokenizer; :func:`check_prompt` refuses such
     a text by name.
     """
+    kept = {"toy_world": True} if tuple(words) == tuple(VOCABULARY) else {"closed_vocabulary": list(words)}
+    return _made(words, length=length, **kept)
+
+
+def _made(words: Sequence[str], *, length: int, whole: bool = False, **kept: object) -> CLIPTokenizer:
+    """whole: also words of PIECES take one token."""
     from transformers import CLIPTokenizer
 
-    merges = _merges(words)
+    merges = _merges(words, {} if whole else PIECES)
     letters = sorted({c for w in words for c in w})
     tokens = [*letters, *(c + "</w>" for c in letters), *dict.fromkeys(a + b for a, b in merges), BEGIN, END]
-    kept = {"toy_world": True} if tuple(words) == tuple(VOCABULARY) else {"closed_vocabulary": list(words)}
     return ignore_marks(CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges, unk_token=END,
                                       bos_token=BEGIN, eos_token=END, pad_token=END, model_max_length=length, **kept))
 
 
-def _merges(words: Sequence[str]) -> list[tuple[str, str]]:
+def caption_tokenizer(captions: Sequence[str]) -> CLIPTokenizer:
+    """A tokenizer made from the words of your own captions: one token a word, as :func:`make_tokenizer` does for the world's.
+
+    Its length is that of the longest caption, with begin and end; more than 77 tokens, the length of CLIP, is a BadInput.
+    Words are split as CLIP splits them: letters in lower case, each digit and each mark by itself.
+    """
+    from transformers import CLIPTokenizer
+
+    require(len(captions) > 0 and all(isinstance(c, str) for c in captions), "captions", repr(captions)[:60], "a list of texts")
+    splits = CLIPTokenizer(vocab={BEGIN: 0, END: 1}, merges=[]).backend_tokenizer
+    rows = [[piece for piece, _ in splits.pre_tokenizer.pre_tokenize_str(splits.normalizer.normalize_str(c))] for c in captions]
+    longest = max(range(len(rows)), key=lambda k: len(rows[k]))
+    require(len(rows[longest]) <= 75, "captions", f"a caption of {len(rows[longest])} words: {captions[longest][:60]!r}...",
+            "at most 75 words and marks a caption", "shorter captions")
+    pieces = sorted({piece for row in rows for piece in row})
+    require(len(pieces) > 0, "captions", "no word in any of them", "captions with words")
+    tokenizer = _made(pieces, length=len(rows[longest]) + 2, whole=True)
+    known = {word for caption in captions for word, _ in word_tokens(tokenizer, caption)}
+    return _made(pieces, length=len(rows[longest]) + 2, whole=True, closed_vocabulary=sorted(known))
+
+
+def _merges(words: Sequence[str], pieces_of: Mapping[str, tuple[str, ...]] = PIECES) -> list[tuple[str, str]]:
     """Byte-pair encoding learnt from the words themselves until nothing is left to merge (Sennrich et al. 2016).
 
     A word of two tokens is two lists of symbols, so nothing joins them. What merging in this order makes of a word
     later is what it made of it here: the whole word, or its two pieces.
     """
     parts = [[*part[:-1], part[-1] + ("</w>" if last else "")] for word in words
-             for pieces in [PIECES.get(word, (word,))] for part, last in zip(pieces, [False] * (len(pieces) - 1) + [True])]
+             for pieces in [pieces_of.get(word, (word,))] for part, last in zip(pieces, [False] * (len(pieces) - 1) + [True])]
     merges: list[tuple[str, str]] = []
     while pairs := Counter(pair for symbols in parts for pair in zip(symbols, symbols[1:], strict=False)):
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))

@@ -76,7 +76,8 @@ def ddgan_recipe(name: str, *, T: int, seed: int, images: tuple[int, int], minut
         return write_net(net.generator, {"kind": "ddgan", "T": T, "net": net.generator.config, "size": 32}, folder)
 
     return Recipe(name=name, seed=seed, build=lambda: Adversarial(T), draw=draw, loss=loss, batch=32, lr=3e-4, warmup=1_600,
-                  ema=0.998, betas=(0.5, 0.9), clip=10.0, expect=expect, identity={"T": T}, export=export,
+                  ema=0.998, betas=(0.5, 0.9), clip=10.0, expect=expect, export=export,
+                  identity={"T": T, "objective": "ddgan", "gamma": 0.05, "data": FewData(32, seed=seed).identity},
                   budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1], batch=128)})
 
 
@@ -100,7 +101,8 @@ def small_vae_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: 
         return write_net(net, {"kind": "small-vae", "net": net.config, "size": 32}, folder)
 
     return Recipe(name=name, seed=seed, build=lambda: SmallVAE(z_dim=32), draw=draw, loss=loss, batch=32, lr=1e-3, warmup=1_600,
-                  ema=0.998, expect=expect, identity={"beta": beta, "sigma": sigma}, export=export,
+                  ema=0.998, expect=expect, export=export,
+                  identity={"objective": "vae", "beta": beta, "sigma": sigma, "data": FewData(32, seed=seed).identity},
                   budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1], batch=256)})
 
 

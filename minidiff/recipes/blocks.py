@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from minidiff.errors import check_choice
-from minidiff.world import Scenes, render, sample_scenes
+from minidiff.world import WORLD_EDITION, Scenes, render, sample_scenes
 
-__all__ = ["T_SAMPLINGS", "Blocks", "Draw", "mixed_batch", "noise", "sample_t"]
+__all__ = ["T_SAMPLINGS", "Blocks", "Draw", "fingerprint", "mixed_batch", "mixed_identity", "noise", "sample_t"]
 
 _AT_ONCE = {"cpu": 8, "cuda": 64}  # batches made at once
 T_SAMPLINGS = ("uniform", "mixture")
@@ -63,6 +65,20 @@ def mixed_batch(index: Tensor, size: int, seed: int,
         masks.append(F.interpolate(picture.masks, size=(size, size), mode="bilinear") if side != size else picture.masks)
         start = stop
     return Scenes.cat(scenes), torch.cat(images), torch.cat(masks)
+
+
+def mixed_identity(portions: tuple[tuple[str, int, float], ...]) -> dict[str, Any]:
+    """What :func:`mixed_batch` draws, as a recipe's identity names its data."""
+    return {"world": WORLD_EDITION, "portions": portions}
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Sixteen hexadecimal digits that change with any weight of a frozen model that a recipe learns from."""
+    made = hashlib.sha256()
+    for name, x in sorted(model.state_dict().items()):
+        made.update(f"{name} {tuple(x.shape)} ".encode())
+        made.update(x.detach().float().cpu().contiguous().numpy().tobytes())
+    return made.hexdigest()[:16]
 
 
 def sample_t(n: int, T: int, generator: torch.Generator, how: str = "uniform") -> Tensor:

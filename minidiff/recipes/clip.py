@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from minidiff.latent.clip import Contrastive, make_clip
 from minidiff.latent.text import make_tokenizer, token_ids
-from minidiff.recipes.blocks import Blocks, Draw, mixed_batch
+from minidiff.recipes.blocks import Blocks, Draw, mixed_batch, mixed_identity
 from minidiff.rng import generator
 from minidiff.train import Budget, Recipe
 from minidiff.world import captions
@@ -42,7 +42,8 @@ def clip_recipe(name: str, *, seed: int, images: tuple[int, int] = (100_000, 2_0
 
     return Recipe(name=name, seed=seed, build=lambda: Contrastive(make_clip(tokenizer)), draw=draw, loss=loss, batch=128, lr=1e-3,
                   warmup=6_400, ema=0.99, budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1])},
-                  expect=expect, export=_export)
+                  expect=expect, export=_export,
+                  identity={"data": mixed_identity(_PORTIONS), "objective": "contrastive"})
 
 
 def _export(net: Contrastive, folder: Path) -> dict[str, Any]:

@@ -5,7 +5,9 @@ Two slow cores can learn it. Red stars are left out of training, as everywhere i
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +15,7 @@ from torch.nn import functional as F
 
 from minidiff.errors import check_choice, require
 from minidiff.rng import key, uniform
-from minidiff.world import BACKDROPS, COLOURS, KINDS, Scenes, render, sample_scenes
+from minidiff.world import BACKDROPS, COLOURS, KINDS, WORLD_EDITION, Scenes, render, sample_scenes
 
 __all__ = ["FEW_KINDS", "FEW_COLOURS", "FEW_BACKDROPS", "FewData", "condition", "drop", "labels"]
 
@@ -36,6 +38,11 @@ class FewData:
     size: int = 32
     split: str = "train"
     seed: int = 0
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes these pictures the ones they are, as JSON values."""
+        return {"world": WORLD_EDITION, "few": [FEW_KINDS, FEW_COLOURS, FEW_BACKDROPS], **dataclasses.asdict(self)}
 
     def scenes(self, index: Tensor | range) -> Scenes:
         """The scenes number ``index``, on its device."""

@@ -54,6 +54,8 @@ def guided_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: tup
 
     return Recipe(name=name, seed=seed, build=lambda: UNet(**GUIDED_NET), draw=draw, loss=loss, batch=16, lr=5e-4, warmup=1_600,
                   ema=0.9995, expect=expect, export=export,
+                  identity={"predicts": "x0", "schedule": "linear", "t_sampling": "mixture", "gamma": 5.0,
+                            "data": FewData(32, seed=seed).identity},
                   budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1], batch=256, lr=1e-3)})
 
 
@@ -78,6 +80,8 @@ def classifier_recipe(name: str, *, seed: int, images: tuple[int, int], minutes:
 
     return Recipe(name=name, seed=seed, build=lambda: NoisyClassifier(**CLASSIFIER_NET), draw=draw, loss=loss, batch=32, lr=1e-3,
                   warmup=3_200, ema=0.998, weight_decay=0.05, expect=expect, export=export,
+                  identity={"objective": "cross-entropy", "schedule": "linear", "t_sampling": "uniform",
+                            "data": FewData(32, seed=seed).identity},
                   budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1], batch=256)})
 
 

@@ -136,7 +136,10 @@ def _extras(out: Path, names: Sequence[str]) -> dict[str, bytes]:
         for kind, path in (("jobs", out / "jobs" / f"{name}.json"), ("logs", out / "logs" / f"{name}.log")):
             if path.is_file():
                 found[f"{kind}/{flat}{path.suffix}"] = path.read_bytes()[-2**16:]
-        losses = read_losses(run)
+        try:
+            losses = read_losses(run)
+        except CheckpointError:  # a damaged file must not cost the models
+            continue
         if len(losses):
             every = -(-len(losses) // 2000)
             text = "\n".join(f"{i * every},{part.nanmean():.6g}" for i, part in enumerate(losses.split(every)))

@@ -89,7 +89,7 @@ def pixel_recipe(
         budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1], batch=128, lr=2 * lr)},
         expect=expect,
         identity={"predicts": predicts, "schedule": schedule, "learned": learned, "gamma": gamma, "t_sampling": t_sampling,
-                  "data": repr(data) if isinstance(data, WorldData) else f"{len(data)} of {data.path.name}"},
+                  "data": data.identity},
         export=export,
     )
 

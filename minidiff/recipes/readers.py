@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minidiff.measure.reader import Reader, reader_loss
-from minidiff.recipes.blocks import Blocks, Draw, mixed_batch, noise
+from minidiff.recipes.blocks import Blocks, Draw, mixed_batch, mixed_identity, noise
 from minidiff.rng import generator, key, uniform
 from minidiff.train import Budget, Recipe
 from minidiff.world import Rendered, Scenes
@@ -60,7 +60,7 @@ def reader_recipe(name: str, *, seed: int, strength: float) -> Recipe:
         ema=0.998,
         budgets={"laptop": Budget(80_000, 15), "gpu": Budget(600_000, 3, batch=128, lr=3e-3)},
         expect="kind and colour >= 99 %, backdrop >= 99.5 %, mask IoU >= 0.9 on clean held-out scenes",
-        identity={"strength": strength},
+        identity={"strength": strength, "data": mixed_identity(portions), "objective": "scene"},
         export=lambda net, folder: write_net(net, {"kind": "reader", "net": net.config}, folder),
     )
 

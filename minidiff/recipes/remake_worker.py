@@ -24,11 +24,11 @@ from typing import Any
 import filelock
 import torch
 
-from minidiff.errors import BadInput
+from minidiff.errors import BadInput, CheckpointError
 from minidiff.files import replace
 from minidiff.manifest import update_card
 from minidiff.recipes import publish, recipe
-from minidiff.train import Progress, Recipe, fit, read_losses
+from minidiff.train import Progress, Recipe, fit, newest_meta, read_losses
 
 __all__ = ["Channel", "facts", "main", "publish_stopped", "table", "write_state"]
 
@@ -39,24 +39,19 @@ def table() -> tuple[Mapping[str, Any], Callable[[str], Recipe]]:
     return module.PLAN, getattr(module, "recipe", recipe)
 
 
-def _newest_meta(run: Path) -> dict[str, Any] | None:
-    """The meta.json of the newest checkpoint in ``run`` that can be read."""
-    for folder in sorted(run.glob("step-????????*"), reverse=True):
-        with contextlib.suppress(OSError, ValueError):
-            return json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    return None
-
-
 def facts(run: Path) -> dict[str, Any]:
     """Minutes trained, images seen, images a second and the mean of the last losses, as the folder of a run says.
 
     "planned": the minutes that a run by the clock was planned for.
     """
-    meta = _newest_meta(run)
+    meta = newest_meta(run)
     if meta is None:
         return {"minutes": 0.0, "images": 0, "rate": 0.0, "loss": float("nan")}
     planned = meta["settings"].get("seconds_planned")
-    losses = read_losses(run)
+    try:
+        losses = read_losses(run)
+    except CheckpointError:                                   # a damaged file: the job mends it when it goes on
+        losses = torch.empty(0)
     losses = losses[-max(1, len(losses) // 50):]
     seconds = float(meta["seconds"])
     return {"minutes": round(seconds / 60, 3), "images": meta["images"], "rate": round(meta["images"] / max(seconds, 1e-9), 1),
@@ -73,7 +68,7 @@ def write_state(out: Path, name: str, state: str, note: str = "") -> None:
 
 def publish_stopped(one: Recipe, out: Path, why: str) -> bool:
     """Publish what was saved of a run that did not end, and say so on its card; False where nothing was saved."""
-    if _newest_meta(out / "runs" / one.name) is None:
+    if newest_meta(out / "runs" / one.name) is None:
         return False
     folder = publish(one, out / "runs" / one.name, root=out / "data")
     update_card(folder, stopped=why)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minidiff.errors import require
 from minidiff.latent.autoencoder import encode
 from minidiff.latent.concat import HINTS, add_input_channels, inpaint_hint, layout_hint, lowres_hint, random_masks
 from minidiff.latent.grounding import phrase_masks
 from minidiff.latent.stable import LatentDiffusion, assemble, make_unet
-from minidiff.latent.text import make_text_encoder, make_tokenizer, token_ids
-from minidiff.recipes.blocks import Blocks, Draw, mixed_batch, noise
+from minidiff.latent.text import caption_tokenizer, make_text_encoder, make_tokenizer, token_ids
+from minidiff.recipes.blocks import Blocks, Draw, fingerprint, mixed_batch, mixed_identity, noise
 from minidiff.rng import generator, key, uniform
 from minidiff.train import Budget, Recipe
-from minidiff.world import captions
+from minidiff.world import ImageFolder, captions
 from minidiff.zoo import load
 
 __all__ = ["STABLE", "stable_recipe"]
@@ -41,29 +43,46 @@ def draw_t(n: int, T: int, generator: torch.Generator) -> Tensor:
 
 def stable_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: tuple[float, float], lr: float = 5e-4,
                   ground: float = 0.15, drop: float = 0.15, alone: float = 0.35, vae: str = "mini-vae", start: str = "",
-                  task: str = "", expect: str = "") -> Recipe:
+                  task: str = "", data: ImageFolder | None = None, expect: str = "") -> Recipe:
     """A recipe for text to image in the latent space of ``vae``. images, minutes: (laptop, gpu).
 
     ground: weight of the grounding loss; drop: share of captions that are left empty, for guidance; alone: share of captions
     whose words do not see each other in the text encoder, so that the U-Net learns to read each word at its own token; start: a
-    shipped pipeline to begin with; task: one of HINTS, whose hint the U-Net then sees beside the latent.
+    shipped pipeline to begin with; task: one of HINTS, whose hint the U-Net then sees beside the latent. data: your own pictures,
+    64 x 64 with captions, in place of the world's: the tokenizer is made from their words, and nothing is known of where things
+    are, so there is no grounding. vae: a shipped autoencoder, or the folder of one that was trained on such pictures.
     """
-    tokenizer = make_tokenizer()
+    if data is not None:
+        require(not start and not task, "data", "a folder of pictures", f"the world itself: {name!r} begins with {start!r}",
+                "minidiff train mini-sd --data FOLDER")
+        require(bool(data.captions) and any(data.captions), "data", repr(data), "pictures with captions: metadata.jsonl, "
+                "metadata.csv or a text file beside each", "minidiff train pixel-ddpm --data FOLDER, which needs none")
+        ground = place = 0.0
+    else:
+        place = 3.0
+    tokenizer = make_tokenizer() if data is None else caption_tokenizer(data.captions)
     frozen = functools.lru_cache(maxsize=1)(lambda device: load(vae, device=device))
 
     def build() -> nn.Module:
         if start:
             pipe = load(start)
             unet = add_input_channels(pipe.unet, HINTS[task]) if task else pipe.unet
-            return LatentDiffusion(unet.requires_grad_(True), pipe.text_encoder.requires_grad_(True), ground=ground)
-        return LatentDiffusion(make_unet(), make_text_encoder(tokenizer), ground=ground)
+            return LatentDiffusion(unet.requires_grad_(True), pipe.text_encoder.requires_grad_(True), ground=ground, place=place)
+        return LatentDiffusion(make_unet(), make_text_encoder(tokenizer), ground=ground, place=place)
+
+    def left_empty(index: Tensor, texts: list[str]) -> list[str]:
+        gone = uniform(key(seed, "drop"), index.cpu(), 1)[:, 0] < drop
+        return ["" if empty else text for text, empty in zip(texts, gone.tolist(), strict=True)]
+
+    def make_own(index: Tensor, number: int) -> Draw:
+        pictures, texts = data.batch(number, len(index), index.device)
+        z = encode(frozen(index.device), pictures, chunk=1024 if index.device.type == "cuda" else 64)
+        return {"z": z, "ids": token_ids(tokenizer, left_empty(index, texts)).to(index.device)}
 
     def make(index: Tensor, number: int) -> Draw:
         device = index.device
         scenes, images, masks = mixed_batch(index, 64, seed, _PORTIONS)
-        texts = captions(scenes, index, seed=seed)
-        empty = (uniform(key(seed, "drop"), index.cpu(), 1)[:, 0] < drop).tolist()
-        texts = ["" if gone else text for text, gone in zip(texts, empty, strict=True)]
+        texts = left_empty(index, captions(scenes, index, seed=seed))
         whole = {"z": encode(frozen(device), images, chunk=1024 if device.type == "cuda" else 64),
                  "ids": token_ids(tokenizer, texts),
                  "words": phrase_masks(texts, scenes.kind.cpu(), tokenizer.model_max_length),
@@ -73,7 +92,7 @@ def stable_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: tup
         mix = torch.randperm(len(index), generator=generator(seed, "mix", number)).to(device)
         return {name: value.to(device)[mix] for name, value in whole.items()}
 
-    blocks = Blocks(make, keep=_KEPT)
+    blocks = Blocks(make if data is None else make_own, keep=_KEPT if data is None else 0)
 
     def draw(i: int, n: int, device: torch.device) -> Draw:
         batch = blocks.rows(i, n, device)
@@ -87,22 +106,26 @@ def stable_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: tup
     return Recipe(name=name, seed=seed, build=build, draw=draw, loss=loss, batch=16, lr=lr, warmup=4_000, ema=0.999,
                   budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1], batch=32, lr=1.4 * lr)},
                   expect=expect, identity={"vae": vae, "ground": ground, "drop": drop, "alone": alone, "start": start,
-                                           "task": task},
-                  export=functools.partial(_export, vae))
+                                           "task": task, "place": place, "schedule": "scaled_linear", "weighting": "snr_weight",
+                                           "autoencoder": lambda: fingerprint(frozen(torch.device("cpu"))),
+                                           "begins_with": lambda: fingerprint(load(start).unet) if start else "",
+                                           "data": mixed_identity(_PORTIONS) if data is None else data.identity},
+                  export=functools.partial(_export, vae, tokenizer, None if data is None else data.captions))
 
 
-def _export(vae: str, net: LatentDiffusion, folder: Path) -> dict[str, Any]:
+def _export(vae: str, tokenizer: Any, captions: Sequence[str] | None, net: LatentDiffusion, folder: Path) -> dict[str, Any]:
     """The pipeline as diffusers saves it: U-Net and autoencoder in half precision, which it loads as float32.
 
     transformers would keep half precision in use, so the text encoder stays float32.
     """
-    made = assemble(load(vae), net.text_encoder, net.unet)
+    made = assemble(load(vae), net.text_encoder, net.unet, tokenizer)
     for part in (made.unet, made.vae):
         part.half()
     made.save_pretrained(folder)
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in made.components.items()
              if isinstance(part, nn.Module)}
-    return {"parameters": sum(sizes.values()), "parts": sizes}
+    own = {} if captions is None else {"captions": list(dict.fromkeys(filter(None, captions)))[:64]}
+    return {"parameters": sum(sizes.values()), "parts": sizes, **own}
 
 
 def _hint(task: str, vae: nn.Module, images: Tensor, masks: Tensor, kind: Tensor, holes: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,14 @@ import torch
 from torch import nn
 
 from minidiff.errors import CheckpointError
-from minidiff.train.checkpoint import CheckpointStore, Snapshot, newest
+from minidiff.files import read_plain, replace
+from minidiff.train.checkpoint import CheckpointStore
+from minidiff.train.stored import Snapshot, digest, folders, newest, newest_losses
 
 __all__ = ["LossLog", "RunFolder", "load_ema", "read_losses"]
 
 _LOSSES = "losses.f32"
+_HALF = re.compile(r"\.(losses\.f32|\d{10}\.png)-\w+\.tmp")       # what a kill leaves of files.replace
 
 
 class RunFolder:
@@ -31,7 +35,7 @@ class RunFolder:
 
     def __init__(self, out: Path, settings: Mapping[str, Any], *, say: Callable[[str], None] = print,
                  extend: bool = False) -> None:
-        self.out = out
+        self.out, self._say = out, say
         self._store = CheckpointStore(out, settings, say=say, extend=extend)
         self._lock = filelock.FileLock(out / ".lock", blocking=False, thread_local=False)
         with self._store.disk():
@@ -46,11 +50,32 @@ class RunFolder:
                     raise
         try:
             self.snapshot = self._store.load()
+            self._previews: dict[str, str] = {} if self.snapshot is None else dict(self.snapshot.meta.get("previews", {}))
             with self._store.disk():
-                self._log = LossLog(out, self.step or 0)
+                self._log = LossLog(out, b"" if self.snapshot is None else self.snapshot.losses, say=say)
+                self._look_around()
         except BaseException:
             self._lock.release()
             raise
+
+    def _look_around(self) -> None:
+        """Remove half-written files that a kill left, and name what is not as this run left it."""
+        pictures = self.out / "previews"
+        for path in [*self.out.glob(".*.tmp"), *pictures.glob(".*.tmp")]:
+            if _HALF.fullmatch(path.name):
+                path.unlink()
+        for name, mark in list(self._previews.items()):
+            found = read_plain(pictures / name) if (pictures / name).is_file() else None
+            if found is None or digest(found) != mark:
+                self._say(f"previews/{name} is {'gone' if found is None else 'no longer the picture that was written'}; only the "
+                          "picture is lost.")
+                del self._previews[name]
+        mine = {".lock", _LOSSES, "previews", "model", *(p.name for p in folders(self.out))}
+        later = "" if self.snapshot is None else f"{self.snapshot.meta.get('images', 0):010d}.png"
+        strange = [p.name for p in self.out.iterdir() if p.name not in mine and ".unusable" not in p.name]
+        strange += [f"previews/{p.name}" for p in pictures.glob("*") if p.name not in self._previews and p.name <= later]
+        if strange:
+            self._say(f"Not of this run, and left alone: {', '.join(sorted(strange))}.")
 
     @property
     def step(self) -> int | None:
@@ -71,7 +96,8 @@ class RunFolder:
     def save(self, snapshot: Snapshot) -> None:
         """Losses first, so that a checkpoint is never ahead of them."""
         with self._store.disk():
-            self._log.sync()
+            snapshot.losses = self._log.sync()
+        snapshot.meta["previews"] = self._previews
         self._store.save(snapshot)
 
     def preview(self, images: torch.Tensor, seen: int) -> Path:
@@ -82,7 +108,9 @@ class RunFolder:
         path = self.out / "previews" / f"{seen:010d}.png"
         with self._store.disk():
             path.parent.mkdir(exist_ok=True)
-        return save_grid(path, images.clamp(-1, 1), columns=columns, scale=max(1, 512 // (columns * images.shape[-1])))
+            save_grid(path, images.clamp(-1, 1), columns=columns, scale=max(1, 512 // (columns * images.shape[-1])))
+            self._previews[path.name] = digest(read_plain(path))
+        return path
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # a full disk was reported when it happened
@@ -91,34 +119,53 @@ class RunFolder:
 
 
 class LossLog:
-    """Appends float32 numbers (little-endian) to ``out/losses.f32``; number s is the mean loss of step s, from 0."""
+    """Appends float32 numbers (little-endian) to ``out/losses.f32``; number s is the mean loss of step s, from 0.
 
-    def __init__(self, out: Path, step: int) -> None:
+    kept: those of the checkpoint that the run goes on from. A file that does not begin with them is mended, and said to be.
+    """
+
+    def __init__(self, out: Path, kept: bytes, *, say: Callable[[str], None] = print) -> None:
         path = out / _LOSSES
-        size = path.stat().st_size if path.exists() else 0
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EEXIST, "not a plain file", str(path))
+        there = read_plain(path) if path.exists() else b""
+        if not there.startswith(kept):
+            say(f"{_LOSSES} was {'damaged' if there else 'gone'}; its {len(kept) // 4} losses are those of the checkpoint again.")
+        if there != kept or not path.exists():  # also what a killed run wrote after its checkpoint
+            replace(path, kept)
+        self._all = bytearray(kept)
         self._file = open(path, "ab")  # noqa: SIM115 (open for the length of the run)
-        self._file.truncate(min(size // 4, step) * 4)  # what a killed run wrote after its checkpoint
-        if size // 4 < step:  # somebody removed the log: the weights are what matters, so mark the gap and go on
-            self.append(torch.full((step - size // 4,), torch.nan))
 
     def append(self, losses: torch.Tensor) -> None:
         """losses: (steps,) on the CPU."""
-        self._file.write(losses.to(torch.float32).numpy().astype("<f4").tobytes())
+        data = losses.to(torch.float32).numpy().astype("<f4").tobytes()
+        self._all += data
+        self._file.write(data)
         self._file.flush()
 
-    def sync(self) -> None:
-        """Reach the disk; called before each checkpoint, so that the log is never behind it."""
+    def sync(self) -> bytes:
+        """Reach the disk; called before each checkpoint, so that the log is never behind it. Returns all of it."""
         self._file.flush()
         os.fsync(self._file.fileno())
+        return bytes(self._all)
 
     def close(self) -> None:
         self._file.close()
 
 
 def read_losses(out: str | os.PathLike[str]) -> torch.Tensor:
-    """(steps,) float32: the loss of every step of the run in ``out``; empty if there is none."""
-    path = Path(out) / _LOSSES
-    data = path.read_bytes() if path.exists() else b""
+    """(steps,) float32: the loss of every step of the run in ``out``; empty if there is none.
+
+    Raises CheckpointError where losses.f32 does not begin with the losses that the newest checkpoint keeps under its hash.
+    """
+    path, kept = Path(out) / _LOSSES, newest_losses(out)
+    try:
+        data = read_plain(path) if path.exists() else b""
+    except OSError as error:
+        raise CheckpointError("out", f"{str(path)!r}, {error.strerror}", "a file that fit wrote") from None
+    if not data.startswith(kept):
+        raise CheckpointError("out", f"{str(path)!r}, which is damaged", f"the {len(kept) // 4} losses of the newest checkpoint",
+                              "run the same training command again: it mends the file")
     return torch.from_numpy(np.frombuffer(data[: len(data) // 4 * 4], dtype="<f4").astype(np.float32))
 
 

@@ -22,7 +22,7 @@ from minidiff.train.recipe import Plan, Recipe
 from minidiff.train.run import Run
 from minidiff.train.speed import Speed
 
-__all__ = ["DeferInterrupt", "fit"]
+__all__ = ["DeferInterrupt", "Terminated", "ends_on_sigterm", "fit"]
 
 AGAIN = "To go on, run the same command again."
 
@@ -38,12 +38,12 @@ def fit(recipe: Recipe, *, budget: str = "laptop", images: int | None = None, mi
     ``minutes``, however many images that makes; the learning rate follows the time of training and ends at its end, also when
     the run is stopped and taken up again. out: folder for checkpoints, losses and previews; None keeps nothing. To resume,
     call again with the same arguments: parameters, EMA, moments and losses are bit-equal to a run that was never stopped, on
-    one machine with one number of threads. A run that is already complete yields its last state once. save_every,
-    preview_every: in images; None = 50 and 10 times a run. precision: auto, float32 or bf16 (auto: see
-    :func:`~minidiff.train.speed.automatic_bf16`). compile: with torch.compile; without it a step on CUDA is one CUDA graph.
-    extend: go on with a run that was planned for another number of images: a warm restart, a new cycle of the learning rate
-    from there to the new end; every checkpoint keeps the list of cycles. say: called with what a person should know, one
-    sentence at a time.
+    one machine with one number of threads. SIGTERM during a step saves as Ctrl-C does.
+    A run that is already complete yields its last state once. save_every, preview_every: in images; None = 50 and 10 times a
+    run. precision: auto, float32 or bf16 (auto: see :func:`~minidiff.train.speed.automatic_bf16`). compile: with torch.compile;
+    without it a step on CUDA is one CUDA graph. extend: go on with a run that was planned for another number of images: a warm
+    restart, a new cycle of the learning rate from there to the new end; every checkpoint keeps the list of cycles. say: called
+    with what a person should know, one sentence at a time.
 
     Raises BadInput before any work starts; CheckpointError when the folder holds another run, is in use or cannot be
     written; BadInput when the loss is no longer finite.
@@ -94,9 +94,8 @@ def _states(plan: Plan, workers: Workers, speed: Speed, out: Path | None, *, min
                     loss = run.take_step()
                     last, late = run.over, run.late(end)
                     run.read_losses(now=last)
-                    if last or late or run.due(save_every):
-                        run.save()
-                yield run.state(loss, run.preview() if last or run.due(preview_every) else None)
+                    preview = run.keep(show=last or run.due(preview_every), save=last or late or run.due(save_every))
+                yield run.state(loss, preview)
                 if late and not last:
                     say(f"{minutes:g} minutes are over at {run.where()}. {AGAIN}")
                     return
@@ -121,10 +120,9 @@ def _by_clock(plan: Plan, workers: Workers, speed: Speed, out: Path | None, seco
                     loss = run.take_step()
                     run.finished = run.spent() >= seconds
                     run.read_losses(now=run.over)
-                    if run.over or time.monotonic() - saved > SAVE_SECONDS:
-                        run.save()
-                        saved = time.monotonic()
-                yield run.state(loss, run.preview() if run.over else None)
+                    save = run.over or time.monotonic() - saved > SAVE_SECONDS
+                    preview, saved = run.keep(show=run.over, save=save), time.monotonic() if save else saved
+                yield run.state(loss, preview)
 
 
 def _complete(run: Run, say: Callable[[str], None]) -> TrainState:
@@ -132,9 +130,31 @@ def _complete(run: Run, say: Callable[[str], None]) -> TrainState:
     return run.state(torch.tensor(float("nan")) if run.folder is None else run.folder.last_loss())
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what stops a process politely (``kill``, a queue, a container). It saves and ends the run as Ctrl-C does."""
+
+
+@contextlib.contextmanager
+def ends_on_sigterm() -> Iterator[None]:
+    """In the block SIGTERM raises :class:`Terminated`, where Python can set a handler at all (the main thread)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def terminate(_number: int, _frame: FrameType | None) -> None:
+    """A handler for SIGTERM."""
+    raise Terminated
+
+
 @contextlib.contextmanager
 def _saved_when_stopped(run: Run, say: Callable[[str], None]) -> Iterator[None]:
-    """Ctrl-C and a closed loop leave a checkpoint behind."""
+    """Ctrl-C, SIGTERM and a closed loop leave a checkpoint behind."""
     try:
         yield
     except (KeyboardInterrupt, GeneratorExit):
@@ -149,28 +169,34 @@ def _saved_when_stopped(run: Run, say: Callable[[str], None]) -> Iterator[None]:
 
 
 class DeferInterrupt:
-    """Holds back the first Ctrl-C until the block ends, so that weights, moments and files agree with each other.
+    """Holds back the first Ctrl-C or SIGTERM until the block ends, so that weights, moments and files agree with each other.
 
-    A second Ctrl-C is let through at once. Outside the main thread, which never sees Ctrl-C, this does nothing.
+    A second one is let through at once. SIGTERM then becomes :class:`Terminated`, unless the program has a handler of its own.
+    Outside the main thread, which never sees signals, this does nothing.
     """
 
     def __enter__(self) -> DeferInterrupt:
         self._seen: tuple[int, FrameType | None] | None = None
-        self._before: Any = None
+        self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            before = signal.getsignal(signal.SIGINT)
-            if callable(before):
-                self._before = before
-                signal.signal(signal.SIGINT, self._catch)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                before = signal.getsignal(number)
+                if callable(before) or (number == signal.SIGTERM and before is signal.SIG_DFL):
+                    self._before[number] = before
+                    signal.signal(number, self._catch)
         return self
+
+    def _act(self, number: int, frame: FrameType | None) -> None:
+        before = self._before[number]
+        (before if callable(before) else terminate)(number, frame)
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
         if self._seen is not None:
-            self._before(number, frame)
+            self._act(number, frame)
         self._seen = (number, frame)
 
     def __exit__(self, *error: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            if self._seen is not None and error[0] is None:
-                self._before(*self._seen)
+        for number, before in self._before.items():
+            signal.signal(number, before)
+        if self._seen is not None and error[0] is None:
+            self._act(*self._seen)

@@ -41,10 +41,15 @@ class TrainState:
 
 
 def describe(state: TrainState) -> str:
-    """Images, images a second, recent loss and time left."""
-    rate = f"{state.rate:,.0f}" if state.rate >= 10 else f"{state.rate:.1f}"
-    left = tqdm.format_interval(state.seconds_left) if state.seconds_left < float("inf") else "-"
-    return f"{state.images:,} of {state.total:,} images   {rate} images/s   loss {state.recent:.4f}   {left} left"
+    """Images, images a second, recent loss and time left: those of them that are known."""
+    parts = [f"{state.images:,} of {state.total:,} images"]
+    if state.rate == state.rate:  # not before the first reading, and not of a run that was complete already
+        parts.append(f"{state.rate:,.0f} images/s" if state.rate >= 10 else f"{state.rate:.1f} images/s")
+    if state.recent == state.recent:
+        parts.append(f"loss {state.recent:.4f}")
+    if state.images < state.total and state.seconds_left < float("inf"):
+        parts.append(f"{tqdm.format_interval(state.seconds_left)} left")
+    return "   ".join(parts)
 
 
 class Progress:

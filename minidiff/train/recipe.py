@@ -50,7 +50,8 @@ class Recipe:
     restarts: shares of the run, rising in (0, 1), at which the rate starts anew (warm restarts: Loshchilov and Hutter 2017).
     ema: decay a step, in [0, 1). clip: largest norm of the gradient. preview: network -> (B, C, H, W) in [-1, 1], or None.
     expect: one sentence, what a good run ends with. identity: what else makes the run the one it is (data, objective,
-        weighting): JSON values, which a checkpoint must agree with before a run goes on from it, and which the card states.
+        schedule, weighting): JSON values, which a checkpoint must agree with before a run goes on from it, and which the card
+        states. A value may be a function without arguments, called when the run starts. The network is compared by itself.
     export: (trained network, folder) -> facts for the card; writes the files that ship. None: nothing ships.
     """
 
@@ -133,9 +134,10 @@ class Plan:
     def settings(self) -> dict[str, Any]:
         """What a checkpoint must agree with before a run goes on from it; plain JSON values."""
         r = self.recipe
+        own = {name: value() if callable(value) else value for name, value in r.identity.items()}
         return {"recipe": r.name, "seed": r.seed, "images": self.images, "batch": self.batch, "lr": self.lr, "warmup": r.warmup,
                 "lr_shape": r.lr_shape, "restarts": list(r.restarts), "ema": r.ema, "clip": r.clip,
-                "weight_decay": r.weight_decay, "betas": list(r.betas), **json.loads(json.dumps(r.identity))}
+                "weight_decay": r.weight_decay, "betas": list(r.betas), **json.loads(json.dumps(own))}
 
 
 def lr_at(images: int, *, peak: float, warmup: int, total: int, shape: str = "cosine") -> float:

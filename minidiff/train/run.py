@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_map
 
 from minidiff.errors import BadInput, require
 from minidiff.rng import key, seeded_rng
-from minidiff.train.checkpoint import Snapshot
 from minidiff.train.distributed import Workers
 from minidiff.train.folder import RunFolder
 from minidiff.train.graph import GraphedStep
@@ -22,6 +21,7 @@ from minidiff.train.optimiser import Ema, adamw, moments, restore_moments, set_l
 from minidiff.train.progress import TrainState
 from minidiff.train.recipe import Plan
 from minidiff.train.speed import Speed, fast_matmul
+from minidiff.train.stored import Snapshot
 
 __all__ = ["Run"]
 
@@ -65,6 +65,9 @@ class Run:
 
     def _open(self, out: Path, extend: bool, say: Callable[[str], None]) -> Snapshot | None:
         """Process 0: take the folder and read the newest checkpoint."""
+        if not self.plan.recipe.identity:
+            say(f"Recipe {self.plan.recipe.name!r} names no identity=, so this folder cannot tell it from one with other data or "
+                "another objective.")
         shapes = {name: list(x.shape) for name, x in self.model.state_dict().items()}
         count = sum(p.numel() for p in self.model.parameters())
         network = f"{count:,} weights, shapes {key(repr(shapes)) >> 32:08x}"
@@ -193,6 +196,18 @@ class Run:
         if not all(bool(x.isfinite().all()) for x in self.model.state_dict().values()):
             self._diverged(f"a weight that is not finite after step {self.step}")
         self.folder.save(self.snapshot())
+
+    def keep(self, *, show: bool, save: bool) -> Path | None:
+        """The preview first, since the checkpoint vouches for it; a preview that fails does not cost the checkpoint."""
+        try:
+            preview = self.preview() if show else None
+        except Exception:
+            if save:
+                self.save()
+            raise
+        if save:
+            self.save()
+        return preview
 
     def preview(self) -> Path | None:
         """The average network's pictures, in the folder of the run; None where there are none to show."""

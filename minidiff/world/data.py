@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from torch import Tensor
 from minidiff.world.render import render
 from minidiff.world.sample import sample_scenes
 from minidiff.world.scene import Scenes
+from minidiff.world.vocab import WORLD_EDITION
 
 __all__ = ["WorldData"]
 
@@ -25,6 +28,11 @@ class WorldData:
     split: str = "train"
     level: str = "simple"
     seed: int = 0
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes these pictures the ones they are, as JSON values; a run is resumed only with the same."""
+        return {"world": WORLD_EDITION, **dataclasses.asdict(self)}
 
     def scenes(self, i: int, n: int, device: torch.device | str = "cpu") -> Scenes:
         """The scenes of batch i with n rows: numbers i * n to i * n + n - 1."""

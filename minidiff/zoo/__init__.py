@@ -55,7 +55,8 @@ def load(name: str, *, device: torch.device | str = "cpu") -> Any:
     - a shipped name, checked against the sha256 on its card: "pixel-..." gives a wrapped network (Eps, X0, V or LearnedRange:
       ``model(x, t) -> Prediction``) with its schedule, "readers/..." a :class:`~minidiff.measure.reader.Reader`, "mini-vae"
       and the like a diffusers or transformers model, "mini-sd" a ``StableDiffusionPipeline``;
-    - a folder written by ``save_pretrained`` of a diffusers pipeline, a diffusers model or a transformers CLIP;
+    - a folder written by ``save_pretrained`` of a diffusers pipeline, a diffusers model or a transformers CLIP, or the folder of
+      a run that ``minidiff train`` wrote;
     - an id of the Hugging Face Hub, "owner/name": the only one that touches the network.
 
     Weights come from safetensors only. Raises CheckpointError when a file is missing, truncated, changed or not ours.
@@ -68,7 +69,7 @@ def load(name: str, *, device: torch.device | str = "cpu") -> Any:
     if inside and ((ours / "card.json").is_file() or (ours / "config.json").is_file()):
         return _ready(_shipped(name), device)
     if Path(name).is_dir():
-        return _ready(_pretrained(Path(name), name), device)
+        return _ready(_local(Path(name), name), device)
     owner, _, rest = name.partition("/")
     if rest and "/" not in rest and owner not in (".", "..", "~") and not (data_folder() / owner).is_dir():
         return _ready(_from_hub(name), device)
@@ -93,6 +94,17 @@ def export(name: str, folder: str | Path) -> Path:
     """
     _folder(name)
     return parts.export(name, folder, data_folder())
+
+
+def _local(folder: Path, name: str) -> Any:
+    """A folder in diffusers' format, or that of a training run, which keeps its model in ``model``."""
+    if (folder / "model" / "card.json").is_file():
+        check_files("model", folder)
+        return _opened_shipped(folder / "model", name)
+    if any(folder.glob("step-*/meta.json")):
+        raise CheckpointError("name", f"{name!r}, a run that has written no model yet", "a run that has ended or was stopped",
+                              "the same training command again: it writes the model when it stops")
+    return _pretrained(folder, name)
 
 
 def _shipped(name: str) -> Any:

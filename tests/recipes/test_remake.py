@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import tiny_meta
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -189,6 +190,8 @@ def test_needs_that_are_not_named_are_the_shipped_ones(house):
 ACTOR = """
 import json, sys, time
 from pathlib import Path
+sys.path.insert(0, sys.argv[5])
+from tiny_meta import write_meta
 out, name, load, store = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
 time.sleep(load)
 said = sys.stdin.readline()
@@ -197,8 +200,7 @@ if said:
     time.sleep(seconds)
     step = out / "runs" / name / "step-00000002"
     step.mkdir(parents=True)
-    meta = {"seconds": seconds, "images": 1, "settings": {"seconds_planned": seconds}, "over": [began, time.time()]}
-    (step / "meta.json").write_text(json.dumps(meta))
+    write_meta(step, seconds=seconds, planned=seconds, over=[began, time.time()])
     time.sleep(store)
     (out / "jobs").mkdir(exist_ok=True)
     (out / "jobs" / (name + ".part")).write_text(json.dumps({"state": "done", "note": ""}))
@@ -212,7 +214,7 @@ def act(monkeypatch, out, plan, minutes, load, store):
 
     def spawn(self, row):
         spawned[row.name] = time.time()
-        row.child = subprocess.Popen([sys.executable, "-S", "-c", ACTOR, str(out), row.name, str(load), str(store)],
+        row.child = subprocess.Popen([sys.executable, "-S", "-c", ACTOR, str(out), row.name, str(load), str(store), KIT],
                                      stdin=subprocess.PIPE)
 
     monkeypatch.setattr(jobs.Jobs, "_spawn", spawn)
@@ -244,7 +246,7 @@ def test_a_run_that_was_begun_keeps_the_length_it_was_begun_with(tmp_path, monke
     """fit refuses to go on with a run by the clock of another length."""
     run = tmp_path / "runs" / "begun" / "step-00000001"
     run.mkdir(parents=True)
-    (run / "meta.json").write_text(json.dumps({"seconds": 0.4, "images": 1, "settings": {"seconds_planned": 0.789}}))
+    tiny_meta.write_meta(run, seconds=0.4, planned=0.789)
     rows, _, _ = act(monkeypatch, tmp_path, {"begun": ((), 2.0, 0), "new": ((), 2.0, 1)}, 0.05, 0, 0)
     assert [round(60 * row.facts["planned"], 3) for row in rows] == [0.789, pytest.approx(2 / 3, abs=0.01)]
 

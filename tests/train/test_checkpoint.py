@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import errno
-import hashlib
 import json
 import os
 import pickle
+import shutil
+import signal
 import stat
+import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import train_child
 from filelock import FileLock
 from safetensors.torch import load_file
 from torch import nn
 from train_child import Nursery, TinyNet, differing, final, recipe
 
+from minidiff import cli, train_command
 from minidiff.errors import BadInput, CheckpointError
 from minidiff.files import remove_folder, sha256
-from minidiff.train import checkpoint, fit, load_ema, newest, read_losses
+from minidiff.train import TrainState, checkpoint, describe, fit, load_ema, newest, newest_meta, read_losses, stored
+from minidiff.train.loop import Terminated, ends_on_sigterm
+from minidiff.train.run import Run
 
 Bits = dict[str, torch.Tensor]
-PARTS = ("model.safetensors", "ema.safetensors", "optimiser.pt", "meta.json")
+PARTS = ("model.safetensors", "ema.safetensors", "optimiser.pt", "losses.f32", "meta.json", "SHA256SUMS")
 
 
 class CaptionFacts(list[str]):
@@ -70,16 +79,14 @@ def steps(out: Path) -> list[int]:
     return sorted(int(p.name[5:]) for p in out.glob("step-????????"))
 
 
-def digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
 def forge(folder: Path, name: str, data: bytes) -> None:
     """Replace a file and make the checkpoint's own hash agree, as an attacker would."""
     (folder / name).write_bytes(data)
-    meta = json.loads((folder / "meta.json").read_text())
-    meta["sha256"][name] = digest(data)
-    (folder / "meta.json").write_text(json.dumps(meta))
+    seal(folder)
+
+
+def seal(folder: Path) -> None:
+    (folder / "SHA256SUMS").write_text("".join(f"{sha256(folder / part)}  {part}\n" for part in PARTS[:-1]))
 
 
 # ---- what is in one -------------------------------------------------------------------------------------------------
@@ -92,7 +99,8 @@ def test_a_checkpoint_names_its_run(stopped: Path) -> None:
     assert meta["step"] == 5 and meta["images"] == 20 and meta["seconds"] >= 0
     assert meta["settings"]["recipe"] == "tiny" and meta["settings"]["seed"] == 20 and meta["settings"]["images"] == 48
     assert meta["versions"]["torch"] == torch.__version__ and meta["hardware"]["threads"] == 1
-    assert meta["sha256"] == {name: sha256(folder / name) for name in PARTS[:3]}
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    assert (folder / "SHA256SUMS").read_text().count("\n") == 5
 
 
 def test_two_are_kept_and_the_log_has_a_number_a_step(tmp_path: Path) -> None:
@@ -164,8 +172,6 @@ def garble(folder: Path, name: str) -> None:
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(stopped: Path, straight: Bits, name: str,
                                                                   damage: Callable[[Path, str], None]) -> None:
     damage(stopped / "step-00000005", name)
-    if (name, damage) == ("meta.json", flip):  # a flipped bit in the versions changes nothing that is used
-        return
     said = CaptionFacts()
     go(stopped, say=said)
     assert said[0].startswith("step-00000005 cannot be used: ") and name in said[0] and "the one of step 4 is used" in said[0]
@@ -222,12 +228,147 @@ def test_the_log_is_cut_back_to_the_checkpoint(stopped: Path, straight: Bits) ->
     assert differing(straight, final(stopped)) == []
 
 
-def test_a_lost_log_leaves_a_gap_and_no_more(stopped: Path, straight: Bits) -> None:
-    (stopped / "losses.f32").unlink()
-    go(stopped)
-    assert differing(straight, final(stopped)) == ["losses"]
-    losses = read_losses(stopped)
-    assert losses[:5].isnan().all() and torch.equal(losses[5:], straight["losses"][5:])
+@pytest.mark.parametrize("damage", [truncate, remove, garble, flip], ids=lambda d: d.__name__)
+def test_a_damaged_log_is_noticed_and_mended_from_the_checkpoint(stopped: Path, straight: Bits,
+                                                                 damage: Callable[[Path, str], None]) -> None:
+    damage(stopped, "losses.f32")
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_losses(stopped)
+    said = CaptionFacts()
+    go(stopped, say=said)
+    assert said[0] == (f"losses.f32 was {'gone' if damage is remove else 'damaged'}; its 5 losses are those of the checkpoint "
+                       "again.")
+    assert differing(straight, final(stopped)) == []
+
+
+def test_every_byte_of_a_checkpoint_counts(stopped: Path) -> None:
+    """Each byte of meta.json and of SHA256SUMS, and some of each other file, changed in turn: named, the older one used."""
+    folder = stopped / "step-00000005"
+    for name in PARTS:
+        data = (folder / name).read_bytes()
+        places = range(len(data)) if name in PARTS[-2:] else range(0, len(data), max(1, len(data) // 20))
+        for place in places:
+            (folder / name).write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1:])
+            found, bad = stored.first_whole(stopped, stored.read_checkpoint)
+            assert found.step == 4 and folder in bad, (name, place)
+        (folder / name).write_bytes(data)
+    assert newest(stopped)[1]["step"] == newest_meta(stopped)["step"] == 5
+
+
+def test_a_file_added_to_a_checkpoint_is_named(stopped: Path, straight: Bits) -> None:
+    (stopped / "step-00000005" / "extra.py").write_text("raise SystemExit")
+    (stopped / "step-00000004" / ".DS_Store").write_bytes(b"finder")
+    (stopped / "notes.txt").write_text("mine")
+    said = CaptionFacts()
+    go(stopped, say=said)
+    assert "extra.py in it was not written by minidiff" in said[0] and "the one of step 4 is used" in said[0]
+    assert said[1] == "Not of this run, and left alone: notes.txt."
+    assert (stopped / "notes.txt").read_text() == "mine" and differing(straight, final(stopped)) == []
+
+
+def test_one_flipped_bit_of_the_newest_meta_does_not_hide_the_older_run(stopped: Path) -> None:
+    """The damaged meta.json still parses and names another seed: it is not believed."""
+    meta = stopped / "step-00000005" / "meta.json"
+    meta.write_text(meta.read_text().replace('"seed": 20', '"seed": 21'))
+    said = CaptionFacts()
+    go(stopped, say=said)
+    assert said[0].startswith("step-00000005 cannot be used: meta.json is truncated or changed")
+
+
+@pytest.mark.parametrize("name", [*PARTS, "losses.f32 of the run"])
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="2026-11: no pipes with names on this system")
+def test_a_pipe_never_hangs(stopped: Path, name: str) -> None:
+    path = stopped / "losses.f32" if name.endswith("run") else stopped / "step-00000005" / name
+    path.unlink()
+    os.mkfifo(path)
+    said = CaptionFacts()
+    signal.alarm(20)
+    try:
+        if name.endswith("run"):
+            with pytest.raises(CheckpointError, match="move away what is in the way, '.*losses.f32'"):
+                go(stopped, say=said)
+            with pytest.raises(CheckpointError, match="not a plain file"):
+                read_losses(stopped)
+        else:
+            go(stopped, say=said)
+            assert said[0].startswith(f"step-00000005 cannot be used: {name} cannot be read (not a plain file)")
+    finally:
+        signal.alarm(0)
+
+
+# ---- previews -------------------------------------------------------------------------------------------------------
+
+
+def painted(net: TinyNet) -> torch.Tensor:
+    return net.first.weight.detach()[:4].tanh()
+
+
+def shown(out: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted((out / "previews").iterdir())}
+
+
+@pytest.mark.parametrize("when", ["before the preview", "after the preview", "after the checkpoint"])
+def test_a_preview_is_there_when_its_checkpoint_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    go(tmp_path / "whole", preview=painted, save_every=16)
+    real_save, real_preview = Run.save, Run.preview
+
+    class Killed(BaseException):
+        pass
+
+    def save(self: Run) -> None:
+        if when == "after the preview" and self.step == 8:
+            raise Killed
+        real_save(self)
+        if when == "after the checkpoint" and self.step == 8:
+            raise Killed
+
+    def preview(self: Run) -> Path | None:
+        if when == "before the preview" and self.step == 8:
+            raise Killed
+        return real_preview(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save", save)
+        patch.setattr(Run, "preview", preview)
+        with pytest.raises(Killed):
+            go(tmp_path / "killed", preview=painted, save_every=16)
+    go(tmp_path / "killed", preview=painted, save_every=16)
+    assert len(shown(tmp_path / "whole")) >= 10 and shown(tmp_path / "killed") == shown(tmp_path / "whole")
+
+
+def test_damaged_previews_are_named_and_half_written_files_are_removed(stopped: Path, tmp_path: Path) -> None:
+    out = tmp_path / "pictures"
+    go(out, preview=painted, stop=8)
+    first, second, *_ = sorted((out / "previews").iterdir())
+    first.unlink()
+    second.write_bytes(b"something else")
+    (out / "previews" / "0000000002.png").write_bytes(b"not of this run")
+    halves = [out / "previews" / ".0000000016.png-ab12cd_3.tmp", out / ".losses.f32-ab12cd_3.tmp"]
+    for half in halves:
+        half.write_bytes(b"half")
+    said = CaptionFacts()
+    go(out, preview=painted, say=said)
+    assert said[:3] == [f"previews/{first.name} is gone; only the picture is lost.",
+                        f"previews/{second.name} is no longer the picture that was written; only the picture is lost.",
+                        f"Not of this run, and left alone: previews/0000000002.png, previews/{second.name}."]
+    assert not any(half.exists() for half in halves)
+
+
+# ---- what an error says is so ---------------------------------------------------------------------------------------
+
+
+def test_an_error_does_not_call_whole_what_is_gone(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = fit(recipe(), images=48, out=stopped, device="cpu", save_every=16, say=lambda _: None)
+    next(states)
+    shutil.rmtree(stopped)
+    with pytest.raises(CheckpointError, match="No such file or directory.*the checkpoint of step 5 is gone") as caught:
+        collections.deque(states, maxlen=0)
+    assert "permissions" not in str(caught.value) and "whole" not in str(caught.value)
+
+
+def test_a_complete_run_names_no_rate() -> None:
+    state = TrainState(12, 48, 48, torch.tensor(0.5), float("nan"), float("nan"), nn.Identity(), nn.Identity())
+    assert describe(state) == "48 of 48 images"
 
 
 # ---- another run's folder ---------------------------------------------------------------------------------------------
@@ -313,8 +454,8 @@ def failing_at(nth: int, code: int, real: Callable[..., Any]) -> Callable[..., A
 
 
 def whole(folder: Path) -> bool:
-    hashes = json.loads((folder / "meta.json").read_text())["sha256"]
-    return all(sha256(folder / name) == hashes[name] for name in PARTS[:3])
+    before = (folder / "SHA256SUMS").read_text()
+    return before == "".join(f"{sha256(folder / part)}  {part}\n" for part in PARTS[:-1])
 
 
 @pytest.mark.parametrize("call", PLACES)
@@ -391,8 +532,9 @@ def test_a_folder_that_cannot_be_written(nursery: Nursery, tmp_path: Path, fresh
 
 def test_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("mine")
-    with pytest.raises(CheckpointError, match="a folder that can be written"):
+    with pytest.raises(CheckpointError, match="a folder that can be written") as caught:
         go(tmp_path / "run")
+    assert "move away what is in the way" in str(caught.value) and "permissions" not in str(caught.value)
     assert (tmp_path / "run").read_text() == "mine"
 
 
@@ -432,3 +574,43 @@ def test_an_empty_folder_has_nothing_to_load(tmp_path: Path) -> None:
 
 def test_errors_are_bad_input() -> None:
     assert issubclass(CheckpointError, BadInput)
+
+
+# ---- SIGTERM ----------------------------------------------------------------------------------------------------------
+
+
+def test_sigterm_saves_as_ctrl_c_does(tmp_path: Path, straight: Bits) -> None:
+    """In the middle of a step, of a process without a handler of its own; and the command ends with 143."""
+    out, said = tmp_path / "run", CaptionFacts()
+
+    def loss_with_signal(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        if not out.joinpath("sent").exists():
+            out.joinpath("sent").touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_child.loss(model, batch)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated):
+        go(out, loss=loss_with_signal, say=said)
+    assert steps(out) == [1] and said[-1].startswith("Stopped and saved at step 1")
+    assert signal.getsignal(signal.SIGTERM) is before
+    go(out)
+    assert differing(straight, final(out)) == []
+
+
+def test_sigterm_between_two_steps(tmp_path: Path) -> None:
+    said = CaptionFacts()
+    states = fit(recipe(), images=48, out=tmp_path / "run", device="cpu", save_every=1000, say=said)
+    with pytest.raises(Terminated), ends_on_sigterm(), contextlib.closing(states):
+        next(states)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+    assert steps(tmp_path / "run") == [1]
+
+
+def test_the_command_ends_with_143(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def act(*_: Any) -> int:
+        raise Terminated
+
+    monkeypatch.setattr(train_command, "train", act)
+    assert cli.main(["train", "pixel-ddpm"]) == 143

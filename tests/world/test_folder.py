@@ -11,7 +11,8 @@ from PIL import Image
 
 from minidiff.errors import BadInput
 from minidiff.world import folder as module
-from minidiff.world.folder import ImageFolder, area_square, read_image
+from minidiff.world.folder import ImageFolder
+from minidiff.world.picture_file import area_square, read_image
 
 
 def noise(height, width, seed=0, channels=3):
