@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from minidiff.options import device as device_name
+from minidiff.options import whole
+
 __all__ = ["main", "rate"]
 
 
@@ -67,8 +70,8 @@ def _rows(device: torch.device) -> list[tuple[str, float, str]]:
 def main(argv: Sequence[str] = ()) -> int:
     """Print the table; ``--device`` picks another device than the best there is, ``--threads`` how many threads."""
     options = argparse.ArgumentParser(prog="minidiff bench")
-    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options.add_argument("--threads", type=int)
+    options.add_argument("--device", type=device_name, default="cuda" if torch.cuda.is_available() else "cpu")
+    options.add_argument("--threads", type=whole(1, 4096))
     given = options.parse_args(argv)
     if given.threads:
         torch.set_num_threads(given.threads)

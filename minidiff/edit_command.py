@@ -65,8 +65,11 @@ def edit(given: Namespace) -> int:
     takes = inspect.signature(function).parameters
     options, out = options_of(function, given.set), Path(given.out)
     require(given.steps >= 1, "--steps", given.steps, "a whole number, 1 or more", "--steps 25")
+    require(bool(given.source.strip()), "SOURCE", repr(given.source), "the prompt of the source", '"a red cat on the grass"')
     require("target" not in takes or given.target is not None, "TARGET", "none", f"a prompt to edit to: {given.method} needs one")
     pipe = load(given.model)
+    require(hasattr(pipe, "unet") and hasattr(pipe, "tokenizer"), "--model", f"{given.model!r}, a {type(pipe).__name__}",
+            "a text-to-image pipeline", "--model mini-sd")
     if given.images is not None:
         side = pipe.unet.config.sample_size * pipe.vae_scale_factor
         images, captions, names = _pictures(given.images, side)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from minidiff.options import device, number, path
+
 __all__ = ["add_parsers", "export", "remake", "unpack"]
 
 
@@ -12,15 +14,18 @@ def add_parsers(commands: Any) -> None:
     """Add these commands to those of ``minidiff``."""
     again = commands.add_parser("remake", help="train all models that ship, side by side; the same command again resumes it")
     again.add_argument("names", metavar="NAME", nargs="*", help="models to make; all of the plan when left out")
-    again.add_argument("--device", help="cpu, cuda, cuda:1; the best there is when left out")
-    again.add_argument("--minutes", type=float, help="of wall clock, in all (9; with --budget laptop: until every model has "
+    again.add_argument("--device", type=device, help="cpu, cuda, cuda:1; the best there is when left out")
+    again.add_argument("--minutes", type=number(0, above=True),
+                       help="of wall clock, in all (9; with --budget laptop: until every model has "
                                                      "seen its images)")
     again.add_argument("--budget", default="gpu", choices=("laptop", "gpu"))
-    again.add_argument("--out", default="runs/remake", metavar="DIR", help="where models, runs and logs go (runs/remake)")
-    again.add_argument("--pack", metavar="DIR", help="also put the models into a few archives of at most 16 MiB each, for unpack")
+    again.add_argument("--out", default="runs/remake", type=path, metavar="DIR",
+                       help="where models, runs and logs go (runs/remake)")
+    again.add_argument("--pack", type=path, metavar="DIR",
+                       help="also put the models into a few archives of at most 16 MiB each, for unpack")
 
     take = commands.add_parser("unpack", help="ship the models of remake --pack that score better than those in data/")
-    take.add_argument("folder", metavar="DIR", help="the folder with the archives")
+    take.add_argument("folder", type=path, metavar="DIR", help="the folder with the archives")
     take.add_argument("names", metavar="NAME", nargs="*", help="only these models; all in the archives when left out")
     take.add_argument("--force", action="append", default=[], metavar="NAME", help="take this model whatever it scores")
     take.add_argument("--all", action="store_true", dest="everything", help="take all without scoring")

@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from minidiff.options import device, number, path, whole
+
 __all__ = ["add_parsers", "sample", "train"]
 
 
@@ -17,29 +19,33 @@ def add_parsers(commands: Any) -> None:
     train = commands.add_parser("train", help="train a model by its recipe; the same command again resumes it")
     train.add_argument("recipe", metavar="RECIPE", nargs="?", help="leave it out to see all recipes")
     train.add_argument("--budget", default="laptop", choices=("laptop", "gpu"))
-    train.add_argument("--minutes", type=float, help="stop after so many minutes; the same command goes on")
-    train.add_argument("--images", type=int, help="stop after so many images instead")
+    train.add_argument("--minutes", type=number(0, above=True), help="stop after so many minutes; the same command goes on")
+    train.add_argument("--images", type=whole(1), help="stop after so many images instead")
     train.add_argument("--extend", action="store_true",
                        help="go on with a run that was planned for another number of images, as a warm restart; with --images")
-    train.add_argument("--device", help="cpu, cuda, cuda:1, mps; the best there is when left out")
-    train.add_argument("--data", metavar="FOLDER", help="your own pictures in place of the world's: pixel models, autoencoders, "
+    train.add_argument("--device", type=device, help="cpu, cuda, cuda:1, mps; the best there is when left out")
+    train.add_argument("--data", type=path, metavar="FOLDER",
+                       help="your own pictures in place of the world's: pixel models, autoencoders, "
                                                         "and mini-sd, which needs captions")
     train.add_argument("--caption-column", metavar="NAME", help="where metadata.jsonl or .csv has captions (text, or caption)")
-    train.add_argument("--vae", metavar="MODEL", help="with --data, the autoencoder of mini-sd: a name or a run (mini-vae)")
-    train.add_argument("--out", metavar="DIR", help="where checkpoints go (runs/RECIPE, or runs/RECIPE-FOLDER with --data)")
+    train.add_argument("--vae", type=path, metavar="MODEL",
+                       help="with --data, the autoencoder of mini-sd: a name or a run (mini-vae)")
+    train.add_argument("--out", type=path, metavar="DIR",
+                       help="where checkpoints go (runs/RECIPE, or runs/RECIPE-FOLDER with --data)")
     train.add_argument("--ship", action="store_true", help="when trained, put the weights and a card into data/RECIPE")
 
     take = commands.add_parser("sample", help="draw with a trained model: minidiff sample runs/mine -n 16 -o grid.png")
     take.add_argument("model", metavar="MODEL", help="the folder of a run, or a shipped name")
-    take.add_argument("-n", type=int, help="how many pictures, 1 to 1024 (16; with --prompt, so many of each: 1)")
-    take.add_argument("-o", "--out", required=True, metavar="FILE", help="a PNG file")
+    take.add_argument("-n", type=whole(1, 1024), help="how many pictures, 1 to 1024 (16; with --prompt, so many of each: 1)")
+    take.add_argument("-o", "--out", required=True, type=path, metavar="FILE", help="a PNG file")
     take.add_argument("--prompt", action="append", metavar="TEXT", help="for text to image; again for another. Left out, "
                                                                         "captions of the pictures it was trained on")
-    take.add_argument("--data", metavar="FOLDER", help="for an autoencoder: pictures, each shown with its round trip")
-    take.add_argument("--steps", type=int, default=50, help="sampling steps, 1 to 1000 (50)")
-    take.add_argument("--guidance", type=float, default=4.0, help="weight of classifier-free guidance, for text to image (4)")
-    take.add_argument("--seed", type=int, default=0)
-    take.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (cpu)")
+    take.add_argument("--data", type=path, metavar="FOLDER", help="for an autoencoder: pictures, each shown with its round trip")
+    take.add_argument("--steps", type=whole(1, 1000), default=50, help="sampling steps, 1 to 1000 (50)")
+    take.add_argument("--guidance", type=number(-1000, 1000), default=4.0,
+                      help="weight of classifier-free guidance, for text to image (4)")
+    take.add_argument("--seed", type=whole(0), default=0)
+    take.add_argument("--device", type=device, default="cpu", help="cpu, cuda, cuda:1, mps (cpu)")
 
 
 def train(given: argparse.Namespace) -> int:
@@ -58,9 +64,11 @@ def train(given: argparse.Namespace) -> int:
     require(given.data is not None or given.caption_column is None, "--caption-column", given.caption_column, "--data beside it")
     require(given.data is not None or given.vae is None, "--vae", given.vae, "--data beside it")
     require(not given.ship or given.data is None, "--ship", "--data beside it", "one of the two: data/ is the course's own")
-    chosen = recipe(given.recipe, data=given.data, caption_column=given.caption_column, vae=given.vae,
-                    say=print if first else lambda _: None)
-    mine = "" if given.data is None else f"-{Path(given.data).resolve().name}"
+    mine, own = "", {}
+    if given.data is not None:
+        own = {"data": given.data, "caption_column": given.caption_column, "vae": given.vae, "say": print if first else _silent}
+        mine = f"-{Path(given.data).resolve().name}"
+    chosen = recipe(given.recipe, **own)
     out = given.out or os.path.join("runs", chosen.name + mine)
     states = fit(chosen, budget=given.budget, images=given.images, minutes=given.minutes, device=given.device, out=out,
                  extend=given.extend)
@@ -79,12 +87,19 @@ def train(given: argparse.Namespace) -> int:
             if given.ship:
                 from minidiff.recipes import publish
                 print(f"shipped: {publish(chosen.name, out)}")
-        print(_now(chosen.name, out))
+        if chosen.export is not None:
+            print(_now(chosen.name, out))
     return 0
+
+
+def _silent(_: str) -> None:
+    """Of several processes only the first speaks."""
 
 
 def _write_model(chosen: Any, out: str) -> None:
     """The averaged weights as a model that ``load`` opens, in ``out/model``; nothing where nothing was saved yet."""
+    if chosen.export is None:
+        return
     from minidiff.recipes import publish
     if any(Path(out).glob("step-*/meta.json")):
         publish(chosen, out, root=Path(out), as_name="model")
@@ -108,9 +123,6 @@ def sample(given: argparse.Namespace) -> int:
     from minidiff.errors import require
     from minidiff.show import save_grid
     from minidiff.zoo import load
-    require(given.n is None or 1 <= given.n <= 1024, "-n", given.n, "1 to 1024 pictures", "-n 16")
-    require(1 <= given.steps <= 1000, "--steps", given.steps, "1 to 1000 steps", "--steps 50")
-    require(given.seed >= 0, "--seed", given.seed, "a number from 0 up", "--seed 0")
     require(Path(given.out).suffix.lower() == ".png", "-o", repr(given.out), "a file that ends in .png", "-o grid.png")
     require(Path(given.out).resolve().parent.is_dir(), "-o", repr(given.out), "a file in a folder that exists", "-o grid.png")
     model = load(given.model, device=given.device)
@@ -122,8 +134,8 @@ def sample(given: argparse.Namespace) -> int:
                 require(value is None, name, repr(value), f"no {name}: {given.model} is {type(model).__name__}")
             images, columns, what = _round_trips(model, given) if hasattr(model, "encode") else _from_noise(model, given)
     side = images.shape[-1]
-    path = save_grid(given.out, images.clamp(-1, 1).cpu(), columns=columns, scale=max(1, 1024 // (side * (columns or 8))))
-    print(f"{path}: {what}, by {given.model}")
+    file = save_grid(given.out, images.clamp(-1, 1).cpu(), columns=columns, scale=max(1, 1024 // (side * (columns or 8))))
+    print(f"{file}: {what}, by {given.model}")
     return 0
 
 

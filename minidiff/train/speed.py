@@ -22,16 +22,26 @@ __all__ = ["PRECISIONS", "Speed", "automatic_bf16", "fast_matmul", "native_bf16"
 PRECISIONS = ("auto", "float32", "bf16")
 
 
+_COUNTS = {"cpu": lambda: 1, "cuda": torch.cuda.device_count, "mps": lambda: int(torch.backends.mps.is_available()),
+           "xpu": lambda: torch.xpu.device_count() if hasattr(torch, "xpu") else 0}
+
+
 def pick_device(device: str | torch.device | None = None) -> torch.device:
     """The device asked for, or CUDA where there is one, or the CPU."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise BadInput("device", repr(device), "a torch device", "device='cpu' or device='cuda'") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise BadInput("device", repr(str(device)), "a device that this machine has (torch sees no CUDA GPU)", "device='cpu'")
+    if device.type not in _COUNTS:
+        raise BadInput("device", repr(str(device)), f"one of {', '.join(_COUNTS)}", "device='cpu'")
+    count = _COUNTS[device.type]()
+    if count == 0:
+        name = {"cuda": "CUDA GPU"}.get(device.type, f"{device.type} device")
+        raise BadInput("device", repr(str(device)), f"a device that this machine has (torch sees no {name})", "device='cpu'")
+    if device.index is not None and device.index >= count:
+        raise BadInput("device", repr(str(device)), f"a device that this machine has (torch sees {count})", "device='cpu'")
     return device
 
 

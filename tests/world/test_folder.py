@@ -241,3 +241,77 @@ def test_metadata_that_is_refused(pictures, lines, words):
 def test_metadata_that_is_not_text(pictures):
     (pictures / "metadata.jsonl").write_bytes(b"\xff\xfe\x00{")
     refused(["metadata.jsonl", "UTF-8"], pictures)
+
+
+# ---- what is left out is said -----------------------------------------------------------------------------------------
+
+
+def test_what_is_left_out_is_said(pictures):
+    for name in ("a.heic", "b.avif", "c.HEIC", "notes.md", "without"):
+        (pictures / name).write_bytes(b"x")
+    elsewhere = pictures.parent / (pictures.name + "-more")
+    elsewhere.mkdir()
+    Image.new("RGB", (4, 4)).save(elsewhere / "x.png")
+    (pictures / "linked").symlink_to(elsewhere)
+    Image.new("RGB", (4, 4)).save(pictures / "d.jfif", "JPEG")
+    said = []
+    data = ImageFolder(pictures, size=4, say=said.append)
+    assert len(data) == 8 and "d.jfif" in data.files
+    assert "left out 1 .avif, 2 .heic, 1 .md, 1 without a suffix" in said[0] and "linked, which is a link" in said[1]
+
+
+def test_columns_that_are_no_captions_are_named(pictures):
+    write(pictures, {"file_name": "p0.png", "prompt": "zero", "label": "a"}, {"file_name": "p2.png", "prompt": "two"})
+    said = []
+    assert ImageFolder(pictures, size=4, say=said.append).captions == [""] * 7
+    assert "it has 'prompt', 'label'" in said[0] and "--caption-column" in said[0]
+    assert ImageFolder(pictures, size=4, caption_column="prompt").captions[:2] == ["zero", "two"]
+    with pytest.raises(BadInput, match="'promt'.*'prompt', 'label'"):
+        ImageFolder(pictures, size=4, caption_column="promt")
+
+
+def test_captions_of_a_csv_file_and_of_texts_beside_the_pictures(pictures):
+    for name, text in (("p0.txt", "  zero\nand more "), ("sub/deep/p3.txt", "three")):
+        (pictures / name).write_text(text)
+    assert ImageFolder(pictures, size=4).captions == ["zero and more", "", "", "", "", "three", ""]
+    (pictures / "metadata.csv").write_text('file_name,text\np0.png,"zero, or none"\np2.png,two\n')
+    assert ImageFolder(pictures, size=4).captions == ["zero, or none", "two", "", "", "", "", ""]
+    for wrong in ("file_name,text\np0.png,a,b\n", "file_name,text\np0.png\n", 'file_name,text\n"p0.png,a\n'):
+        (pictures / "metadata.csv").write_text(wrong)
+        with pytest.raises(BadInput, match="metadata.csv"):
+            ImageFolder(pictures, size=4)
+
+
+def test_names_are_compared_in_one_unicode_form(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "cafe\u0301.png")
+    write(tmp_path, {"file_name": "caf\u00e9.png", "text": "coffee"})
+    assert ImageFolder(tmp_path, size=4).captions == ["coffee"]
+
+
+def test_a_folder_has_what_the_world_has(pictures):
+    """images(n, start), splits that do not overlap, and an identity that changes with every picture, caption and option."""
+    from minidiff.world import WorldData
+    data = ImageFolder(pictures, size=8)
+    assert torch.equal(data.images(9, start=3), torch.cat([data.batch(k, 1)[0] for k in range(3, 12)]))
+    public = {name for name in dir(WorldData) if not name.startswith("_")} - {"scenes", "level"}
+    assert public <= set(dir(data)) | set(vars(data))
+    parts = [set(ImageFolder(pictures, size=8, split=s).files) for s in ("train", "valid", "test") if s in _splits(data.files)]
+    assert set().union(*parts) == set(data.files) and sum(map(len, parts)) == 7
+    identities = [data.identity] + [ImageFolder(pictures, **{"size": 8, **change}).identity
+                                    for change in ({"size": 4}, {"seed": 1}, {"channels": 1}, {"split": "train"})]
+    Image.new("RGB", (20, 16), (1, 2, 3)).save(pictures / "p0.png")
+    identities.append(ImageFolder(pictures, size=8).identity)
+    write(pictures, {"file_name": "p0.png", "text": "zero"})
+    identities.append(ImageFolder(pictures, size=8).identity)
+    assert len({json.dumps(i, sort_keys=True) for i in identities}) == 7
+
+
+def _splits(files):
+    return {module._split(name) for name in files}
+
+
+def test_a_pipe_in_place_of_captions_does_not_hang(pictures):
+    import os
+    os.mkfifo(pictures / "metadata.jsonl")
+    with pytest.raises(BadInput, match="not a plain file"):
+        ImageFolder(pictures, size=4)
