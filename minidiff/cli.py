@@ -87,9 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Ctrl-C, 143 by SIGTERM, 141 when nobody reads what it prints any more (``| head``).
     """
     try:
-        code = _run(argv)
-        sys.stdout.flush()
-        return code
+        try:
+            return _run(argv)
+        finally:                                               # also after --help, which ends in SystemExit
+            sys.stdout.flush()
     except BrokenPipeError:
         return _hush(141)
     except OSError as error:                                   # the last of what was printed, to a disk that is full
@@ -162,6 +163,7 @@ def _draw(given: argparse.Namespace) -> int:
             f"--out {out.stem or 'picture'}.png")
     require(16 <= given.size <= 2048, "--size", given.size, "16 to 2048 pixels", "--size 256")
     require(given.seed >= 0, "--seed", given.seed, "a number from 0 up", "--seed 0")
+    require(bool(given.caption.strip()), "CAPTION", repr(given.caption), "a caption", '"a red cat on the grass"')
     said = parse(given.caption)
     from PIL import Image
     buffer = io.BytesIO()

@@ -58,7 +58,7 @@ def vae_recipe(name: str, *, seed: int, f: int = 4, images: tuple[int, int] = (4
     return Recipe(name=name, seed=seed, build=build, draw=draw, loss=loss, batch=16, lr=lr, warmup=1_600, ema=0.998,
                   budgets={"laptop": Budget(images[0], minutes[0]), "gpu": Budget(images[1], minutes[1], batch=32, lr=1.4 * lr)},
                   expect=expect, identity={"f": f, "codebook_size": codebook_size, "adversarial": adversarial,
-                                           "start": int(0.7 * images[0]), "weights": _WEIGHTS,
+                                           "discriminator_from": int(0.7 * images[0]), "weights": _WEIGHTS,
                                            "eyes": lambda: fingerprint(eyes()),
                                            "data": mixed_identity(_PORTIONS) if data is None else data.identity},
                   export=functools.partial(_export, data))

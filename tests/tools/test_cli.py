@@ -173,7 +173,9 @@ def test_train_without_a_recipe_lists_them_and_a_wrong_one_is_refused(monkeypatc
     assert main(["train"]) == 0
     assert "laptop 64 images, 0.1 min; gpu 128 images" in capsys.readouterr().out
     assert "recipe: got 'tinny'; expected one of 'tiny'" in refused(["train", "tinny"], capsys)
-    assert "minutes" in refused(["train", "tiny", "--minutes", "-1"], capsys)
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "tiny", "--minutes", "-1"])
+    assert "argument --minutes: got '-1'; expected a number, more than 0" in capsys.readouterr().err
 
 
 def test_the_real_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

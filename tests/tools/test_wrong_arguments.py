@@ -16,6 +16,7 @@ from minidiff.cli import main, parser
 ROOT = Path(__file__).resolve().parents[2]
 # What each command needs beside the argument that is wrong. OUT is a folder of the test.
 NEEDS = {
+    "morph": ["a red cat", "a blue dog", "-o", "OUT/m.gif"],
     "draw": ["a red cat", "-o", "OUT/a.png"],
     "edit": ["prompt-to-prompt", "a red cat", "a blue cat", "--out", "OUT/e"],
     "train": ["pixel-small-eps", "--out", "OUT/t"],
@@ -174,7 +175,7 @@ def shell(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_a_closed_pipe_and_a_full_disk_end_quietly(tmp_path: Path) -> None:
     done = shell("minidiff train | head -1; echo ${PIPESTATUS[0]}", tmp_path)
     assert done.stdout.splitlines()[-1] in ("0", "141") and done.stderr == ""
-    full = shell("minidiff --help > /dev/full", tmp_path)
+    full = shell("minidiff --version > /dev/full", tmp_path)
     assert full.returncode == 2 and full.stderr.count("\n") == 1 and "No space left on device" in full.stderr
 
 
