@@ -44,9 +44,9 @@ def parser() -> argparse.ArgumentParser:
                         help="edit the pictures of a folder (--set inversion=null-text: how they are "
                         "inverted); left out, pictures of seeds")
     change.add_argument("--seed", type=whole(0), default=0, help="the first seed (0)")
-    change.add_argument("--seeds", type=whole(1, 1024), default=4, metavar="N", help="how many seeds from there on (4)")
+    change.add_argument("--seeds", type=int, default=4, metavar="N", help="how many seeds from there on (4)")
     change.add_argument("--model", default="mini-sd", help="a shipped name, a diffusers folder or a Hub id (mini-sd)")
-    change.add_argument("--steps", type=whole(1, 1000), default=25, help="sampling steps (25)")
+    change.add_argument("--steps", type=int, default=25, help="sampling steps (25)")
     change.add_argument("--guidance", type=number(-1000, 1000), default=4.0, help="weight of classifier-free guidance (4)")
     change.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an argument of the method's function")
     change.add_argument("--out", required=True, type=path, metavar="DIR", help="where the pictures and sheet.png go")

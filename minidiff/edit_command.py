@@ -64,6 +64,7 @@ def edit(given: Namespace) -> int:
     function = _method(given.method)
     takes = inspect.signature(function).parameters
     options, out = options_of(function, given.set), Path(given.out)
+    require(given.seeds >= 1, "--seeds", given.seeds, "a whole number, 1 or more", "--seeds 4")
     require(given.steps >= 1, "--steps", given.steps, "a whole number, 1 or more", "--steps 25")
     require(bool(given.source.strip()), "SOURCE", repr(given.source), "the prompt of the source", '"a red cat on the grass"')
     require("target" not in takes or given.target is not None, "TARGET", "none", f"a prompt to edit to: {given.method} needs one")
@@ -79,7 +80,6 @@ def edit(given: Namespace) -> int:
             raise BadInput("SOURCE", f"no caption for {empty[0]}", "a source prompt, or - and captions in metadata.jsonl")
         rows = [{"image": images[k:k + 1]} for k in range(len(images))]
     else:
-        require(given.seeds >= 1, "--seeds", given.seeds, "a whole number, 1 or more", "--seeds 4")
         prompts, rows = [given.source] * given.seeds, [{"seed": given.seed + k} for k in range(given.seeds)]
         names = [f"seed {given.seed + k}" for k in range(given.seeds)]
     out.mkdir(parents=True, exist_ok=True)

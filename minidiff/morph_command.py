@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from minidiff.options import number, whole
+from minidiff.options import number
 
 __all__ = ["METHODS", "add_parsers", "morph"]
 
@@ -25,11 +25,12 @@ def add_parsers(commands: Any) -> None:
     between.add_argument("-o", "--out", required=True, metavar="FILE", help=".gif plays there and back, .png has all frames")
     between.add_argument("--method", default="slerp", metavar="NAME", help=f"{', '.join(METHODS)} (slerp)")
     between.add_argument("--text", nargs=2, metavar=("A", "B"), help="what the two pictures show; left out, the empty prompt")
-    between.add_argument("--frames", type=whole(3, 1000), default=9, help="frames, both ends included (9)")
-    between.add_argument("--steps", type=whole(1, 1000), default=12, help="of inversion and of sampling (12)")
-    between.add_argument("--guidance", type=number(-1000, 1000), help="weight of guidance; left out, 1 for pictures and 4 for prompts")
+    between.add_argument("--frames", type=int, default=9, help="frames, both ends included (9)")
+    between.add_argument("--steps", type=int, default=12, help="of inversion and of sampling (12)")
+    between.add_argument("--guidance", type=number(-1000, 1000),
+                         help="weight of guidance; left out, 1 for pictures and 4 for prompts")
     between.add_argument("--model", default="mini-sd", help="a shipped name, a diffusers folder or a Hub id (mini-sd)")
-    between.add_argument("--milliseconds", type=whole(20, 60_000), default=120, help="a frame of the gif (120)")
+    between.add_argument("--milliseconds", type=int, default=120, help="a frame of the gif (120)")
     between.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an argument of the method's function")
 
 
