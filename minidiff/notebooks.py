@@ -16,6 +16,7 @@ from typing import Any
 
 from minidiff.errors import BadInput
 from minidiff.files import replace
+from minidiff.notebook_form import well_formed
 
 __all__ = ["SETUP_CELL", "find", "normalise", "check", "ratio", "run", "tidy"]
 
@@ -66,32 +67,12 @@ def _read(path: Path) -> dict[str, Any]:
         if notebook["nbformat"] != 4 or not isinstance(notebook["cells"], list):
             raise ValueError("no nbformat 4")
         for number, cell in enumerate(notebook["cells"], 1):
-            if not _well_formed(cell):
+            if not well_formed(cell):
                 raise ValueError(f"cell {number} is malformed")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadInput("FILES", f"{str(path)!r}, which cannot be read ({error})", "a Jupyter notebook in format 4",
                        f"git checkout -- {path}") from None
     return notebook
-
-
-def _well_formed(cell: Any) -> bool:
-    """Whether a cell and its outputs have what nbformat 4 demands of them."""
-    def text(value: Any) -> bool:
-        return isinstance(value, str) or (isinstance(value, list) and all(isinstance(line, str) for line in value))
-
-    def output(one: Any) -> bool:
-        if not isinstance(one, dict) or not isinstance(one.get("metadata", {}), dict):
-            return False
-        kind = one.get("output_type")
-        if kind == "stream":
-            return isinstance(one.get("name"), str) and text(one.get("text"))
-        if kind == "error":
-            return isinstance(one.get("ename"), str) and isinstance(one.get("evalue"), str) and text(one.get("traceback"))
-        return kind in ("display_data", "execute_result", "update_display_data") and isinstance(one.get("data"), dict)
-
-    return (isinstance(cell, dict) and cell.get("cell_type") in ("code", "markdown", "raw") and text(cell.get("source"))
-            and isinstance(cell.get("metadata", {}), dict) and isinstance(cell.get("outputs", []), list)
-            and all(map(output, cell.get("outputs", []))))
 
 
 def _dump(notebook: Any) -> str:

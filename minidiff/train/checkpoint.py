@@ -17,8 +17,8 @@ import safetensors.torch
 import torch
 
 from minidiff.errors import CheckpointError
-from minidiff.files import remove_folder, sync_folder, write_file
-from minidiff.train.stored import FILES, SUMS, Snapshot, digest, first_whole, folders, read_checkpoint, read_meta
+from minidiff.files import remove_folder, sha256_of, sync_folder, write_file
+from minidiff.train.stored import FILES, SUMS, Snapshot, first_whole, folders, read_checkpoint, read_meta
 
 __all__ = ["CheckpointStore", "to_cpu"]
 
@@ -120,7 +120,7 @@ class CheckpointStore:
                 part.mkdir()
                 sums = ""
                 for name, data in zip(FILES, self._encode(snapshot)):
-                    sums += f"{digest(data)}  {name}\n"
+                    sums += f"{sha256_of(data)}  {name}\n"
                     write_file(part / name, data)
                 write_file(part / SUMS, sums.encode())
                 sync_folder(part)

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from minidiff.errors import CheckpointError
-from minidiff.files import read_plain, replace
+from minidiff.files import read_plain, replace, sha256_of
 from minidiff.train.checkpoint import CheckpointStore
-from minidiff.train.stored import Snapshot, digest, folders, newest, newest_losses
+from minidiff.train.stored import Snapshot, folders, newest, newest_losses
 
 __all__ = ["LossLog", "RunFolder", "load_ema", "read_losses"]
 
@@ -66,7 +66,7 @@ class RunFolder:
                 path.unlink()
         for name, mark in list(self._previews.items()):
             found = read_plain(pictures / name) if (pictures / name).is_file() else None
-            if found is None or digest(found) != mark:
+            if found is None or sha256_of(found) != mark:
                 self._say(f"previews/{name} is {'gone' if found is None else 'no longer the picture that was written'}; only the "
                           "picture is lost.")
                 del self._previews[name]
@@ -109,7 +109,7 @@ class RunFolder:
         with self._store.disk():
             path.parent.mkdir(exist_ok=True)
             save_grid(path, images.clamp(-1, 1), columns=columns, scale=max(1, 512 // (columns * images.shape[-1])))
-            self._previews[path.name] = digest(read_plain(path))
+            self._previews[path.name] = sha256_of(read_plain(path))
         return path
 
     def close(self) -> None:

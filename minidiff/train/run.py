@@ -66,8 +66,7 @@ class Run:
     def _open(self, out: Path, extend: bool, say: Callable[[str], None]) -> Snapshot | None:
         """Process 0: take the folder and read the newest checkpoint."""
         if not self.plan.recipe.identity:
-            say(f"Recipe {self.plan.recipe.name!r} names no identity=, so this folder cannot tell it from one with other data or "
-                "another objective.")
+            say(f"Recipe {self.plan.recipe.name!r} names no identity=: other data or another objective would not be noticed.")
         shapes = {name: list(x.shape) for name, x in self.model.state_dict().items()}
         count = sum(p.numel() for p in self.model.parameters())
         network = f"{count:,} weights, shapes {key(repr(shapes)) >> 32:08x}"
@@ -202,11 +201,9 @@ class Run:
         try:
             preview = self.preview() if show else None
         except Exception:
-            if save:
-                self.save()
+            self.save() if save else None
             raise
-        if save:
-            self.save()
+        self.save() if save else None
         return preview
 
     def preview(self) -> Path | None:

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -23,9 +22,9 @@ import safetensors.torch
 import torch
 
 from minidiff.errors import CheckpointError
-from minidiff.files import read_plain
+from minidiff.files import read_plain, sha256_of
 
-__all__ = ["FILES", "SUMS", "Snapshot", "digest", "first_whole", "folders", "newest", "newest_losses", "newest_meta",
+__all__ = ["FILES", "SUMS", "Snapshot", "first_whole", "folders", "newest", "newest_losses", "newest_meta",
            "read_checkpoint", "read_meta"]
 
 FILES = ("model.safetensors", "ema.safetensors", "optimiser.pt", "losses.f32", "meta.json")
@@ -53,10 +52,6 @@ def folders(out: Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.name[5:]), reverse=True)
 
 
-def digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
 def _sums(folder: Path) -> dict[str, str]:
     """{file: sha256} of a checkpoint; ValueError where it does not hold exactly what minidiff writes."""
     text = _bytes(folder, SUMS).decode("latin-1")
@@ -80,7 +75,7 @@ def _bytes(folder: Path, name: str) -> bytes:
 
 def _read_file(folder: Path, name: str, sums: Mapping[str, str]) -> bytes:
     data = _bytes(folder, name)
-    if digest(data) != sums[name]:
+    if sha256_of(data) != sums[name]:
         raise ValueError(f"{name} is truncated or changed ({len(data):,} bytes, another sha256 than in {SUMS})")
     return data
 
@@ -97,6 +92,7 @@ def read_meta(folder: Path, sums: Mapping[str, str] | None = None) -> dict[str, 
 
 
 def read_checkpoint(folder: Path) -> Snapshot:
+    """All of a checkpoint; an error of any kind says what is wrong with it."""
     sums = _sums(folder)
     meta = read_meta(folder, sums)
     model, ema, optimiser, losses = (_read_file(folder, name, sums) for name in FILES[:4])
