@@ -6,6 +6,7 @@ import argparse
 import collections
 import contextlib
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ def add_parsers(commands: Any) -> None:
     train.add_argument("--extend", action="store_true",
                        help="go on with a run that was planned for another number of images, as a warm restart; with --images")
     train.add_argument("--device", type=device, help="cpu, cuda, cuda:1, mps; the best there is when left out")
+    train.add_argument("--yes", action="store_true", help="do not ask before a GPU's budget is trained on a CPU")
     train.add_argument("--data", type=path, metavar="FOLDER",
                        help="your own pictures in place of the world's: pixel models, autoencoders, "
                                                         "and mini-sd, which needs captions")
@@ -49,7 +51,7 @@ def add_parsers(commands: Any) -> None:
 
 
 def train(given: argparse.Namespace) -> int:
-    """Exit code 0, also where the minutes were over first."""
+    """Exit code 0, also where the minutes were over first; 2 where the answer was no."""
     from minidiff.errors import require
     from minidiff.recipes import RECIPES, recipe
     if given.recipe is None:
@@ -69,6 +71,8 @@ def train(given: argparse.Namespace) -> int:
         own = {"data": given.data, "caption_column": given.caption_column, "vae": given.vae, "say": print if first else _silent}
         mine = f"-{Path(given.data).resolve().name}"
     chosen = recipe(given.recipe, **own)
+    if not (given.yes or given.images or given.minutes or _agreed(chosen, given)):
+        return 2
     out = given.out or os.path.join("runs", chosen.name + mine)
     states = fit(chosen, budget=given.budget, images=given.images, minutes=given.minutes, device=given.device, out=out,
                  extend=given.extend)
@@ -90,6 +94,22 @@ def train(given: argparse.Namespace) -> int:
         if chosen.export is not None:
             print(_now(chosen.name, out))
     return 0
+
+
+def _agreed(chosen: Any, given: argparse.Namespace) -> bool:
+    """Before a GPU's budget takes a CPU more than an hour: ask who sits at a terminal, refuse elsewhere."""
+    from minidiff.errors import require
+    from minidiff.train.speed import pick_device
+    laptop, gpu = chosen.budgets.get("laptop"), chosen.budgets.get("gpu")
+    if given.budget != "gpu" or laptop is None or gpu is None or pick_device(given.device).type != "cpu":
+        return True
+    hours = gpu.images * laptop.minutes / laptop.images / 60
+    told = f"{gpu.images:,} pictures, about {hours:,.{0 if hours >= 10 else 1}f} hours on two CPU cores"
+    if hours >= 1 and sys.stdin.isatty():
+        return input(f"--budget gpu on a CPU: {told}. Train all the same? [y/N] ").strip().lower() in ("y", "yes")
+    require(hours < 1, "--budget", f"gpu on a CPU: {told}", "a GPU, --minutes, --yes, or the other budget",
+            f"--budget laptop, which takes {laptop.minutes:g} minutes")
+    return True
 
 
 def _silent(_: str) -> None:

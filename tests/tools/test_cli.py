@@ -149,6 +149,29 @@ def test_train_trains_says_where_it_is_and_resumes(tmp_path: Path, monkeypatch: 
     assert "complete" in capsys.readouterr().out
 
 
+def test_a_gpus_budget_on_a_cpu_says_how_long_and_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                       capsys: pytest.CaptureFixture[str]) -> None:
+    from dataclasses import replace
+
+    from minidiff.train import Budget
+    large = replace(tiny_recipe(), budgets={"laptop": Budget(64, 30), "gpu": Budget(64 * 1184, 9)})
+    stand_in(monkeypatch, "recipes", RECIPES={"tiny": tiny_recipe}, recipe=lambda name, **_: large)
+    ran = []
+    monkeypatch.setattr("minidiff.train.fit", lambda recipe, **_: ran.append(recipe.name) or (_ for _ in ()))
+    command = ["train", "tiny", "--budget", "gpu", "--device", "cpu", "--out", str(tmp_path / "o")]
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(isatty=lambda: False))
+    told = refused(command, capsys)
+    assert "about 592 hours" in told and "--budget laptop, which takes 30 minutes" in told and ran == []
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(isatty=lambda: True))
+    for answer, count in (("", 0), ("n", 0), ("y", 1), ("YES", 2)):
+        monkeypatch.setattr("builtins.input", lambda question, answer=answer: answer if "592 hours" in question else "?")
+        assert main(command) == (0 if count else 2) and len(ran) == count
+    monkeypatch.setattr("builtins.input", lambda _: pytest.fail("asked"))
+    for more in (["--yes"], ["--minutes", "1"], ["--images", "64"], ["--budget", "laptop"]):
+        assert main([*command, *more]) == 0
+    assert len(ran) == 6
+
+
 def test_train_hands_on_every_argument(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipes(monkeypatch)
     seen = {}
