@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
-from ipywidgets.widgets.widget import _instances
 from PIL import Image
 
 from minidiff import show
@@ -16,6 +15,12 @@ from minidiff.errors import BadInput
 from minidiff.show import front
 from minidiff.show.stills import with_knobs
 from minidiff.show.theme import DENSITY, rgb
+
+
+def _widgets() -> list[widgets.Widget]:
+    """Every widget of this process, in ipywidgets 8 and in Google Colab's 7."""
+    known = widgets.widget._instances if hasattr(widgets.widget, "_instances") else widgets.Widget.widgets
+    return list(known.values())
 
 
 def _blank(**_: object) -> np.ndarray:
@@ -45,7 +50,7 @@ def test_the_play_button_starts_where_the_slider_stands_and_follows_it():
     panel = _every()
     player = next(w for w in _all(panel) if isinstance(w, widgets.Play))
     assert (player.value, player.min, player.max, player.step) == (60, 0, 100, 2)
-    links = [w for w in _instances.values() if isinstance(w, widgets.widget_link.Link) and player in (w.source[0], w.target[0])]
+    links = [w for w in _widgets() if isinstance(w, widgets.widget_link.Link) and player in (w.source[0], w.target[0])]
     assert [link.source[0] for link in links] == [panel.knobs["part"]]
 
 
@@ -315,7 +320,7 @@ def test_the_page_knows_which_knobs_are_slow(knobs, more, slow):
 def test_panel_and_still_with_ipywidgets_7(monkeypatch):
     """Google Colab's: it has no _repr_mimebundle_ and shows the live view by itself."""
     shown = []
-    monkeypatch.delattr(widgets.Widget, "_repr_mimebundle_")
+    monkeypatch.delattr(widgets.Widget, "_repr_mimebundle_", raising=False)
     monkeypatch.setattr(widgets.DOMWidget, "_ipython_display_", lambda self, **_: shown.append(self), raising=False)
     formatter = InteractiveShell.instance().display_formatter
     panel = _every()
