@@ -92,14 +92,18 @@ function render({ model, el }) {
     const parts = model.get("parts");
     root.querySelector("img.minidiff-picture")?.setAttribute("alt", parts.alt);
     root.querySelector(".minidiff-status")?.setAttribute("role", "status");
-    for (const handle of root.querySelectorAll(".widget-slider [role=slider]"))
+    for (const handle of root.querySelectorAll(".widget-slider :is([role=slider], .ui-slider-handle)")) {
+      handle.setAttribute("role", "slider");
       handle.setAttribute("aria-label", handle.closest(".widget-slider").querySelector(".widget-label")?.textContent ?? "");
-    for (const player of root.querySelectorAll(".widget-play"))
-      [...player.querySelectorAll("button")].forEach((b, i) => {
-        const label = ["play or pause", "back to the start", "play again and again"][i];
-        b.setAttribute("aria-label", label);
-        b.title = label;
+    }
+    for (const player of root.querySelectorAll(".widget-play")) {
+      const buttons = [...player.querySelectorAll("button")];                      // ipywidgets 7 has four of them
+      const first = buttons.length > 3 ? ["play", "pause"] : ["play or pause"];
+      [...first, "back to the start", "play again and again"].forEach((label, i) => {
+        buttons[i]?.setAttribute("aria-label", label);
+        buttons[i]?.setAttribute("title", label);
       });
+    }
     const button = root.querySelector(".minidiff-action");
     if (!button) return;
     model.widget_manager.get_model(parts.button).then(action => {

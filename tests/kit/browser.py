@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-__all__ = ["CHROMIUM", "HELP", "Lab", "Reopened", "Visit", "chromium", "lab", "make_lab", "opened", "reopen", "save", "visit",
-           "write"]
+__all__ = ["CHROMIUM", "HELP", "READY", "Lab", "Reopened", "Visit", "chromium", "lab", "make_lab", "opened", "reopen", "save",
+           "visit", "write"]
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable",

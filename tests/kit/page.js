@@ -1,7 +1,8 @@
 // What the browser tests ask a page of JupyterLab: one object, put into the page before it loads.
 // Knobs are numbered in page order; "around" is the output area that holds the knob.
 window.minidiff = (() => {
-  const knobs = '.widget-slider .noUi-handle, .widget-dropdown select, .widget-select select, .widget-toggle-buttons, ' +
+  const handle = '.noUi-handle, .ui-slider-handle';       // of ipywidgets 8, and of 7, which Google Colab has
+  const knobs = '.widget-slider .noUi-handle, .widget-slider .ui-slider-handle, .widget-dropdown select, .widget-select select, .widget-toggle-buttons, ' +
     '.widget-radio-box, .widget-button:not(.widget-play *, .widget-toggle-buttons *), ' +
     '.widget-toggle-button:not(.widget-toggle-buttons *), .widget-checkbox input, .widget-text input, ' +
     '.widget-play button:first-child';
@@ -24,7 +25,7 @@ window.minidiff = (() => {
     knobs: () => [...document.querySelectorAll(knobs)].filter(k => k.offsetParent !== null && !k.disabled),
     value: k => {                                          // what a reader sees the knob stand at
       const box = k.closest('.jupyter-widgets'), on = box.querySelector('.mod-active, label:has(input:checked)');
-      return k.matches('.noUi-handle') ? box.querySelector('.widget-readout').textContent :
+      return k.matches(handle) ? box.querySelector('.widget-readout').textContent :
         k.tagName === 'SELECT' ? k.selectedOptions[0].textContent : k.type === 'checkbox' ? String(k.checked) :
         k.tagName === 'INPUT' ? k.value : on ? on.textContent.trim() : '';
     },
@@ -41,7 +42,7 @@ window.minidiff = (() => {
       return `${[...(box?.classList ?? [])].find(c => c.startsWith('widget-') && c !== 'widget-inline-hbox') ?? k.tagName} ` +
         `"${(box?.querySelector('.widget-label')?.textContent || k.textContent || '').trim().slice(0, 40)}"`;
     },
-    kind: k => k.matches('.noUi-handle') ? 'slider' : k.tagName === 'SELECT' ? 'select' : k.matches('.widget-play *') ? 'play' :
+    kind: k => k.matches(handle) ? 'slider' : k.tagName === 'SELECT' ? 'select' : k.matches('.widget-play *') ? 'play' :
       k.matches('.widget-toggle-buttons, .widget-radio-box') ? 'choice' : k.tagName === 'INPUT' ? k.type : 'button',
     arm: k => {
       const area = k.closest('.jp-OutputArea') ?? document.body, clock = {};
