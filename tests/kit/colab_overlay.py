@@ -17,8 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 COLAB = ("ipywidgets==7.7.1", "ipython==7.34.0", "ipykernel==6.17.1", "widgetsnbextension==3.6.10", "jupyterlab_widgets==1.1.11")
 PAGES = ("jupyterlab==3.6.8", "jupyter_ydoc<0.3", "jupyter_server_ydoc<0.9", "jupyter_server_fileid", "nbclassic", "notebook<7",
-         "y-py", "ypy-websocket", "aiofiles", "aiosqlite", "ipython_genutils", "backcall", "pickleshare", "decorator", "anywidget",
-         "nbconvert")
+         "y-py", "ypy-websocket", "aiofiles", "aiosqlite", "ipython_genutils", "backcall", "pickleshare", "decorator",
+         "anywidget", "nbconvert")
 SETTINGS = {"overrides": "share/jupyter/lab/settings/overrides.d", "server": "etc/jupyter/jupyter_server_config.d"}
 TESTS = ("tests/show/test_panel.py", "tests/show/test_canvas.py", "tests/show/test_in_lab.py", "tests/show/test_jupyter.py")
 
