@@ -26,11 +26,13 @@ FLOORS = {
     "course": 6,
     "lessons": 7,
     "bench": TOP, "notebooks": TOP, "notebook_form": TOP, "doctor": TOP, "cli": TOP, "options": TOP, "edit_command": TOP,
-    "morph_command": TOP, "remake_command": TOP, "score_command": TOP, "train_command": TOP, "__main__": TOP,
+    "morph_command": TOP, "remake_command": TOP, "score_command": TOP, "course_command": TOP, "train_command": TOP,
+    "__main__": TOP,
 }
 MIXED = (BASE, 5, TOP)     # floors of single modules, which may import each other
 TOP_LEVEL = {"notebooks", "minidiff", "data", "tests", "environment.yml", "README.md", "pyproject.toml", "constraints.txt",
-             "Makefile", "LICENSE", "tools", "CITATION.cff", ".ci", ".gitignore", ".gitattributes", ".github", ".devcontainer"}
+             "Makefile", "LICENSE", "TEACHING.md", "tools", "CITATION.cff", ".ci", ".gitignore", ".gitattributes", ".github",
+             ".devcontainer"}
 PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".bin"}
 MACHINE_PATH = re.compile(r"(?<![\w.~:/\\*}\-])(?:/(?:home|Users|root|tmp|work|mnt)/|[A-Z]:\\)[\w.]+")
 

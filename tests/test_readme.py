@@ -15,6 +15,7 @@ from readme_shims import check_command
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TEACHING = (ROOT / "TEACHING.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.M | re.S)
 SPANS = sorted({span for span in re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", README, flags=re.M | re.S))
                 if re.match(r"(minidiff|make|accelerate|conda|uv|pip|jupyter) ", span)})
@@ -116,3 +117,22 @@ def test_what_a_visitor_reads_first_is_short() -> None:
 def test_the_notebooks_that_are_there_stand_in_the_course() -> None:
     named = re.findall(r"\(notebooks/([^)]+\.ipynb)\)", README)
     assert sorted(named) == sorted(path.name for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
+
+
+def test_the_instructors_page_holds_commands_that_exist_and_an_exercise_that_works() -> None:
+    from minidiff.course.checking import check
+    from minidiff.course.tasks import EXERCISES
+    for text in re.findall(r"^```sh\n(.*?)^```$", TEACHING, re.M | re.S):
+        for line in text.strip().splitlines():
+            check_command(shlex.split(line.partition(">")[0]))
+    for span in re.findall(r"`(minidiff [^`]+)`", TEACHING):
+        check_command(shlex.split(span))
+    text = re.search(r"^```python\n(.*?)^```$", TEACHING, re.M | re.S)[1]
+    space: dict[str, object] = {}
+    try:
+        exec(text, space)
+        assert check("02.twice", lambda x: x + x).state == "correct" and check("02.twice", lambda x: x).state == "wrong"
+    finally:
+        EXERCISES.pop("02.twice", None)
+    for name in re.findall(r"--(\w+)", TEACHING):
+        assert f'"--{name}"' in (ROOT / "minidiff/course_command.py").read_text(encoding="utf-8"), name

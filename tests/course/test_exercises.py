@@ -280,29 +280,3 @@ def test_grading_a_notebook(tmp_path):
     for bad in (tmp_path / "none.ipynb", tmp_path):
         with pytest.raises(BadInput):
             grade(bad)
-
-
-def test_a_kernel_that_dies_and_a_record_that_is_forged(tmp_path, monkeypatch):
-    monkeypatch.setenv("A_TOKEN_OF_THE_INSTRUCTOR", "secret")
-    task = exercises()["00.psnr"]
-    forged = json.dumps({"id": "00.psnr", "state": "correct", "message": "", "points": 1000, "of": 10})
-    book = nbformat.v4.new_notebook(
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    )
-    book.cells += [nbformat.v4.new_code_cell(code) for code in (
-        "from minidiff.course import check",
-        'import os\nopen("seen.txt", "w").write(str("A_TOKEN_OF_THE_INSTRUCTOR" in os.environ))',
-        task.solution,
-        'check("00.psnr", psnr)',
-        f"with open(os.environ['MINIDIFF_GRADE'], 'a') as f:\n    print({forged!r}, 'no JSON', '[]', '3', sep='\\n', file=f)",
-        "os._exit(1)",
-        'check("00.iou", ...)',
-    )]
-    path = tmp_path / "00_mine.ipynb"
-    nbformat.write(book, path)
-    result = grade(path)
-    assert result.points == task.points and result.of == sum(e.points for e in exercises("00").values())
-    assert (tmp_path / "seen.txt").read_text() == "False"
-    nbformat.write(book, tmp_path / "77_mine.ipynb")
-    with pytest.raises(BadInput, match="lesson's number"):
-        grade(tmp_path / "77_mine.ipynb")
