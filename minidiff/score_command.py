@@ -23,9 +23,9 @@ def score(given: argparse.Namespace) -> int:
     """Exit code 0, whatever the verdicts are: a claim that fails is a result."""
     from minidiff.errors import require
     if given.pages:
-        from minidiff.course.scoreboard import PAGE, write_pages
         require(not (given.claims or given.n or given.write or given.cards), "--pages", "other arguments beside it",
                 "nothing else: it measures nothing", "minidiff score --pages")
+        from minidiff.course.scoreboard import PAGE, write_pages
         write_pages()
         print(f"data/{PAGE} and README.md show what data/scoreboard.json holds.")
         return 0
