@@ -19,7 +19,8 @@ COURSE = Path(__file__).resolve().parents[1] / "notebooks"
 def add_parsers(commands: Any) -> None:
     """Add the three commands to those of ``minidiff``."""
     begin = commands.add_parser("start", help="copy the notebooks to a folder of your own, which git pull never touches")
-    begin.add_argument("folder", type=path, metavar="DIR", nargs="?", default="my-course", help="where to (my-course); what is there stays")
+    begin.add_argument("folder", type=path, metavar="DIR", nargs="?", default="my-course",
+                       help="where to (my-course); what is there stays")
 
     mark = commands.add_parser("grade", help="points for learners' notebooks, whatever the files are called")
     mark.add_argument("files", metavar="FILE", nargs="+", help="notebooks, or folders that are searched for them")
@@ -32,7 +33,8 @@ def add_parsers(commands: Any) -> None:
 
     task = commands.add_parser("assignment", help="a lesson for a class: without solutions, and with them for nbgrader")
     task.add_argument("lesson", metavar="LESSON", help="its number, such as 02")
-    task.add_argument("-o", "--out", required=True, type=path, metavar="DIR", help="gets source/ (instructor's) and release/ (students')")
+    task.add_argument("-o", "--out", required=True, type=path, metavar="DIR",
+                      help="gets source/ (the instructor's) and release/ (the students')")
 
 
 def start(given: argparse.Namespace) -> int:

@@ -73,7 +73,7 @@ def test_shell_block_runs_as_it_stands(number: int, checkout: Path) -> None:
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=checkout, env=environment(checkout), capture_output=True,
                           text=True, timeout=300)
     assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
-    for name in re.findall(r"-o (\S+\.png)", text):
+    for name in re.findall(r"^minidiff draw .* -o (\S+\.png)", text, re.M):
         assert (checkout / name).stat().st_size > 1000
 
 
