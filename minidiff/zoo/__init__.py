@@ -1,29 +1,35 @@
-"""The shipped models: `load(name)` checks the hash and gives a model ready to use; `ship` writes one from a training run."""
+"""The shipped models: `load(name)` checks every file and gives a model ready to use; `ship` writes one from a training run."""
 
 from __future__ import annotations
 
-import importlib
+import contextlib
+import difflib
 import json
 import os
+import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
-from minidiff.errors import CheckpointError, require
+from minidiff.errors import BadInput, CheckpointError, require
 from minidiff.files import data_folder
 from minidiff.latent.text import ignore_marks
-from minidiff.manifest import in_part, models_in, read_card
+from minidiff.manifest import CARD, in_part, models_in, read_card
 from minidiff.silence import silence_libraries
 from minidiff.zoo import parts
+from minidiff.zoo.check import check_folder, check_index, check_tokens, count_weights, model_class, own_class, read_json
 from minidiff.zoo.ours import build, fill
 from minidiff.zoo.parts import check_files, write_whole
 from minidiff.zoo.ship import ship, write_net
 
 __all__ = ["card", "export", "load", "ship", "shipped", "write_net"]
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_WHOLE = "a complete folder in diffusers' format with safetensors weights, or an id that the Hub has"
 
 
 def shipped() -> list[str]:
@@ -31,61 +37,110 @@ def shipped() -> list[str]:
     return models_in(data_folder())
 
 
+def _known() -> set[str]:
+    """All names that are ours, those that are not here included: none of them is ever an id of the Hub."""
+    from minidiff.recipes import RECIPES
+    from minidiff.recipes.adapters import ADAPTERS
+    return {*RECIPES, *(f"adapters/{name}" for name in ADAPTERS), *shipped()}
+
+
 def _folder(name: str) -> Path:
     folder = data_folder() / name
-    if not ((folder / "config.json").is_file() or (folder / "card.json").is_file()):
-        known = ", ".join(shipped()) or "none: data/ is empty"
-        raise CheckpointError(
-            "name",
-            repr(name),
-            f"a shipped model ({known})",
-            f"minidiff train {name} --out runs/{name}, which makes it from nothing",
-        )
-    return folder
+    if name in shipped() or folder.is_dir() and name in _known():
+        return folder
+    here = ", ".join(one for one in shipped() if not one.startswith("adapters/")) or f"none: {data_folder()} is empty"
+    if name in _known():
+        raise CheckpointError("name", f"{name!r}, which is not in {data_folder()}", f"a model that is there ({here})",
+                              "git checkout -- data in a checkout of the course; elsewhere set the environment variable "
+                              "MINIDIFF_DATA to the data folder of one")
+    near = difflib.get_close_matches(name, sorted(_known()), n=3, cutoff=0.5)
+    raise CheckpointError("name", repr(name), f"a shipped model ({here}), a folder, or an id of the Hub, 'owner/name'",
+                          " or ".join(f"load({one!r})" for one in near) or "load('mini-sd')")
 
 
 def card(name: str) -> dict[str, Any]:
     """The card of a shipped model: recipe, seed, device, images seen, minutes, scores, sha256."""
-    return json.loads((_folder(name) / "card.json").read_text())
+    return json.loads((_folder(name) / CARD).read_text(encoding="utf-8"))
 
 
-def load(name: str, *, device: torch.device | str = "cpu") -> Any:
-    """A model ready to use: in evaluation mode, in float32, without gradients. name is one of three things:
+def load(name: str | os.PathLike[str], *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
+    """A model ready to use: in evaluation mode, all of it in ``dtype``, without gradients. name is one of three things:
 
-    - a shipped name, checked against the sha256 on its card: "pixel-..." gives a wrapped network (Eps, X0, V or LearnedRange:
-      ``model(x, t) -> Prediction``) with its schedule, "readers/..." a :class:`~minidiff.measure.reader.Reader`, "mini-vae"
-      and the like a diffusers or transformers model, "mini-sd" a ``StableDiffusionPipeline``;
-    - a folder written by ``save_pretrained`` of a diffusers pipeline, a diffusers model or a transformers CLIP, or the folder of
-      a run that ``minidiff train`` wrote;
+    - a shipped name, each of its files checked against the sha256 on its card: "pixel-..." gives a wrapped network (Eps, X0, V
+      or LearnedRange: ``model(x, t) -> Prediction``) with its schedule, "readers/..." a
+      :class:`~minidiff.measure.reader.Reader`, "mini-vae" and the like a diffusers or transformers model, "mini-sd" a
+      ``StableDiffusionPipeline``;
+    - a folder written by ``save_pretrained`` of a diffusers pipeline, a diffusers model or a transformers CLIP, or by
+      :func:`export`, or of a run that ``minidiff train`` wrote. A Path, "./name", "name/" and "~/name" are always folders, never a shipped name;
     - an id of the Hugging Face Hub, "owner/name": the only one that touches the network.
 
-    Weights come from safetensors only. Raises CheckpointError when a file is missing, truncated, changed or not ours.
+    dtype: torch.float32, float64, float16 or bfloat16, whatever the files hold. Weights come from safetensors only, and no code
+    that a folder brings is run (:mod:`minidiff.zoo.check`). Raises CheckpointError when a file is missing, truncated, changed,
+    not ours or not finite, BadInput for a device that is not there.
     """
-    require(isinstance(name, (str, os.PathLike)) and str(name) != "", "name", repr(name), "the name of a model",
+    require(isinstance(name, (str, os.PathLike)) and os.fspath(name) != "", "name", repr(name), "the name of a model",
             "load('mini-sd')")
-    name = str(name)
-    inside = not Path(name).is_absolute() and ".." not in Path(name).parts       # data_folder() / "/a/b" would be /a/b
-    ours = data_folder() / name
-    if inside and ((ours / "card.json").is_file() or (ours / "config.json").is_file()):
-        return _ready(_shipped(name), device)
-    if Path(name).is_dir():
-        return _ready(_local(Path(name), name), device)
-    owner, _, rest = name.partition("/")
-    if rest and "/" not in rest and owner not in (".", "..", "~") and not (data_folder() / owner).is_dir():
-        return _ready(_from_hub(name), device)
-    _folder(name)
-    raise AssertionError("unreachable: _folder refuses what is not shipped")
+    floats = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+    require(dtype in floats, "dtype", repr(dtype), f"one of {', '.join(map(str, floats))}", "dtype=torch.float32")
+    place, text = _device(device), os.fspath(name)
+    if isinstance(name, os.PathLike) or _is_path(text):
+        model = _from_path(text)
+    elif text in shipped():
+        model = _shipped(text)
+    elif text not in _known() and Path(text).is_dir():
+        model = _from_path(text)
+    elif text not in _known() and _HUB_ID.fullmatch(text) and not _is_here(text.partition("/")[0]):
+        model = _from_hub(text)
+    elif "/" in text and text not in _known() and Path(text).parent.is_dir():
+        model = _from_path(text)
+    else:
+        model = _shipped(text)
+    _check_finite(model, text)
+    return _ready(model, place, dtype)
 
 
-def _ready(model: Any, device: torch.device | str) -> Any:
-    if isinstance(model, nn.Module):
-        model = nn.Module.float(model)  # diffusers' own cast warns about nothing
-        return model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
-    model.set_progress_bar_config(disable=True)
-    for part in model.components.values():
-        if isinstance(part, nn.Module):
-            part.eval().requires_grad_(False)
-    return model.to(device)
+def _is_path(text: str) -> bool:
+    return text.startswith((".", "/", "~")) or text.endswith("/") or "\\" in text or Path(text).is_absolute()
+
+
+def _is_here(owner: str) -> bool:
+    """Whether what stands before the "/" is a folder, of the learner's or of the shipped models: then it is no one on the Hub."""
+    return Path(owner).is_dir() or any(name.startswith(owner + "/") for name in _known())
+
+
+def _device(device: torch.device | str) -> torch.device:
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedError, ImportError):
+        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *["mps"] * torch.backends.mps.is_available()]
+        raise BadInput("device", repr(device), f"a device of this machine: {', '.join(there)}", "device='cpu'") from None
+    require(place.type != "meta", "device", repr(device), "a device that holds numbers", "device='cpu'")
+    return place
+
+
+def _modules(model: Any) -> dict[str, nn.Module]:
+    found = {"": model} if isinstance(model, nn.Module) else model.components
+    return {part: module for part, module in found.items() if isinstance(module, nn.Module)}
+
+
+def _check_finite(model: Any, name: str) -> None:
+    for part, module in _modules(model).items():
+        for key, x in (*module.named_parameters(), *module.named_buffers()):
+            if x.is_floating_point() and not torch.isfinite(x).all():
+                where = ".".join(filter(None, (part, key)))
+                raise CheckpointError("name", f"{name!r}, whose weights {where} are NaN or infinite", "finite weights",
+                                      "the folder as it was before they were saved")
+
+
+def _ready(model: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    for module in _modules(model).values():
+        nn.Module.to(module, device, dtype)                   # diffusers' own cast warns about nothing
+        nn.Module.to(module, memory_format=torch.channels_last)
+        module.eval().requires_grad_(False)
+    if not isinstance(model, nn.Module):
+        model.set_progress_bar_config(disable=True)
+    return model
 
 
 def export(name: str, folder: str | Path) -> Path:
@@ -96,75 +151,85 @@ def export(name: str, folder: str | Path) -> Path:
     return parts.export(name, folder, data_folder())
 
 
-def _local(folder: Path, name: str) -> Any:
-    """A folder in diffusers' format, or that of a training run, which keeps its model in ``model``."""
-    if (folder / "model" / "card.json").is_file():
-        check_files("model", folder)
-        return _opened_shipped(folder / "model", name)
-    if any(folder.glob("step-*/meta.json")):
-        raise CheckpointError("name", f"{name!r}, a run that has written no model yet", "a run that has ended or was stopped",
-                              "the same training command again: it writes the model when it stops")
-    return _pretrained(folder, name)
-
-
 def _shipped(name: str) -> Any:
     folder = _folder(name)
     check_files(name, data_folder())
     if not in_part(read_card(folder)):
-        return _opened_shipped(folder, name)
+        return _opened(folder, name)
     with tempfile.TemporaryDirectory(prefix="minidiff-", ignore_cleanup_errors=True) as place:
-        return _opened_shipped(write_whole(folder, data_folder(), Path(place)), name)
+        return _opened(write_whole(folder, data_folder(), Path(place)), name)
 
 
-def _opened_shipped(folder: Path, name: str) -> Any:
-    if (folder / "model_index.json").is_file() or "kind" not in (config := _json(folder / "config.json")):
-        return _pretrained(folder, name)
-    model = build(config, name)
-    fill(model, folder / "model.safetensors", name)
-    return model
+def _from_path(text: str) -> Any:
+    folder = Path(text).expanduser()
+    if not folder.is_dir():
+        plain = text.removeprefix("./").rstrip("/")
+        what = "no such folder" if not folder.exists() else "a file, not a folder"
+        raise CheckpointError("name", f"{text!r}, {what}", _WHOLE,
+                              f"load({plain!r}) for the shipped model" if plain in _known() else "")
+    if (folder / "model" / CARD).is_file():                   # a run keeps its model there
+        check_files("model", folder)
+        return _opened(folder / "model", text)
+    if any(folder.glob("step-*/meta.json")):
+        raise CheckpointError("name", f"{text!r}, a run that has written no model yet", "a run that has ended or was stopped",
+                              "the same training command again: it writes the model when it stops")
+    return _opened(folder, text)
 
 
-def _pretrained(folder: Path, name: str) -> Any:
-    """A folder in the format of diffusers or transformers: which class it is, its own files say."""
-    if (folder / "model_index.json").is_file():
-        import diffusers
-
-        return _opened(diffusers.DiffusionPipeline, folder, name)
-    config = _json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    library, wanted = ("diffusers", config.get("_class_name")) if "_class_name" in config else (
-        "transformers", (config.get("architectures") or [None])[0])
-    made = getattr(importlib.import_module(library), wanted, None) if isinstance(wanted, str) else None
-    if made is None or not hasattr(made, "from_pretrained"):
-        raise CheckpointError("name", f"{name!r}, a folder without a model that diffusers or transformers knows",
-                              "a folder with model_index.json or config.json, from save_pretrained")
-    return _opened(made, folder, name)
-
-
-def _opened(made: Any, where: str | Path, name: str) -> Any:
-    whole = "a complete folder in diffusers' format with safetensors weights, or an id that the Hub has"
-    with silence_libraries(bars=not isinstance(where, Path)) as said:
+def _opened(folder: Path, name: str, *, cache: Path | None = None) -> Any:
+    """A folder, ours or in the format of diffusers or transformers: which class it is, its own files say."""
+    with silence_libraries() as said, _offline():
+        check_folder(folder, name, cache=cache)
+        if (folder / "model_index.json").is_file():
+            made = model_class("diffusers", read_json(folder / "model_index.json", name)["_class_name"], name)
+        else:
+            config = read_json(folder / "config.json", name)
+            if "kind" in config:
+                model = build(config, count_weights(folder, name)[0], name)
+                fill(model, folder / "model.safetensors", name)
+                return model
+            made = own_class(config, name)
+        said.clear()
         try:
-            model = made.from_pretrained(where, use_safetensors=True)
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-            raise CheckpointError("name", f"{name!r}, which cannot be opened ({str(error).strip().splitlines()[0]})", whole,
-                                  "one of " + ", ".join(shipped())) from error
+            model = made.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        except Exception as error:  # noqa: BLE001  the libraries raise whatever theirs raise, tokenizers a bare Exception
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise CheckpointError("name", f"{name!r}, which cannot be opened ({first})", _WHOLE) from error
     if any("newly initialized" in text or "MISSING" in text for text in said):     # the libraries would go on with random numbers
-        raise CheckpointError("name", f"{name!r}, whose weights do not hold every parameter of its config", whole)
+        raise CheckpointError("name", f"{name!r}, whose weights do not hold every parameter of its config", _WHOLE)
+    check_tokens(model, name)
     if hasattr(model, "tokenizer"):
         ignore_marks(model.tokenizer)
     return model
 
 
-def _from_hub(name: str) -> Any:
-    import diffusers
-
-    return _opened(diffusers.DiffusionPipeline, name, name)
-
-
-def _json(path: Path) -> dict[str, Any]:
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Opening a folder asks nobody, whatever its files name."""
+    from huggingface_hub import constants
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            "name", f"{path.parent.name!r}, whose {path.name} cannot be read ({error})", "a JSON file", "git checkout -- data"
-        ) from None
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _from_hub(name: str) -> Any:
+    """Fetch the parts that the pipeline's index names, weights as safetensors, and open them as any other folder."""
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    with silence_libraries(bars=True):
+        try:
+            index = Path(hf_hub_download(name, "model_index.json"))
+            named = check_index(read_json(index, name), name)
+            kinds = ("json", "txt", "model", "safetensors")
+            folder = Path(snapshot_download(
+                name, allow_patterns=["model_index.json", *(f"{part}/*.{kind}" for part in named for kind in kinds)],
+                ignore_patterns=["*.fp16.*", "*.bf16.*", "*non_ema*"]))
+        except CheckpointError:
+            raise
+        except Exception as error:  # noqa: BLE001  every way in which a network fails
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise CheckpointError("name", f"{name!r}, which cannot be opened ({first})", _WHOLE,
+                                  "one of " + ", ".join(shipped())) from error
+    return _opened(folder, name, cache=folder.parents[1])

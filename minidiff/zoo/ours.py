@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -22,10 +23,23 @@ __all__ = ["build", "fill"]
 _WRAP = {"eps": Eps, "x0": X0, "v": V}
 
 
-def build(config: dict[str, Any], name: str) -> nn.Module:
-    """A network of random weights, as a config.json of ours says. Raises CheckpointError for one that no network has."""
+def build(config: dict[str, Any], weights: int, name: str) -> nn.Module:
+    """A model of random weights, as a config.json of ours says. weights: how many numbers its file holds.
+
+    Raises CheckpointError for a config that no network of ours has, or one of another size.
+    """
     try:
-        return _made(config, name)
+        with torch.device("meta"):                            # takes no memory, whatever the config says
+            size = sum(p.numel() for p in _network(config, name).parameters())
+        if size > 2 * weights + 1_000_000:
+            raise ValueError(f"{size:,} weights, {weights:,} are in the file")
+        net = _network(config, name)
+        if config["kind"] == "pixel":
+            model = _WRAP[config["predicts"]](net, make_schedule(**config["schedule"]))
+            return LearnedRange(model) if config["net"].get("learned_variance") else model
+        if config["kind"] == "ddgan":
+            net.schedule = ddgan_schedule(config["T"])
+        return net
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -33,24 +47,15 @@ def build(config: dict[str, Any], name: str) -> nn.Module:
                               f"{error})", "the config.json that was written with the weights") from None
 
 
-def _made(config: dict[str, Any], name: str) -> nn.Module:
-    kind = config.get("kind")
-    if kind == "reader":
-        return Reader(**{"edition": 1} | config["net"])       # readers of the first edition do not name it
-    if kind == "pixel":
-        net = config["net"] | {k: tuple(v) for k, v in config["net"].items() if isinstance(v, list)}
-        model = _WRAP[config["predicts"]](UNet(**net), make_schedule(**config["schedule"]))
-        return LearnedRange(model) if net.get("learned_variance") else model
-    if kind == "noisy-classifier":
-        return NoisyClassifier(**config["net"])
-    if kind == "ddgan":
-        generator = LatentUNet(**config["net"])
-        generator.schedule = ddgan_schedule(config["T"])
-        return generator
-    if kind == "small-vae":
-        return SmallVAE(**config["net"])
-    kinds = "'reader', 'pixel', 'noisy-classifier', 'ddgan' or 'small-vae'"
-    raise CheckpointError("name", f"{name!r} of kind {kind!r}", f"a config.json of kind {kinds}")
+def _network(config: dict[str, Any], name: str) -> nn.Module:
+    kind, net = config.get("kind"), config.get("net", {})
+    made = {"reader": lambda: Reader(**{"edition": 1} | net),            # readers of the first edition do not name it
+            "pixel": lambda: UNet(**{k: tuple(v) if isinstance(v, list) else v for k, v in net.items()}),
+            "noisy-classifier": lambda: NoisyClassifier(**net), "ddgan": lambda: LatentUNet(**net),
+            "small-vae": lambda: SmallVAE(**net)}
+    if kind not in made:
+        raise CheckpointError("name", f"{name!r} of kind {kind!r}", f"a config.json of kind {', '.join(map(repr, made))}")
+    return made[kind]()
 
 
 def _net(model: nn.Module) -> nn.Module:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from minidiff.errors import CheckpointError
 from minidiff.files import data_folder, replace, replace_folder
 from minidiff.manifest import CARD, write_card
 from minidiff.zoo.parts import settle, slim
@@ -36,6 +37,15 @@ def _forget_places(folder: Path) -> None:
             path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def _check_finite(folder: Path, name: str) -> None:
+    for path in sorted(folder.rglob("*.safetensors")):
+        for key, x in load_file(path).items():
+            if x.is_floating_point() and not torch.isfinite(x).all():
+                shutil.rmtree(folder)
+                raise CheckpointError("name", f"{name!r}, whose weights {key} are NaN or infinite", "finite weights",
+                                      "an earlier checkpoint of the run")
+
+
 def ship(name: str, write: Callable[[Path], Any], facts: dict[str, Any], *, root: Path | None = None, base: str = "") -> Path:
     """Write ``data/NAME`` in one move: what ``write(folder)`` puts there, and card.json with the sha256 of every file.
 
@@ -51,6 +61,7 @@ def ship(name: str, write: Callable[[Path], Any], facts: dict[str, Any], *, root
     fresh.mkdir()
     more = write(fresh)
     _forget_places(fresh)
+    _check_finite(fresh, name)
     write_card(fresh, {"name": name} | facts | (more if isinstance(more, dict) else {}) | {
         "torch": torch.__version__, "machine": platform.machine(), "date": datetime.date.today().isoformat()})
     if base and (root / base / CARD).is_file():

@@ -316,6 +316,8 @@ def test_what_is_loaded_is_ready_and_what_is_saved_comes_back(pipe, folder, tmp_
             pipe.save_pretrained(tmp_path / "copy")
             again = StableDiffusionPipeline.from_pretrained(tmp_path / "copy")
     again.set_progress_bar_config(disable=True)
+    for part in (again.unet, again.vae):
+        part.to(memory_format=torch.channels_last)            # as load leaves it: another layout rounds otherwise
     assert not [w for w in recwarn if "minidiff" in str(w.filename) or "scheduler" in str(w.message)] and not caplog.records
     assert torch.equal(text_to_image(again, PROMPTS, steps=2), text_to_image(pipe, PROMPTS, steps=2))
     assert sorted(p.name for p in (tmp_path / "copy").iterdir()) == sorted(p.name for p in folder.iterdir())
@@ -390,7 +392,7 @@ def test_broken_folders_are_refused_in_words(copy, tmp_path):
     refused(copy, "cannot be opened")
     weights.write_bytes(whole)
     (copy / "model_index.json").write_text("{not json")
-    refused(copy, "cannot be opened")
+    refused(copy, "model_index.json cannot be read")
     (copy / "model_index.json").unlink()
     refused(copy, "without a model", "model_index.json")
     (copy / "config.json").write_text(json.dumps({"architectures": ["EvilModel"]}))
@@ -415,7 +417,7 @@ def test_pickled_weights_are_never_read(copy):
     weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
     torch.save({}, weights.with_name("diffusion_pytorch_model.bin"))
     weights.unlink()
-    refused(copy, "cannot be opened")
+    refused(copy, "pickle", "safetensors")
 
 
 def test_shipped_pipelines_are_checked_by_hash_and_name(pipe, tmp_path, monkeypatch):
