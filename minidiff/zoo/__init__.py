@@ -70,8 +70,8 @@ def load(name: str | os.PathLike[str], *, device: torch.device | str = "cpu", dt
       or LearnedRange: ``model(x, t) -> Prediction``) with its schedule, "readers/..." a
       :class:`~minidiff.measure.reader.Reader`, "mini-vae" and the like a diffusers or transformers model, "mini-sd" a
       ``StableDiffusionPipeline``;
-    - a folder written by ``save_pretrained`` of a diffusers pipeline, a diffusers model or a transformers CLIP, or by
-      :func:`export`, or of a run that ``minidiff train`` wrote. A Path, "./name", "name/" and "~/name" are always folders, never a shipped name;
+    - a folder written by ``save_pretrained`` of a diffusers pipeline, a diffusers model or a transformers CLIP, by
+      :func:`export`, or by ``minidiff train``. A Path, "./name", "name/" and "~/name" are always folders, never a shipped name;
     - an id of the Hugging Face Hub, "owner/name": the only one that touches the network.
 
     dtype: torch.float32, float64, float16 or bfloat16, whatever the files hold. Weights come from safetensors only, and no code
