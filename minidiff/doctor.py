@@ -98,9 +98,10 @@ def _devices() -> Iterator[Finding]:
 def _model(folder: Path, name: str, data: Path) -> Iterator[Finding]:
     """Compare one folder with its card, file by file."""
     if wrong := faults(folder, data):
+        again = "" if (ROOT / "pyproject.toml").is_file() else "install the package again; in a checkout: "
         strays = any("is not on the card" in said or "no plain file" in said for said in wrong)
         mend = f"git clean -fd -- {folder}; git checkout -- {folder}" if strays else f"git checkout -- {folder}"
-        yield Finding("broken", f"{name}: {'; '.join(wrong)}", f"{mend}   (or make it anew: minidiff train {name} --ship)")
+        yield Finding("broken", f"{name}: {'; '.join(wrong)}", f"{again}{mend}   (or make it anew: minidiff train {name} --ship)")
     else:
         size = sum(path.stat().st_size for path in files_below(folder)) / 1e6
         yield Finding("ok", f"{name}: {size:.1f} MB, as its card says")

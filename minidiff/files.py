@@ -101,8 +101,12 @@ def replace_folder(fresh: Path, folder: Path) -> None:
 
 
 def data_folder() -> Path:
-    """Where the shipped models lie: the folder named by MINIDIFF_DATA, else ``data`` beside the package's checkout."""
-    return Path(os.environ.get("MINIDIFF_DATA") or Path(__file__).resolve().parents[1] / "data")
+    """Where the shipped models lie: the folder named by MINIDIFF_DATA, else ``data`` beside the package in a checkout, or in the
+    package where it was installed from a wheel, which brings the models of the README's first lines.
+    """
+    package = Path(__file__).resolve().parent
+    ours = package.parent / "data" if (package.parent / "pyproject.toml").is_file() else package / "data"
+    return Path(os.environ.get("MINIDIFF_DATA") or ours)
 
 
 def sha256(path: str | Path) -> str:

@@ -117,7 +117,8 @@ def check_files(name: str, root: Path) -> None:
     """Raise CheckpointError that names all that is wrong with the model ``name`` of ``root``."""
     if wrong := faults(root / name, root):
         raise CheckpointError("name", f"{name!r}, where {'; '.join(wrong)}", "the files as they were shipped",
-                              f"git checkout -- data, git clean -f -- data, or minidiff train {name} --ship")
+                              f"git checkout -- data, git clean -f -- data, or minidiff train {name} --ship; outside a "
+                              "checkout install the package again")
 
 
 def export(name: str, folder: str | Path, root: Path) -> Path:
