@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from minidiff.course.claims import Outcome, claim
-from minidiff.course.samples import drawn, shipped
+from minidiff.course.editions import as_in_training
+from minidiff.course.samples import drawn
 from minidiff.diffusion import q_sample
 from minidiff.errors import BadInput
 from minidiff.latent.autoencoder import decode, encode
@@ -37,10 +38,21 @@ from minidiff.world import BACKDROPS, COLOURS, KINDS, MOODS, Scenes, held_out, r
 from minidiff.world.grammar import RELATIONS
 from minidiff.zoo import load
 
-__all__ = ["GUIDANCE", "MODEL", "asked_for", "exchanged", "hole_over", "layout_overlap", "probe", "seam",
+__all__ = ["GUIDANCE", "MODEL", "asked_for", "exchanged", "hole_over", "layout_overlap", "pipeline", "probe", "seam",
            "seen_right"]
 
 MODEL, GUIDANCE = "mini-sd", 4.0          # sampled by 25 DDIM steps
+
+
+@functools.lru_cache(maxsize=4)
+def pipeline(name: str) -> object:
+    """A pipeline, loaded once."""
+    return load(name)
+
+
+@functools.lru_cache(maxsize=1)
+def _reader() -> nn.Module:
+    return load("readers/final")
 
 
 CHUNK = 32
@@ -51,7 +63,7 @@ CHUNK = 32
 
 def seen_right(prompts: Sequence[str], images: Tensor) -> dict[str, Tensor]:
     """What the final reader says: name -> (B,) bool, as :func:`minidiff.measure.prompts.prompt_accuracy`."""
-    return prompt_accuracy(prompts, read(images, shipped("readers/final")).scenes)
+    return prompt_accuracy(prompts, read(images, _reader()).scenes)
 
 
 def _told(n: int, kind: str, target: str) -> Outcome:
@@ -59,8 +71,8 @@ def _told(n: int, kind: str, target: str) -> Outcome:
     images = drawn(MODEL, kind, n, guidance=GUIDANCE)
     right = seen_right(prompts, images)
     m = wilson(int(right["all"].sum()), n)
-    vae = shipped(MODEL).vae
-    rendered = render(make_scenes(min(n, 128), kind)).images
+    vae = pipeline(MODEL).vae
+    rendered = render(as_in_training(make_scenes(min(n, 128), kind), MODEL)).images
     ceiling = seen_right(prompts[:128], decode(vae, encode(vae, rendered)).clamp(-1, 1))["all"]
     other = seen_right([*prompts[1:], prompts[0]], images)["all"]
     worst = min((name for name in right if name != "all"), key=lambda name: float(right[name].double().mean()))
@@ -99,7 +111,7 @@ def exchanged(prompt: str) -> str:
 @claim("08.relation", "The relation is read: at t = 850 a scene of two things is guessed better with its prompt than with the "
        "relation in it turned round", unit="share of scenes", target=">= 0.75", n=256, small=8)
 def relation_read(n: int) -> Outcome:
-    pipe, scenes = shipped(MODEL), make_scenes(n, "two")
+    pipe, scenes = pipeline(MODEL), as_in_training(make_scenes(n, "two"), MODEL)
     prompts = [prompt_of(scene) for scene in scenes]
     z, schedule, model = encode(pipe.vae, render(scenes).images), schedule_from(pipe.scheduler), denoiser(pipe)
     z_t = q_sample(z, 850, normal(tuple(z.shape), "08 relation"), schedule)
@@ -126,7 +138,8 @@ def guidance(n: int) -> Outcome:
     right = {w: seen_right(prompts, drawn(MODEL, "one", n, guidance=w))["all"].double() for w in weights}
     m = bootstrap(torch.mean, right[GUIDANCE] - right[1.0])
     why = "the model follows the prompt nearly as well without guidance"
-    return Outcome(m.value, m.low, m.high, baseline={f"share at w = {w:g}": float(v.mean()) for w, v in right.items()}, why=why)
+    return Outcome(m.value, m.low, m.high, baseline={"no gain": 0.0}, why=why,
+                   settings={f"share at w = {w:g}": float(v.mean()) for w, v in right.items()})
 
 
 # Where the nouns look ----------------------------------------------------------------------------------------------------
@@ -135,13 +148,13 @@ def guidance(n: int) -> Outcome:
 @functools.lru_cache(maxsize=4)
 def _nouns(name: str, n: int) -> tuple[Nouns, dict[str, tuple[str, float]]]:
     """Test scenes, and the sites and thresholds chosen on others (split "valid")."""
-    pipe = shipped(name)
-    chosen_on = noun_maps(pipe, make_scenes(max(n // 4, 16), "two", split="valid"))
+    pipe = pipeline(name)
+    chosen_on = noun_maps(pipe, as_in_training(make_scenes(max(n // 4, 16), "two", split="valid"), name))
     choices = {"best": best_site(chosen_on)}
     for cells in sorted(set(chosen_on.grids.values())):
         if any(n.startswith("up") and g == cells for n, g in chosen_on.grids.items()):
             choices[f"best {cells}x{cells} site"] = best_site(chosen_on, cells=cells)
-    return noun_maps(pipe, make_scenes(n, "two")), choices
+    return noun_maps(pipe, as_in_training(make_scenes(n, "two"), name)), choices
 
 
 @claim("08.noun_inside", "A noun's attention has its maximum inside its thing (two things, t = 100 to 200, best decoder site)",
@@ -150,10 +163,10 @@ def noun_inside(n: int) -> Outcome:
     nouns, choices = _nouns(MODEL, n)
     hits = {what: peak_inside(nouns.maps[site], nouns.masks) for what, (site, _) in choices.items()}
     m = wilson(int(hits["best"].sum()), len(nouns.masks))
-    baseline = {what: float(v.double().mean()) for what, v in hits.items() if what != "best"}
-    baseline["any place"] = float(nouns.masks.double().mean())
+    others = {what: float(v.double().mean()) for what, v in hits.items() if what != "best"}
+    baseline = {"any place": float(nouns.masks.double().mean())}
     why = f"the maps of {choices['best'][0]} are too coarse or lie on a neighbour"
-    return Outcome(m.value, m.low, m.high, baseline=baseline, why=why)
+    return Outcome(m.value, m.low, m.high, baseline=baseline, settings=others, why=why)
 
 
 @claim("08.noun_iou", "A noun's attention covers its thing (IoU at one threshold; two things, t = 100 to 200, best decoder site)",
@@ -162,10 +175,10 @@ def noun_iou(n: int) -> Outcome:
     nouns, choices = _nouns(MODEL, n)
     found = {what: overlap(nouns.maps[site], nouns.masks, level) for what, (site, level) in choices.items()}
     m = bootstrap(torch.mean, found["best"])
-    baseline = {what: float(v.mean()) for what, v in found.items() if what != "best"}
-    baseline["all of the picture"] = float(nouns.masks.double().mean())
+    others = {what: float(v.mean()) for what, v in found.items() if what != "best"}
+    baseline = {"all of the picture": float(nouns.masks.double().mean())}
     why = f"the maps of {choices['best'][0]} are too coarse or lie beside the thing"
-    return Outcome(m.value, m.low, m.high, baseline=baseline, why=why)
+    return Outcome(m.value, m.low, m.high, baseline=baseline, settings=others, why=why)
 
 
 # What the bottleneck knows -------------------------------------------------------------------------------------------------
@@ -180,7 +193,7 @@ def _single(n: int, split: str) -> Scenes:
         animals.append(block[block.mood[:, 0] > 0])
         others.append(block[block.mood[:, 0] == 0])
         start += 1024
-    return Scenes.cat([Scenes.cat(animals)[:n // 2], Scenes.cat(others)[:n - n // 2]])
+    return as_in_training(Scenes.cat([Scenes.cat(animals)[:n // 2], Scenes.cat(others)[:n - n // 2]]), MODEL)
 
 
 @torch.no_grad()
@@ -226,15 +239,16 @@ def _probed(x: Tensor, train: Scenes, y: Tensor, test: Scenes) -> dict[str, Esti
 @claim("08.probe", "A linear probe reads kind, mood and backdrop from the mid block at the middle step (t = 500, prompt given)",
        unit="share right, the least of the three", target=">= 0.90", n=768, small=32)
 def bottleneck(n: int) -> Outcome:
-    pipe, train, test = shipped(MODEL), _single(max(2 * n, 128), "valid"), _single(n, "test")
+    pipe, train, test = pipeline(MODEL), _single(max(2 * n, 128), "valid"), _single(n, "test")
     shares = {said: _probed(_middle(pipe, train, said=said), train, _middle(pipe, test, said=said), test)
               for said in ((True, False) if n >= 128 else (True,))}
     worst = min(shares[True], key=lambda name: shares[True][name].value)
     m = shares[True][worst]
     baseline = {"guessing": {"kind": 1 / 8, "mood": 1 / len(MOODS), "backdrop": 1 / len(BACKDROPS)}[worst]}
-    baseline |= {f"{name}, no prompt": found.value for name, found in shares.get(False, {}).items()}
+    others = {f"{name}, prompt given": found.value for name, found in shares[True].items() if name != worst}
+    others |= {f"{name}, no prompt": found.value for name, found in shares.get(False, {}).items()}
     why = f"{worst} is not linear there, or lost in the noise"
-    return Outcome(m.value, m.low, m.high, baseline=baseline, why=why)
+    return Outcome(m.value, m.low, m.high, baseline=baseline, settings=others, why=why)
 
 
 # Inpainting ----------------------------------------------------------------------------------------------------------------
@@ -283,7 +297,8 @@ def seam(images: Tensor, mask: Tensor, *, reach: int = 3) -> Tensor:
 @functools.lru_cache(maxsize=2)
 def _inpainted(n: int) -> tuple[Tensor, Tensor, Tensor, Tensor, list[str], Tensor]:
     """(harmonised, as it was made, the pictures, the holes, the prompts, what the world would paint) for n scenes of two."""
-    scenes = make_scenes(n, "two", split="valid")   # the ways to mend a border were compared on test scenes
+    # the ways to mend a border were compared on test scenes
+    scenes = as_in_training(make_scenes(n, "two", split="valid"), "mini-inpaint")
     wanted = asked_for(scenes)
     before, after = render(scenes), render(wanted)
     hole = hole_over(torch.maximum(before.masks[:, 1:2], after.masks[:, 1:2]))
@@ -309,11 +324,11 @@ def inpaint(n: int) -> Outcome:
     fits, made, before, hole, prompts, after = _inpainted(n)
     m = wilson(int(_right(prompts, fits).sum()), n)
     baseline = {"nothing painted (the old thing)": float(_right(prompts, before).double().mean()),
-                "a grey hole": float(_right(prompts, before * (1 - hole)).double().mean()),
-                "pasted as it is": float(_right(prompts, paste(before, made, hole)).double().mean())}
+                "a grey hole": float(_right(prompts, before * (1 - hole)).double().mean())}
+    others = {"pasted as it is": float(_right(prompts, paste(before, made, hole)).double().mean())}
     floor = {"painted by the world": float(_right(prompts, after).double().mean())}
     return Outcome(m.value, m.low, m.high, baseline, floor,
-                   "tuned for 16,000 pictures only: some of the new shapes are blots")
+                   "tuned for 16,000 pictures only: some of the new shapes are blots", others)
 
 
 @claim("08.seam", "mini-inpaint leaves no seam: steps across the border of the hole against steps beside it",
@@ -321,19 +336,19 @@ def inpaint(n: int) -> Outcome:
 def seams(n: int) -> Outcome:
     fits, made, before, hole, _, after = _inpainted(n)
     m = bootstrap(torch.mean, seam(fits, hole))
-    others = {"pasted as it is": paste(before, made, hole), "tinted only": poisson_blend(before, made, hole),
-              "filled from another picture": paste(before, before.roll(1, 0), hole)}
-    baseline = {name: float(seam(x, hole).mean()) for name, x in others.items()}
-    return Outcome(m.value, m.low, m.high, baseline,
+    others = {"pasted as it is": paste(before, made, hole), "tinted only": poisson_blend(before, made, hole)}
+    return Outcome(m.value, m.low, m.high,
+                   {"filled from another picture": float(seam(paste(before, before.roll(1, 0), hole), hole).mean())},
                    {"painted by the world": float(seam(after, hole).mean())},
-                   "what the model makes beside the border is not what is there: tuned for 16,000 pictures only")
+                   "what the model makes beside the border is not what is there: tuned for 16,000 pictures only",
+                   {name: float(seam(x, hole).mean()) for name, x in others.items()})
 
 
 # Super-resolution and layout -------------------------------------------------------------------------------------------------
 
 
 def _upscaled(n: int, factor: int, target: str) -> Outcome:
-    scenes = make_scenes(n, "two")
+    scenes = as_in_training(make_scenes(n, "two"), f"mini-upscale-x{factor}")
     images, pipe = render(scenes).images, load(f"mini-upscale-x{factor}")
     small = F.avg_pool2d(images, factor)
     drawn = _made(pipe, lowres_hint(small, (16, 16)), [prompt_of(scene) for scene in scenes], guidance=1.0)
@@ -345,12 +360,12 @@ def _upscaled(n: int, factor: int, target: str) -> Outcome:
         return psnr(images, made) - psnr(images, bicubic)
 
     m = bootstrap(torch.mean, gain(back_project(small, drawn)))
-    baseline = {"bicubic": bicubic, "nearest pixel": F.interpolate(small, size=64),
-                "bicubic, made true": back_project(small, bicubic), "not made true": drawn}
+    baseline = {"bicubic": bicubic, "nearest pixel": F.interpolate(small, size=64)}
+    others = {"bicubic, made true": back_project(small, bicubic), "not made true": drawn}
     floor = {"the autoencoder's round trip": back, "the same, made true": back_project(small, back)}
-    baseline, floor = ({name: float(gain(x).mean()) for name, x in row.items()} for row in (baseline, floor))
+    baseline, floor, others = ({name: float(gain(x).mean()) for name, x in row.items()} for row in (baseline, floor, others))
     return Outcome(m.value, m.low, m.high, baseline, floor,
-                   "tuned for a few thousand pictures only; the autoencoder itself loses fine detail")
+                   "tuned for a few thousand pictures only; the autoencoder itself loses fine detail", others)
 
 
 @claim("08.upscale_x4", "mini-upscale-x4 (16 to 64 pixels, 25 steps, w = 1, made true to the small picture) is closer to the "
@@ -384,7 +399,7 @@ def layout_overlap(images: Tensor, scenes: Scenes, masks: Tensor) -> Tensor:
 @claim("08.layout", "mini-layout puts each thing where the map of kinds says, in two-thing scenes (25 steps, w = 4)",
        unit="mean IoU", target=">= 0.6", n=64, small=2, reader="final")
 def layout(n: int) -> Outcome:
-    scenes = make_scenes(n, "two")
+    scenes = as_in_training(make_scenes(n, "two"), "mini-layout")
     drawn, pipe = render(scenes), load("mini-layout")
     made = _made(pipe, layout_hint(scenes.kind, drawn.masks, (16, 16)), [prompt_of(scene) for scene in scenes])
     m = bootstrap(torch.mean, layout_overlap(made, scenes, drawn.masks).double())

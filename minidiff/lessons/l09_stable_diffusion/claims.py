@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from minidiff.course.claims import Outcome, claim
+from minidiff.course.editions import as_in_training
 from minidiff.diffusion import last
 from minidiff.latent import decode, denoise, encode, initial_noise, invert_image, make_unet, text_to_image
 from minidiff.measure.interval import bootstrap
 from minidiff.measure.pictures import psnr
 from minidiff.measure.prompts import make_prompts
 from minidiff.nets import multiply_adds
-from minidiff.world import WorldData, captions
+from minidiff.world import captions, render, sample_scenes
 from minidiff.zoo import load
 
 __all__ = ["pixel_unet", "pixels_of_pipeline", "there_and_back", "unet_cost"]
@@ -88,20 +89,21 @@ def there_and_back(pipe: Any, images: Tensor, prompts: Sequence[str], *, steps: 
     n=64, small=2,
 )
 def inversion(n: int) -> Outcome:
-    pipe, world = load("mini-sd"), WorldData(64, "test", "full")
-    images, scenes = world.batch(0, n)
-    prompts = captions(scenes)
+    pipe, scenes = load("mini-sd"), as_in_training(sample_scenes(range(n), split="test", level="full"), "mini-sd")
+    images, prompts = render(scenes).images, captions(scenes)
     ceiling = psnr(decode(pipe.vae, encode(pipe.vae, images)).clamp(-1, 1), images)
     few = min(n, 16) if n >= 8 else 1
     found = there_and_back(pipe, images, prompts, weights=(1.0, 7.0), few=few)
     m = bootstrap(torch.mean, found[1.0] - ceiling)
-    baseline = {"back at w = 7": float((found[7.0] - ceiling[:few]).mean())}
+    others = {"back at w = 7": float((found[7.0] - ceiling[:few]).mean())}
     if n >= 8:
         coarse = there_and_back(pipe, images[:few], prompts[:few], steps=10)[1.0]
-        baseline["10 steps each way"] = float((coarse - ceiling[:few]).mean())
+        others["10 steps each way"] = float((coarse - ceiling[:few]).mean())
+    grey = psnr(images.mean((2, 3), keepdim=True).expand_as(images), images)
     return Outcome(
         m.value, m.low, m.high,
-        baseline=baseline,
+        baseline={"one colour, the picture's mean": float((grey - ceiling).mean())},
+        settings=others,
         floor={"the autoencoder alone": 0.0},
         why="the U-Net's answer changes too much between two of 50 steps",
     )
