@@ -1,13 +1,16 @@
 """The kit that lessons are made with: exercises that check themselves, points for a notebook, claims with measured rows."""
 
 from minidiff.course.answers import Mistake, call, expect, expect_number
-from minidiff.course.checking import Result, check, hint, solution, solution_markdown
-from minidiff.course.claims import CLAIMS, Claim, Outcome, Row, claim, claims, compute, limits, score, stored, verdict_of
+from minidiff.course.checking import Result, check, hint, solution, solution_markdown, solved
+from minidiff.course.claims import CLAIMS, Claim, Outcome, Row, claim, claims, compute, limits, score, stored, table, verdict_of
 from minidiff.course.grading import Grade, grade
 from minidiff.course.rooms import rooms
+from minidiff.course.shown import board
 from minidiff.course.tasks import EXERCISES, Exercise, checks, exercise, exercises, find, solve
 
 __all__ = [
+    "board",
+    "solved",
     "Result",
     "check",
     "hint",
@@ -23,6 +26,7 @@ __all__ = [
     "limits",
     "score",
     "stored",
+    "table",
     "verdict_of",
     "Grade",
     "grade",

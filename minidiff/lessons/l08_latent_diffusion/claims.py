@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from minidiff.course.claims import Outcome, claim
 from minidiff.course.editions import as_in_training
-from minidiff.course.samples import drawn
 from minidiff.diffusion import q_sample
-from minidiff.errors import BadInput
+from minidiff.errors import BadInput, check_choice
 from minidiff.latent.autoencoder import decode, encode
 from minidiff.latent.concat import (
     back_project,
@@ -28,6 +27,7 @@ from minidiff.latent.concat import (
 )
 from minidiff.latent.nouns import OVERLAP, PEAKS_INSIDE, Nouns, best_site, noun_maps, overlap, peak_inside
 from minidiff.latent.pipeline import denoiser, encode_prompt, schedule_from
+from minidiff.latent.sample import initial_noise, text_to_image
 from minidiff.measure import read
 from minidiff.measure.interval import Estimate, bootstrap, wilson
 from minidiff.measure.pictures import psnr
@@ -38,7 +38,7 @@ from minidiff.world import BACKDROPS, COLOURS, KINDS, MOODS, Scenes, held_out, r
 from minidiff.world.grammar import RELATIONS
 from minidiff.zoo import load
 
-__all__ = ["GUIDANCE", "MODEL", "asked_for", "exchanged", "hole_over", "layout_overlap", "pipeline", "probe", "seam",
+__all__ = ["GUIDANCE", "MODEL", "asked_for", "drawn", "exchanged", "hole_over", "layout_overlap", "pipeline", "probe", "seam",
            "seen_right"]
 
 MODEL, GUIDANCE = "mini-sd", 4.0          # sampled by 25 DDIM steps
@@ -55,10 +55,26 @@ def _reader() -> nn.Module:
     return load("readers/final")
 
 
-CHUNK = 32
+CHUNK, BLOCK = 32, 16
 
 
 # Prompts -> pictures -----------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=128)
+def _drawn(name: str, kind: str, start: int, guidance: float) -> Tensor:
+    pipe, prompts = pipeline(name), make_prompts(start + BLOCK, kind)[start:]
+    z = initial_noise(pipe, start + BLOCK, seed=0)[start:]
+    return text_to_image(pipe, prompts, guidance=guidance, latents=z)
+
+
+def drawn(name: str, kind: str, n: int, *, guidance: float = GUIDANCE) -> Tensor:
+    """Pictures (n, 3, 64, 64) of ``make_prompts(n, kind)`` by a shipped pipeline, 25 steps; row i starts from noise (0, i).
+
+    Made in blocks that stay in memory, so rows that ask for the same pictures share them.
+    """
+    check_choice("kind", kind, ("one", "two", "held_out"))
+    return torch.cat([_drawn(name, kind, start, guidance) for start in range(0, n, BLOCK)])[:n]
 
 
 def seen_right(prompts: Sequence[str], images: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Exercises of lesson 08: cross-attention, tokens, guidance, caption dropout, maps, concat tasks."""
+"""Exercises of lesson 08: cross-attention, tokens, caption dropout, maps, concat tasks."""
 
 from __future__ import annotations
 
@@ -188,36 +188,6 @@ def _token_positions(fn: Callable) -> None:
     raise Mistake(f"In {text!r} the tokens of {word!r} are {right}, not {got}.")
 
 
-@exercise("08.guided", "Guidance", points=2, hints=(
-    "A straight line through the two predictions.",
-    "Start at `empty`, go `weight` times the way to `said`.",
-))
-def guided(empty, said, weight):
-    """Classifier-free guidance: empty and said (B, C, h, w) are the predictions for "" and for the prompt.
-
-    weight = 0 gives the first, weight = 1 the second, larger weights go on beyond it.
-    """
-    ### BEGIN SOLUTION
-    return empty + weight * (said - empty)
-    ### END SOLUTION
-
-
-@checks(guided)
-def _guided(fn: Callable) -> None:
-    for shape, weights in (((3, 4, 5, 6), (4.0, 1.0, 0.0)), ((2, 1, 6, 3), (7.5, 0.4))):
-        u, c = normal((2, *shape), "lesson 08 guided", 0, dtype=torch.float64)
-        for w in weights:
-            expect(call(fn, u, c, w, shape=u.shape), u + w * (c - u), wrong={
-                "You start at `said`; the line starts at `empty`. (Yours is the paper's weight, where 0 means no guidance.)":
-                    (1 + w) * c - w * u,
-                "The two predictions are exchanged.": c + w * (u - c),
-                "That goes away from the prompt: the difference is said - empty.": u + w * (u - c),
-                "The weight multiplies the prompt's prediction only.": u + w * c,
-                "You drop `empty`: a large weight then only makes everything larger.": w * c,
-                "That is the mean of both; the weight has no effect.": (u + c) / 2,
-            }, otherwise="Check weight = 0 and weight = 1 first.")
-
-
 @exercise("08.caption_dropout", "Leaving out captions", points=2, hints=(
     "A whole caption goes or stays: the choice has shape (B,), and broadcasts as (B, 1, 1).",
     "What stands in its place is what the sampler will use as well: the empty prompt, embedded.",
@@ -251,6 +221,51 @@ def _dropped(fn: Callable) -> None:
             "With p = 0 no caption may go, not even where u is 0: u < p, not u <= p.":
                 torch.where((u <= p)[:, None, None], empty, context),
         }, want), otherwise="Row i of the answer is either row i of context or the empty prompt, whole.")
+
+
+@exercise("08.noun_map", "Spot the bug: the map of a guided run", points=2, hints=(
+    "Which rows of the batch belong to the prompt? In diffusers' order the empty prompt's come first.",
+    "A noun may have several tokens, and the heads are an axis of their own: both are averaged, the places stay.",
+    "unflatten(1, grid): the places run row by row, and a grid need not be square.",
+))
+def noun_map(probs, tokens, grid):
+    """Where a guided run looks for one noun. probs (2B, heads, N, L): B rows of the empty prompt, then B of the prompt;
+    tokens: the noun's positions, a list; grid: (h, w) with h * w = N. Somebody wrote
+
+        probs.mean((0, 1))[:, tokens[0]].view(int(N ** 0.5), -1)
+
+    which has four faults. Write it right: (B, h, w), heads and tokens averaged.
+    """
+    ### BEGIN SOLUTION
+    asked = probs[len(probs) // 2:]
+    return asked[..., tokens].mean((1, 3)).unflatten(1, grid)
+    ### END SOLUTION
+
+
+@checks(noun_map)
+def _noun_map(fn: Callable) -> None:
+    cases = (((2, 3, 5), [2, 3], (3, 4)), ((3, 2, 7), [4], (5, 2)), ((1, 4, 6), [1, 4, 5], (2, 2)))
+    for (B, heads, length), tokens, grid in cases:
+        scores = normal((2 * B, heads, grid[0] * grid[1], length), "lesson 08 noun map", B, dtype=torch.float64)
+        probs = (2 * scores).softmax(-1)
+        rows, heads_kept = probs[B:], probs[B:][..., tokens].mean(3)
+
+        def lay(flat: Tensor, grid: tuple[int, int] = grid) -> Tensor:
+            return flat.reshape(len(flat), *grid)
+
+        want = lay(heads_kept.mean(1))
+        expect(call(fn, probs, tokens, grid, shape=want.shape), want, wrong=fits({
+            "Both halves of the batch are mixed; the empty prompt's rows look at an empty sentence.":
+                lay(((probs[:B] + rows) / 2)[..., tokens].mean((1, 3))),
+            "Those are the empty prompt's rows; the prompt's come after them.": lay(probs[:B][..., tokens].mean((1, 3))),
+            "Every second row is taken; the prompt's rows are the second half.": lay(probs[1::2][..., tokens].mean((1, 3))),
+            "Only the noun's first token is used.": lay(rows[..., tokens[0]].mean(1)),
+            "The tokens are added up; the maps of a long word would be larger than those of a short one.":
+                lay(rows[..., tokens].mean(1).sum(-1)),
+            "The heads are added up, not averaged.": lay(heads_kept.sum(1)),
+            "One head only; average over all of them.": lay(heads_kept[:, 0]),
+            "Height and width are exchanged.": heads_kept.mean(1).reshape(B, grid[1], grid[0]).transpose(1, 2),
+        }, want), otherwise="Take the prompt's rows, average heads and tokens, then lay the places out row by row.")
 
 
 def _iou(maps: Tensor, mask: Tensor, threshold: float, *, low: float = 0.0, top: float | None = None,

@@ -16,6 +16,7 @@ from minidiff.diffusion import last
 from minidiff.editing.blended import Blend
 from minidiff.errors import check_choice, check_images, require
 from minidiff.latent.autoencoder import decode, encode
+from minidiff.latent.concat import decoder_blend, inpaint_hint, paste, sample_concat
 from minidiff.latent.pipeline import encode_prompt
 from minidiff.latent.sample import denoise, initial_noise
 from minidiff.latent.text import word_tokens
@@ -149,34 +150,46 @@ def blended(pipe: Any, images: Tensor, mask: Tensor, prompts: list[str], *, step
 
 
 class Holes:
-    """What :func:`blended` paints into a hole of one picture (3, H, W), from a few seeds."""
+    """A hole in one picture (3, H, W), painted by one of METHODS from a few seeds.
 
-    def __init__(self, pipe: Any, image: Tensor, *, count: int = 2, steps: int = 20, guidance: float = 4.0) -> None:
-        self.pipe, self.image, self.count, self.steps, self.guidance = pipe, image, count, steps, guidance
-        self._kept: dict[tuple[bytes, str, int], Tensor] = {}
+    tuned: a pipeline that sees the hole beside the latent (``load("mini-inpaint")``). The same seeds give both methods the same
+    noise. "tuned, pasted": its pixels as they are inside the hole; "tuned, blended": the border mended by :func:`decoder_blend`.
+    """
 
-    def check(self, mask: Tensor, prompt: str, seed: int) -> str:
+    METHODS = ("replacement", "tuned, pasted", "tuned, blended")
+
+    def __init__(self, pipe: Any, tuned: Any, image: Tensor, *, count: int = 2, steps: int = 20, guidance: float = 4.0) -> None:
+        self.pipe, self.tuned, self.image, self.count, self.steps, self.guidance = pipe, tuned, image, count, steps, guidance
+        self._kept: dict[tuple[bytes, str, int, str], Tensor] = {}
+
+    def check(self, mask: Tensor, prompt: str, seed: int, method: str) -> str:
         """How much is painted; raises BadInput for a prompt with unknown words, and where nothing is to be kept or made."""
+        check_choice("method", method, self.METHODS)
         encode_prompt(self.pipe, prompt)
         painted = int(mask.sum())
         require(0 < painted < mask.numel(), "mask", "nothing painted" if not painted else "all of the picture painted",
                 "a hole with something around it", "a stroke on the picture")
         return f"{plural(painted, 'pixel')} painted"
 
-    def images(self, mask: Tensor, prompt: str, seed: int) -> Tensor:
+    def images(self, mask: Tensor, prompt: str, seed: int, method: str) -> Tensor:
         """mask (H, W) of 0 and 1 -> (count, 3, H, W), from noises that differ from seed to seed."""
-        cache_key = (mask.to(torch.uint8).numpy().tobytes(), prompt, seed)
+        cache_key = (mask.to(torch.uint8).numpy().tobytes(), prompt, seed, method)
         if cache_key not in self._kept:
-            n = self.count
+            n, how = self.count, {"steps": self.steps, "guidance": self.guidance, "seed": self.count * seed}
             images, masks = self.image.expand(n, -1, -1, -1), mask.expand(n, 1, -1, -1)
-            self._kept[cache_key] = blended(self.pipe, images, masks, [prompt] * n, seed=n * seed, steps=self.steps,
-                                            guidance=self.guidance)
+            if method == "replacement":
+                made = blended(self.pipe, images, masks, [prompt] * n, **how)
+            else:
+                free = sample_concat(self.tuned, inpaint_hint(self.tuned.vae, images, masks), [prompt] * n, **how)
+                made = (paste(images, free, masks) if method == "tuned, pasted"
+                        else decoder_blend(self.tuned.vae, images, free, masks))
+            self._kept[cache_key] = made
         return self._kept[cache_key]
 
-    def render(self, mask: Tensor, prompt: str, seed: int) -> tuple[np.ndarray, str]:
+    def render(self, mask: Tensor, prompt: str, seed: int, method: str) -> tuple[np.ndarray, str]:
         """The picture, the picture with its hole, and what was painted."""
         hole = torch.where(mask > 0.5, torch.zeros_like(self.image), self.image)
-        row = _coarse(torch.cat([self.image[None], hole[None], self.images(mask, prompt, seed)]))
+        row = _coarse(torch.cat([self.image[None], hole[None], self.images(mask, prompt, seed, method)]))
         tries = [f"try {seed * self.count + i + 1}" for i in range(self.count)]
         array = lay_out([row], 2, labels=["known", "what is kept", *tries])
-        return array, f"{prompt!r}, seed {seed}: {float(mask.mean()):.0%} of the picture painted anew"
+        return array, f"{method}: {prompt!r}, seed {seed}, {float(mask.mean()):.0%} of the picture painted anew"

@@ -213,59 +213,34 @@ def _timesteps(fn: Callable) -> None:
                otherwise=f"{say}expected {[int(v) for v in want[:3]]} ..., not {[int(v) for v in got[:3]]} ...")
 
 
-def _unet(z: Tensor, t: Any, context: Tensor) -> Tensor:
-    """Stands for a U-Net: linear in none of latent, step and prompt; rows do not mix."""
-    t = torch.as_tensor(t, dtype=z.dtype).reshape(-1, 1, 1, 1) / 1000
-    word = (context + context.square()).mean(1)[:, : z.shape[1], None, None]
-    return torch.sin(z + t) + word * torch.cos(2 * z) + 0.3 * word
-
-
-@exercise("09.guidance", "Guidance by two passes", hints=(
-    "Start from the answer to the empty prompt and go towards the other one, weight times as far.",
-    "weight = 0 must give the empty prompt's eps, weight = 1 the prompt's, weight = 4 lies beyond it.",
+@exercise("09.model_input", "Repair: the loop that Euler breaks", points=2, hints=(
+    "Euler holds z0 + sigma eps. The U-Net was trained on sqrt(abar) z0 + sqrt(1 - abar) eps.",
+    "Both have the same ratio of noise to picture: sigma = sqrt((1 - abar) / abar). Solve that for abar.",
+    "sigma has one number a row: view(-1, 1, 1, 1).",
 ))
-def guided_eps(unet, z, t, context, empty, weight):
-    """unet(z, t, context) -> eps. z: (B, C, h, w); context, empty: (B, L, D). Stable Diffusion's guidance: weight 1 is none."""
+def model_input(z, sigma):
+    """What the U-Net must be shown where the scheduler holds z = z0 + sigma * eps (Euler does). z: (B, C, h, w); sigma: (B,).
+
+    Returns (B, C, h, w): the same latent as the forward process of notebook 01 would have noised it.
+    """
     ### BEGIN SOLUTION
-    without, with_prompt = unet(z, t, empty), unet(z, t, context)
-    return without + weight * (with_prompt - without)
+    return z / (sigma ** 2 + 1).sqrt().view(-1, 1, 1, 1)
     ### END SOLUTION
 
 
-@checks(guided_eps)
-def _guidance(fn: Callable) -> None:
-    for (B, C, h, w), (L, D), t, weights in (((3, 2, 5, 4), (6, 7), 400, (4.0, 0.0, 1.0)),
-                                             ((2, 1, 3, 6), (4, 5), 37, (7.5, 2.0))):
-        z = normal((B, C, h, w), "lesson 09 guidance", 0, dtype=torch.float64)
-        context, empty = normal((2, B, L, D), "lesson 09 context", 0, dtype=torch.float64)
-        u, c = _unet(z, t, empty), _unet(z, t, context)
-        for weight in weights:
-            asked: list[int] = []
-
-            def unet(a: Tensor, t: Any, b: Tensor, asked: list[int] = asked) -> Tensor:
-                if len(a) != len(b):
-                    raise Mistake(f"The U-Net got {len(a)} latents and {len(b)} prompts; one prompt a row.")
-                asked.append(len(a))
-                return _unet(a, t, b)
-
-            got = call(fn, unet, z, t, context, empty, weight, shape=z.shape)
-            want = u + weight * (c - u)
-            wrong = {
-                "This is the weight of Ho and Salimans' paper, (1 + w) c - w u; Stable Diffusion's is one larger, and 1 is no "
-                "guidance.":
-                    c + weight * (c - u),
-                "Prompt and empty prompt are swapped: this pushes away from the prompt.": c + weight * (u - c),
-                "You start at 0, not at the empty prompt's eps.": weight * (c - u),
-                "The prompt's eps is multiplied by the weight, and nothing taken off.": weight * c,
-                "There is no guidance: the weight has no effect.": c,
-                "u and w c are added up; the two weights must sum to 1: (1 - w) u + w c.": u + weight * c,
-                "The prompts were mixed, and the U-Net asked once; it is its two predictions that are mixed.":
-                    _unet(z, t, empty + weight * (context - empty)),
-            }
-            expect(got, want, wrong={k: v for k, v in wrong.items() if not torch.allclose(v, want)},
-                   otherwise="Not on the line from the empty prompt's eps to the prompt's. Try weight 0 and weight 1 first.")
-            if sum(asked) > 2 * len(z):
-                raise Mistake(f"The U-Net worked on {sum(asked)} rows for {len(z)} latents; two rows each are enough.")
+@checks(model_input)
+def _model_input(fn: Callable) -> None:
+    for shape, levels in (((2, 4, 6, 5), [0.3, 7.0]), ((3, 1, 2, 4), [0.0, 1.7, 11.1])):
+        z, sigma = normal(shape, "lesson 09 euler", 0, dtype=torch.float64), torch.tensor(levels, dtype=torch.float64)
+        s = sigma.view(-1, 1, 1, 1)
+        expect(call(fn, z, sigma, shape=z.shape), z / (s**2 + 1).sqrt(), wrong={
+            "That is z as the scheduler holds it; its noise is sigma and not sqrt(1 - abar).": z,
+            "sigma + 1 is not the deviation of the sum: variances add, 1 + sigma^2, then the root.": z / (s + 1),
+            "You divide by the variance, 1 + sigma^2; the factor is its root.": z / (s**2 + 1),
+            "You multiply; the latent that Euler holds is too large, not too small.": z * (s**2 + 1).sqrt(),
+            "That brings the noise to deviation 1 only where sigma is large.": z / s.clamp(min=1),
+            "One factor for the whole batch; each row has its own sigma.": z / (s[:1] ** 2 + 1).sqrt(),
+        }, otherwise="Which abar has sigma = sqrt((1 - abar) / abar)? The picture's factor is its root.")
 
 
 @exercise("09.step", "The step in diffusers' convention", points=2, hints=(
@@ -319,42 +294,6 @@ def _step(fn: Callable) -> None:
             }
             expect(got, to(p), wrong={k: v for k, v in wrong.items() if not torch.allclose(v, to(p), rtol=1e-3)},
                    otherwise=say + "not the step. Which two entries of the table did you use?")
-
-
-@exercise("09.rows", "What does a picture cost?", hints=(
-    "A row is one latent with one prompt. Guidance asks about each latent twice.",
-    "diffusers asks twice only when guidance_scale > 1.",
-))
-def unet_rows(pictures, steps, weight, strength=1.0):
-    """How many rows the U-Net works on in all. strength < 1 is img2img: only int(steps * strength) of the steps are done."""
-    ### BEGIN SOLUTION
-    rows = pictures * int(steps * strength)
-    return 2 * rows if weight > 1 else rows
-    ### END SOLUTION
-
-
-@checks(unet_rows)
-def _rows(fn: Callable) -> None:
-    for n, S, w, *rest in ((1, 20, 4.0, 1.0), (3, 25, 7.5, 1.0), (2, 50, 1.0, 1.0), (3, 25, 4.0, 0.7), (1, 25, 1.0, 0.3),
-                           (2, 30, 1.5, 0.45), (4, 10, 0.0, 0.6), (3, 15, 2.0)):                      # the last without strength
-        got, share = call(fn, n, S, w, *rest, shape=()), rest[0] if rest else 1.0
-        done, twice = int(S * share), 2 if w > 1 else 1
-        say = f"{n} pictures, {S} steps, weight {w:g}, strength {share:g}: "
-        wrong = {
-            "guidance asks twice for each latent.": n * done,
-            "at weight 1 the empty prompt's answer has no effect, and diffusers does not ask for it.": 2 * n * done,
-            "each picture needs its own rows; a batch saves calls, not rows.": done * twice,
-            "strength was not used.": n * S * twice,
-            "strength is the share of the steps that is done, not the share left out.": n * (S - done) * twice,
-            "int(steps * strength) cuts down; it does not round.": n * round(S * share) * twice,
-            "the cut to a whole number comes before everything else: each picture has int(steps * strength) steps.":
-                int(n * S * share) * twice,
-            "one call too many: the number of calls is the number of steps (PNDM makes one more, DDIM does not).":
-                n * (done + 1) * twice,
-            "a fraction of a step cannot be done.": n * S * share * twice,
-        }
-        expect_number(got, n * done * twice, tol=1e-6, otherwise=f"{say}{n * done * twice} rows, not {float(got):g}.",
-                      wrong={say + k: v for k, v in wrong.items() if abs(v - n * done * twice) > 1e-6})
 
 
 @exercise("09.start", "Where img2img begins", hints=(

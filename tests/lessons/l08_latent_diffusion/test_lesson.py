@@ -21,6 +21,7 @@ from minidiff.latent import (
     word_tokens,
 )
 from minidiff.latent import text_to_image as draw
+from minidiff.latent.concat import HINTS, add_input_channels
 from minidiff.lessons.l08_latent_diffusion import claims as board
 from minidiff.lessons.l08_latent_diffusion.claims import exchanged
 from minidiff.lessons.l08_latent_diffusion.panels import Film, Holes, Painter, blended, over
@@ -150,11 +151,19 @@ def test_blended_keeps_what_is_known_and_is_plain_sampling_without_any(pipe):
         blended(pipe, images, some, prompts[:1])
 
 
-def test_the_hole_panel(pipe):
+@pytest.fixture(scope="module")
+def tuned(pipe):
+    """The same pipeline with room for the hint of inpainting."""
+    wide = add_input_channels(pipe.unet, HINTS["inpaint"]).eval().requires_grad_(False)
+    torch.nn.init.normal_(wide.conv_in.weight[:, 4:], std=0.1)
+    return assemble(pipe.vae, pipe.text_encoder, wide, pipe.tokenizer)
+
+
+def test_the_hole_panel(pipe, tuned):
     image = WorldData(64, "test", "simple").images(1)[0]
-    holes = Holes(pipe, image, steps=2)
+    holes = Holes(pipe, tuned, image, steps=2)
     hole = box_mask(64, 8, 16, 24, 32)
-    knobs = (show.mask("mask", image, start=hole), show.text("prompt", "a red cat"), show.seed())
+    knobs = (show.mask("mask", image, start=hole), show.text("prompt", "a red cat"), show.seed(), choice("method", Holes.METHODS))
     p = panel(holes.render, *knobs, action="draw anew", check=holes.check, alt="a hole")
     assert "19%" in p.text and torch.equal(p.values["mask"], hole)
     first = p.image.value
@@ -171,10 +180,24 @@ def test_the_hole_panel(pipe):
         assert p.text.startswith("Nothing drawn.") and "painted" in p.text
     p.set(mask=hole, prompt="a red zebra")
     assert "zebra" in p.text
-    made = [holes.images(hole, "a red cat", number) for number in (0, 1)]
+    made = [holes.images(hole, "a red cat", number, "replacement") for number in (0, 1)]
     assert not torch.equal(made[0], made[1]) and not torch.equal(made[0][0], made[0][1])
     known = (hole < 0.5).expand(2, 3, -1, -1)
     assert all(torch.equal(x[known], image.expand(2, -1, -1, -1)[known]) for x in made), "what is known stays"
+
+
+def test_the_methods_of_the_hole_panel_differ_inside_and_keep_what_is_far_from_the_hole(pipe, tuned):
+    image = WorldData(64, "test", "simple").images(1)[0]
+    holes, hole = Holes(pipe, tuned, image, steps=2), box_mask(64, 8, 16, 24, 32)
+    made = {method: holes.images(hole, "a red cat", 0, method) for method in Holes.METHODS}
+    inside = (hole > 0.5).expand(2, 3, -1, -1)
+    pairs = [("replacement", "tuned, pasted"), ("tuned, pasted", "tuned, blended")]
+    assert all(not torch.equal(made[a][inside], made[b][inside]) for a, b in pairs)
+    known = image.expand(2, -1, -1, -1)
+    assert torch.equal(made["tuned, pasted"][~inside], known[~inside])
+    assert torch.equal(made["tuned, blended"][..., 48:], known[..., 48:]), "12 pixels and more away nothing changes"
+    with pytest.raises(BadInput, match="method"):
+        holes.check(hole, "a red cat", 0, "magic")
 
 
 # Claims --------------------------------------------------------------------------------------------------------------------
@@ -208,7 +231,7 @@ def test_guidance_counts_the_same_prompts(monkeypatch):
     right = render(make_scenes(10, "one")).images
     monkeypatch.setattr(board, "drawn", lambda model, kind, n, guidance: right if guidance == 4 else right.roll(1, 0))
     found = board.guidance(10)
-    assert found.value == pytest.approx(found.baseline["share at w = 4"] - found.baseline["share at w = 1"]) and found.value > 0.5
+    assert found.value == pytest.approx(found.settings["share at w = 4"] - found.settings["share at w = 1"]) and found.value > 0.5
 
 
 def test_peak_and_overlap_by_hand():

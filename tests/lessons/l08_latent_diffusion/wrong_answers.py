@@ -102,6 +102,29 @@ def d_in_place(context, empty, u, p):
     return context
 
 
+# 08.noun_map
+def n_prompt(probs):
+    return probs[len(probs) // 2:]
+
+
+def n_of(rows, *, tokens=lambda t: t, join=lambda x: x.mean(3).mean(1)):
+    return lambda probs, t, grid: join(rows(probs)[..., tokens(t)]).reshape(-1, *grid)
+
+
+def n_loop(probs, tokens, grid):
+    out = []
+    for row in probs.chunk(2)[1]:
+        flat = sum(row[:, :, k] for k in tokens).mean(0) / len(tokens)
+        out.append(torch.stack(flat.split(grid[1])))
+    return torch.stack(out)
+
+
+def n_einsum(probs, tokens, grid):
+    chosen = torch.zeros(probs.shape[-1], dtype=probs.dtype)
+    chosen[tokens] = 1 / len(tokens)
+    return torch.einsum("bhnl,l->bn", probs[probs.shape[0] // 2:], chosen).div(probs.shape[1]).view(-1, *grid)
+
+
 # 08.map_iou
 def _on(attention, mask, threshold):
     big = F.interpolate(attention[None, None], size=mask.shape)[0, 0]
@@ -184,6 +207,19 @@ def _soft(mask):
 
 
 WRONG = {
+    "08.noun_map": {
+        "both": (n_of(lambda p: (p[:len(p) // 2] + p[len(p) // 2:]) / 2), "both halves"),
+        "empty": (n_of(lambda p: p[:len(p) // 2]), "empty prompt's rows"),
+        "interleaved": (n_of(lambda p: p[1::2]), "every second row"),
+        "first_token": (n_of(n_prompt, tokens=lambda t: t[:1]), "first token"),
+        "tokens_added": (n_of(n_prompt, join=lambda x: x.sum(3).mean(1)), "added up"),
+        "heads_added": (n_of(n_prompt, join=lambda x: x.mean(3).sum(1)), "heads are added"),
+        "one_head": (n_of(n_prompt, join=lambda x: x.mean(3)[:, 0]), "one head"),
+        "turned": (lambda p, t, g: n_of(n_prompt)(p, t, g[::-1]).transpose(1, 2), "exchanged"),
+        "as_it_was": (lambda p, t, g: p.mean((0, 1))[:, t[0]].view(int(p.shape[2] ** 0.5), -1), ""),
+        "flat": (lambda p, t, g: p[len(p) // 2:][..., t].mean((1, 3)), "shape"),
+        "all_words": (n_of(n_prompt, tokens=lambda t: slice(None)), "lay the places out"),
+    },
     "08.latent_numbers": {
         "one side only": (3, "both sides"),
         "places": (16, "places"),
@@ -221,15 +257,6 @@ WRONG = {
         "nothing": (lambda t, w, p: t.split().index(w) and None, "return"),
         "floats": (lambda t, w, p: [float(v) for v in t_list(t, w, p)], "whole numbers"),
         "spoils the table": (lambda t, w, p: t_list(t, w, p) + (p.clear() or []), "table of pieces"),
-    },
-    "08.guided": {
-        "the paper's weight": (lambda u, c, w: (1 + w) * c - w * u, "paper's weight"),
-        "from said": (lambda u, c, w: c + w * (c - u), "starts at `empty`"),
-        "exchanged": (lambda u, c, w: c + w * (u - c), "exchanged"),
-        "away": (lambda u, c, w: u + w * (u - c), "away"),
-        "weight on said only": (lambda u, c, w: u + w * c, "only"),
-        "no empty": (lambda u, c, w: w * c, "drop `empty`"),
-        "mean": (lambda u, c, w: (u + c) / 2, "no effect"),
     },
     "08.caption_dropout": {
         "zeros": (lambda c, e, u, p: c * (u >= p)[:, None, None], "zeros"),
@@ -299,14 +326,10 @@ WRONG = {
 }
 
 HONEST = {
+    "08.noun_map": {"loop": n_loop, "einsum": n_einsum, "float32": lambda p, t, g: n_of(n_prompt)(p.float(), t, g)},
     "08.latent_numbers": {"number": 12, "float": 12.0, "tensor": torch.tensor(12.0)},
     "08.cross_attention": {"sdpa": x_sdpa, "einsum": x_einsum, "loop, float32": x_loop},
     "08.token_positions": {"list": t_list, "tensor": t_numpy},
-    "08.guided": {
-        "weighted": lambda u, c, w: w * c + (1 - w) * u,
-        "float32": lambda u, c, w: torch.lerp(u.float(), c.float(), w),
-        "in place on a copy": lambda u, c, w: (c - u).mul_(w).add_(u),
-    },
     "08.caption_dropout": {"loop": d_loop, "arithmetic": d_arithmetic},
     "08.map_iou": {"repeat": i_repeat, "loop": i_loop},
     "08.unet_rows": {"number": 400, "float": 400.0},
@@ -333,6 +356,7 @@ EQUIVALENT = {
 }
 
 ONCE = {
+    "08.noun_map": {"grid, length: 2": "a height and a width"},
     "08.widen": {"weight, square": "the kernel is k x k"},
     "08.paste": {f"{name}, axis 1: 3": "the colours" for name in ("known", "made")},
 }

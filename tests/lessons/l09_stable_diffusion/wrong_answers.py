@@ -85,38 +85,13 @@ def _leading(T, S):
     return [i * (T // S) for i in range(S)][::-1]
 
 
-# 09.guidance
-def g_of(mix):
-    def guided(unet, z, t, context, empty, weight):
-        return mix(unet(z, t, empty), unet(z, t, context), weight)
-    return guided
+# 09.model_input
+def m_of(factor):
+    return lambda z, sigma: z * factor(sigma).view(-1, 1, 1, 1)
 
 
-def g_one_call(unet, z, t, context, empty, weight):
-    both = unet(torch.cat([z, z]), t, torch.cat([empty, context]))
-    u, c = both.chunk(2)
-    return torch.lerp(u, c, weight)
-
-
-def g_rows(unet, z, t, context, empty, weight):
-    out = torch.zeros_like(z)
-    for i in range(len(z)):
-        u, c = unet(z[i:i + 1], t, empty[i:i + 1]), unet(z[i:i + 1], t, context[i:i + 1])
-        out[i] = (1 - weight) * u[0] + weight * c[0]
-    return out
-
-
-def g_float32(unet, z, t, context, empty, weight):
-    return g_of(lambda u, c, w: u + w * (c - u))(unet, z.float(), t, context.float(), empty.float(), weight)
-
-
-def g_bad_batch(unet, z, t, context, empty, weight):
-    u, c = unet(torch.cat([z, z]), t, context).chunk(2)
-    return u + weight * (c - u)
-
-
-def g_wasteful(unet, z, t, context, empty, weight):
-    return unet(z, t, empty) + weight * (unet(z, t, context) - unet(z, t, empty))
+def m_loop(z, sigma):
+    return torch.stack([row / (1 + float(s) ** 2) ** 0.5 for row, s in zip(z, sigma)])
 
 
 # 09.step
@@ -151,19 +126,6 @@ def s_floats(z, eps, t, steps, abar):
     return out
 
 
-# 09.rows
-def r_of(count):
-    return lambda pictures, steps, weight, strength=1.0: count(pictures, steps, 2 if weight > 1 else 1, strength)
-
-
-def r_loop(pictures, steps, weight, strength=1.0):
-    total = 0
-    for _ in range(pictures):
-        for _ in range(math.floor(steps * strength)):
-            total += 1 + (weight > 1)
-    return total
-
-
 # 09.start
 def l_filter(visited, strength):
     n = int(len(visited) * strength)
@@ -188,6 +150,15 @@ def _n(visited, strength):
 ALL = {"solver", "num_inference_steps", "timestep_spacing", "eta", "guidance_scale"}
 
 WRONG = {
+    "09.model_input": {
+        "as_it_is": (lambda z, sigma: z, "as the scheduler holds it"),
+        "sum": (m_of(lambda s: 1 / (s + 1)), "variances add"),
+        "variance": (m_of(lambda s: 1 / (s**2 + 1)), "divide by the variance"),
+        "times": (m_of(lambda s: (s**2 + 1) ** 0.5), "you multiply"),
+        "sigma": (m_of(lambda s: 1 / s.clamp(min=1)), "deviation 1 only"),
+        "one_row": (lambda z, sigma: z / (sigma[0] ** 2 + 1) ** 0.5, "one factor for the whole batch"),
+        "by_sigma": (m_of(lambda s: 1 / (s + 1e-9)), "Which abar"),
+    },
     "09.latent_shape": {
         "one_too_many": (shape_of(lambda w: 2 ** len(w)), "one halving too many"),
         "eight": (shape_of(lambda w: 8), "8 is Stable"),
@@ -241,20 +212,6 @@ WRONG = {
         "rounded": (lambda T, S, o: [round(i * T / S) + o for i in range(S)][::-1], "fraction, rounded"),
         "too_many": (lambda T, S, o: [t + o for t in range(0, T, T // S)][::-1], "steps instead of"),
     },
-    "09.guidance": {
-        "paper": (g_of(lambda u, c, w: c + w * (c - u)), "ho and salimans"),
-        "swapped": (g_of(lambda u, c, w: c + w * (u - c)), "swapped"),
-        "from_c": (lambda unet, z, t, context, empty, w: g_of(lambda u, c, w: u + w * (c - u))(unet, z, t, empty, context, w),
-                   "swapped"),
-        "from_zero": (g_of(lambda u, c, w: w * (c - u)), "start at 0"),
-        "louder": (g_of(lambda u, c, w: w * c), "nothing taken off"),
-        "none": (g_of(lambda u, c, w: c), "no guidance"),
-        "sum": (g_of(lambda u, c, w: u + w * c), "sum to 1"),
-        "mixed_prompt": (lambda unet, z, t, context, empty, w: unet(z, t, empty + w * (context - empty)), "asked once"),
-        "one_prompt": (g_bad_batch, "6 latents and 3 prompts"),
-        "three_calls": (g_wasteful, "9 rows"),
-        "empty_only": (g_of(lambda u, c, w: u), "weight 0 and weight 1"),
-    },
     "09.step": {
         "one_back": (s_of(lambda t, T, S: t - 1), "t - 1"),
         "clips": (s_of(limit=1.0), "clipped"),
@@ -266,17 +223,6 @@ WRONG = {
         "no_factor": (s_of(step=lambda z, e, a, b: (z - (1 - a) ** 0.5 * e) / a**0.5 + (1 - b) ** 0.5 * e), "without its factor"),
         "z_for_z0": (s_of(step=lambda z, e, a, b: b**0.5 * z + (1 - b) ** 0.5 * e), "z stands"),
         "variance": (s_of(step=lambda z, e, a, b: b * (z - (1 - a) * e) / a + (1 - b) * e), "which two"),
-    },
-    "09.rows": {
-        "no_doubling": (r_of(lambda n, S, g, s: n * int(S * s)), "asks twice"),
-        "always_double": (r_of(lambda n, S, g, s: 2 * n * int(S * s)), "no effect"),
-        "calls": (r_of(lambda n, S, g, s: int(S * s) * g), "batch saves calls"),
-        "no_strength": (r_of(lambda n, S, g, s: n * S * g), "was not used"),
-        "left_out": (r_of(lambda n, S, g, s: n * (S - int(S * s)) * g if s < 1 else n * S * g), "left out"),
-        "rounds": (r_of(lambda n, S, g, s: n * round(S * s) * g), "round"),
-        "late_cut": (r_of(lambda n, S, g, s: int(n * S * s) * g), "cut"),
-        "fraction": (r_of(lambda n, S, g, s: n * S * s * g), "fraction"),
-        "one_more": (r_of(lambda n, S, g, s: n * (int(S * s) + 1) * g), "one call too many"),
     },
     "09.start": {
         "first_steps": (lambda v, s: v[:_n(v, s)], "first, noisiest"),
@@ -308,14 +254,14 @@ WRONG = {
 }
 
 HONEST = {
+    "09.model_input": {"loop": m_loop, "abar": m_of(lambda s: (1 / (1 + s**2)).sqrt()),
+                       "float32": lambda z, sigma: m_of(lambda s: (s**2 + 1) ** -0.5)(z.float(), sigma.float())},
     "09.latent_shape": {"halving": shape_by_halving, "plain": shape_of(right_factor),
                         "shift": shape_of(lambda w: 1 << len(w) - 1)},
     "09.encode": {"loop": e_loop, "mode": e_of(pick=lambda d: d.mode()), "float32": e_of(lambda x: 2 * x.float() - 1)},
     "09.decode": {"numpy": d_numpy, "loop_float32": d_loop, "half_up": d_of(byte=lambda x: (x * 255 + 0.5).floor())},
     "09.timesteps": {"numpy": t_numpy, "loop": t_loop, "torch": lambda T, S, o: torch.arange(S).flip(0) * (T // S) + o},
-    "09.guidance": {"one_call": g_one_call, "rows": g_rows, "float32": g_float32},
     "09.step": {"ode": s_ode, "float32": s_float32, "floats": s_floats},
-    "09.rows": {"loop": r_loop, "tensor": r_of(lambda n, S, g, s: torch.tensor(n * int(S * s) * g))},
     "09.start": {"filter": l_filter, "tensor": l_tensor},
     "09.same_negative": {"float": 1.0, "tensor": torch.tensor(1)},
     "09.may_swap": {"list": sorted(ALL), "text": "eta, solver, num_inference_steps, guidance_scale, timestep_spacing"},

@@ -1,0 +1,83 @@
+"""Rows of the scoreboard on a page: measured now at a small size beside the stored ones, three lines each, and a picture."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+
+from minidiff.course.claims import UNDECIDED, Row, claims, compute, limits, stored
+from minidiff.errors import check_choice, require
+from minidiff.show import Picture, colour, figure, picture
+
+__all__ = ["board", "three_lines"]
+
+WIDTH = 110
+
+
+def _listed(row: Row) -> list[str]:
+    named = (("floor", row.floor), ("trivial baseline", row.baseline), ("other settings", row.settings))
+    return [f"{name}: " + ", ".join(f"{k} {v:.3g}" for k, v in d.items()) for name, d in named if d]
+
+
+def three_lines(row: Row, now: Row | None = None) -> str:
+    """Claim; value, interval and what to hold it against; verdict in words. Wrapped to 110 columns.
+
+    now: the same row at a small size, whose value and interval stand before the stored ones.
+    """
+    here = f"now {now.value:.3g} [{now.low:.3g}, {now.high:.3g}] at N = {now.n}; " if now else ""
+    value = f"{here}stored {row.value:.3g} [{row.low:.3g}, {row.high:.3g}] at N = {row.n} ({row.unit})"
+    verdict = row.verdict if row.verdict != UNDECIDED else f"undecided at N = {row.n}, the target lies inside the interval"
+    why = f". {row.why[:1].upper()}{row.why[1:]}" if row.why and not row.passed else ""
+    lines = [f"{row.id}  {row.claim}", "; ".join([value, *_listed(row)]), f"target {row.target}: {verdict}{why}"]
+    return "\n".join("\n".join(textwrap.wrap(line, WIDTH, initial_indent="" if k == 0 else "    ", subsequent_indent="    "))
+                     for k, line in enumerate(lines))
+
+
+def _range(row: Row) -> tuple[float, float]:
+    """What the axis of one row shows: interval, target, floor, and the trivial baseline that is nearest to the value."""
+    values = [row.value, row.low, row.high, *(v for v in limits(row.target) if math.isfinite(v)), *row.floor.values()]
+    values += sorted(row.baseline.values(), key=lambda v: abs(v - row.value))[:1]
+    values = [v for v in values if math.isfinite(v)]
+    low, high = min(values), max(values)
+    margin = 0.08 * (high - low) or 0.1 * max(abs(high), 1e-9)
+    return low - margin, high + margin
+
+
+def _drawn(rows: list[Row], small: list[Row]) -> Picture:
+    fig, first = figure("value in the row's own unit", "row", height=0.3 + 0.72 * len(rows))
+    first.remove()
+    axes = fig.subplots(len(rows), 1, squeeze=False)[:, 0]
+    for ax, row, now in zip(axes, rows, small, strict=True):
+        (left, right), (least, most) = _range(row), limits(row.target)
+        ax.axvspan(max(least, left), min(most, right), color=colour("green"), alpha=0.16, linewidth=0)
+        ax.plot([now.low, now.high], [-0.34, -0.34], color=colour("grey"), linewidth=1.4)
+        ax.plot([row.low, row.high], [0, 0], color=colour("blue"), linewidth=2.6, marker="|", markersize=8)
+        ax.plot([row.value], [0], color=colour("blue"), marker="o")
+        ax.plot(list(row.baseline.values()), [0] * len(row.baseline), color=colour("red"), marker="x", linestyle="none")
+        ax.plot(list(row.floor.values()), [0] * len(row.floor), color=colour("ink"), marker="^", linestyle="none")
+        ax.set(xlim=(left, right), ylim=(-0.6, 0.6), xlabel=row.unit.split(" (")[0], ylabel=" ")
+        ax.set_yticks([0], [f"{row.id}\n{row.verdict}"])
+        ax.grid(visible=False)
+        ax.locator_params(axis="x", nbins=6)
+        ax.xaxis.label.set(size=8)
+        ax.xaxis.labelpad = 1
+    told = "; ".join(f"{r.id} {r.value:.3g}, interval {r.low:.3g} to {r.high:.3g}, target {r.target}, {r.verdict}" for r in rows)
+    return picture(fig, alt=f"One line a row, its value and interval against its target. {told}",
+                   caption="Blue: the stored value and its 95 % interval. Grey: measured now. Shaded: what meets the target. "
+                           "Cross: trivial baseline. Triangle: floor.")
+
+
+def board(*ids: str) -> Picture:
+    """Measure each claim at its small size, print it beside its stored row (three lines), and draw the stored rows.
+
+    ids: claims that are stored, such as "08.inpaint". Every row keeps an axis of its own, in its own unit.
+    """
+    require(len(ids) > 0, "ids", "none", "one claim or more", "board('08.guidance')")
+    known, kept = claims(), stored()
+    for id in ids:
+        check_choice("claim", id, known)
+        require(id in kept, "claim", repr(id), "a claim that is stored", f"minidiff score {id}")
+    small = [compute(id, known[id].small) for id in ids]
+    rows = [kept[id] for id in ids]
+    print("\n".join(three_lines(row, now) for row, now in zip(rows, small, strict=True)))
+    return _drawn(rows, small)
