@@ -2,7 +2,7 @@
 
 from minidiff.course.answers import Mistake, call, expect, expect_number
 from minidiff.course.checking import Result, check, hint, solution, solution_markdown, solved
-from minidiff.course.claims import CLAIMS, Claim, Outcome, Row, claim, claims, compute, limits, score, stored, table, verdict_of
+from minidiff.course.claims import CLAIMS, Claim, Outcome, Row, claim, claims, compute, limits, score, stored, verdict_of
 from minidiff.course.grading import Grade, grade
 from minidiff.course.rooms import rooms
 from minidiff.course.shown import board
@@ -26,7 +26,6 @@ __all__ = [
     "limits",
     "score",
     "stored",
-    "table",
     "verdict_of",
     "Grade",
     "grade",

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from minidiff.course.claims import Outcome, claim
 from minidiff.course.editions import as_in_training
+from minidiff.course.samples import shipped
 from minidiff.diffusion import q_sample
 from minidiff.errors import BadInput, check_choice
 from minidiff.latent.autoencoder import decode, encode
@@ -36,23 +37,11 @@ from minidiff.rng import normal
 from minidiff.steer import Recorder, Row, Tap
 from minidiff.world import BACKDROPS, COLOURS, KINDS, MOODS, Scenes, held_out, render, sample_scenes
 from minidiff.world.grammar import RELATIONS
-from minidiff.zoo import load
 
-__all__ = ["GUIDANCE", "MODEL", "asked_for", "drawn", "exchanged", "hole_over", "layout_overlap", "pipeline", "probe", "seam",
+__all__ = ["GUIDANCE", "MODEL", "asked_for", "drawn", "exchanged", "hole_over", "layout_overlap", "probe", "seam",
            "seen_right"]
 
 MODEL, GUIDANCE = "mini-sd", 4.0          # sampled by 25 DDIM steps
-
-
-@functools.lru_cache(maxsize=4)
-def pipeline(name: str) -> object:
-    """A pipeline, loaded once."""
-    return load(name)
-
-
-@functools.lru_cache(maxsize=1)
-def _reader() -> nn.Module:
-    return load("readers/final")
 
 
 CHUNK, BLOCK = 32, 16
@@ -63,7 +52,7 @@ CHUNK, BLOCK = 32, 16
 
 @functools.lru_cache(maxsize=128)
 def _drawn(name: str, kind: str, start: int, guidance: float) -> Tensor:
-    pipe, prompts = pipeline(name), make_prompts(start + BLOCK, kind)[start:]
+    pipe, prompts = shipped(name), make_prompts(start + BLOCK, kind)[start:]
     z = initial_noise(pipe, start + BLOCK, seed=0)[start:]
     return text_to_image(pipe, prompts, guidance=guidance, latents=z)
 
@@ -79,7 +68,7 @@ def drawn(name: str, kind: str, n: int, *, guidance: float = GUIDANCE) -> Tensor
 
 def seen_right(prompts: Sequence[str], images: Tensor) -> dict[str, Tensor]:
     """What the final reader says: name -> (B,) bool, as :func:`minidiff.measure.prompts.prompt_accuracy`."""
-    return prompt_accuracy(prompts, read(images, _reader()).scenes)
+    return prompt_accuracy(prompts, read(images, shipped("readers/final")).scenes)
 
 
 def _told(n: int, kind: str, target: str) -> Outcome:
@@ -87,7 +76,7 @@ def _told(n: int, kind: str, target: str) -> Outcome:
     images = drawn(MODEL, kind, n, guidance=GUIDANCE)
     right = seen_right(prompts, images)
     m = wilson(int(right["all"].sum()), n)
-    vae = pipeline(MODEL).vae
+    vae = shipped(MODEL).vae
     rendered = render(as_in_training(make_scenes(min(n, 128), kind), MODEL)).images
     ceiling = seen_right(prompts[:128], decode(vae, encode(vae, rendered)).clamp(-1, 1))["all"]
     other = seen_right([*prompts[1:], prompts[0]], images)["all"]
@@ -127,7 +116,7 @@ def exchanged(prompt: str) -> str:
 @claim("08.relation", "The relation is read: at t = 850 a scene of two things is guessed better with its prompt than with the "
        "relation in it turned round", unit="share of scenes", target=">= 0.75", n=256, small=8)
 def relation_read(n: int) -> Outcome:
-    pipe, scenes = pipeline(MODEL), as_in_training(make_scenes(n, "two"), MODEL)
+    pipe, scenes = shipped(MODEL), as_in_training(make_scenes(n, "two"), MODEL)
     prompts = [prompt_of(scene) for scene in scenes]
     z, schedule, model = encode(pipe.vae, render(scenes).images), schedule_from(pipe.scheduler), denoiser(pipe)
     z_t = q_sample(z, 850, normal(tuple(z.shape), "08 relation"), schedule)
@@ -164,7 +153,7 @@ def guidance(n: int) -> Outcome:
 @functools.lru_cache(maxsize=4)
 def _nouns(name: str, n: int) -> tuple[Nouns, dict[str, tuple[str, float]]]:
     """Test scenes, and the sites and thresholds chosen on others (split "valid")."""
-    pipe = pipeline(name)
+    pipe = shipped(name)
     chosen_on = noun_maps(pipe, as_in_training(make_scenes(max(n // 4, 16), "two", split="valid"), name))
     choices = {"best": best_site(chosen_on)}
     for cells in sorted(set(chosen_on.grids.values())):
@@ -255,7 +244,7 @@ def _probed(x: Tensor, train: Scenes, y: Tensor, test: Scenes) -> dict[str, Esti
 @claim("08.probe", "A linear probe reads kind, mood and backdrop from the mid block at the middle step (t = 500, prompt given)",
        unit="share right, the least of the three", target=">= 0.90", n=768, small=32)
 def bottleneck(n: int) -> Outcome:
-    pipe, train, test = pipeline(MODEL), _single(max(2 * n, 128), "valid"), _single(n, "test")
+    pipe, train, test = shipped(MODEL), _single(max(2 * n, 128), "valid"), _single(n, "test")
     shares = {said: _probed(_middle(pipe, train, said=said), train, _middle(pipe, test, said=said), test)
               for said in ((True, False) if n >= 128 else (True,))}
     worst = min(shares[True], key=lambda name: shares[True][name].value)
@@ -319,7 +308,7 @@ def _inpainted(n: int) -> tuple[Tensor, Tensor, Tensor, Tensor, list[str], Tenso
     before, after = render(scenes), render(wanted)
     hole = hole_over(torch.maximum(before.masks[:, 1:2], after.masks[:, 1:2]))
     prompts = [prompt_of(scene) for scene in wanted]
-    pipe = load("mini-inpaint")
+    pipe = shipped("mini-inpaint")
     made = _made(pipe, inpaint_hint(pipe.vae, before.images, hole), prompts)
     fits = decoder_blend(pipe.vae, before.images, made, hole)
     return fits, made, before.images, hole, prompts, after.images
@@ -331,7 +320,7 @@ def _made(pipe: object, hint: Tensor, prompts: list[str], *, guidance: float = 4
 
 
 def _right(prompts: list[str], images: Tensor) -> Tensor:
-    return prompt_accuracy(prompts, read(images, load("readers/final")).scenes)["all"]
+    return prompt_accuracy(prompts, read(images, shipped("readers/final")).scenes)["all"]
 
 
 @claim("08.inpaint", "mini-inpaint paints another thing into a hole over a thing: kind, colour, place as asked (25 steps, w = 4)",
@@ -365,7 +354,7 @@ def seams(n: int) -> Outcome:
 
 def _upscaled(n: int, factor: int, target: str) -> Outcome:
     scenes = as_in_training(make_scenes(n, "two"), f"mini-upscale-x{factor}")
-    images, pipe = render(scenes).images, load(f"mini-upscale-x{factor}")
+    images, pipe = render(scenes).images, shipped(f"mini-upscale-x{factor}")
     small = F.avg_pool2d(images, factor)
     drawn = _made(pipe, lowres_hint(small, (16, 16)), [prompt_of(scene) for scene in scenes], guidance=1.0)
     with torch.no_grad():
@@ -401,7 +390,7 @@ def layout_overlap(images: Tensor, scenes: Scenes, masks: Tensor) -> Tensor:
 
     images (B, 3, H, W); masks (B, 3, H, W) of the scenes' things; the mean over the things of a scene.
     """
-    seen = read(images, load("readers/final"))
+    seen = read(images, shipped("readers/final"))
     ious = []
     for k in range(masks.shape[1]):
         same = (seen.scenes.kind == scenes.kind[:, k:k + 1]) & seen.scenes.present
@@ -416,7 +405,7 @@ def layout_overlap(images: Tensor, scenes: Scenes, masks: Tensor) -> Tensor:
        unit="mean IoU", target=">= 0.6", n=64, small=2, reader="final")
 def layout(n: int) -> Outcome:
     scenes = as_in_training(make_scenes(n, "two"), "mini-layout")
-    drawn, pipe = render(scenes), load("mini-layout")
+    drawn, pipe = render(scenes), shipped("mini-layout")
     made = _made(pipe, layout_hint(scenes.kind, drawn.masks, (16, 16)), [prompt_of(scene) for scene in scenes])
     m = bootstrap(torch.mean, layout_overlap(made, scenes, drawn.masks).double())
     other = layout_overlap(made.roll(1, 0), scenes, drawn.masks).mean()
