@@ -67,10 +67,11 @@ def _drawn(rows: list[Row], small: list[Row]) -> Picture:
                            "Cross: trivial baseline. Triangle: floor.")
 
 
-def board(*ids: str) -> Picture:
+def board(*ids: str) -> Picture | None:
     """Measure each claim at its small size, print it beside its stored row (three lines), and draw the stored rows.
 
-    ids: claims that are stored, such as "08.inpaint". Every row keeps an axis of its own, in its own unit.
+    ids: claims that are stored, such as "08.inpaint". Every row keeps an axis of its own, in its own unit; a row alone is only
+    printed.
     """
     require(len(ids) > 0, "ids", "none", "one claim or more", "board('08.guidance')")
     known, kept = claims(), stored()
@@ -80,4 +81,4 @@ def board(*ids: str) -> Picture:
     small = [compute(id, known[id].small) for id in ids]
     rows = [kept[id] for id in ids]
     print("\n".join(three_lines(row, now) for row, now in zip(rows, small, strict=True)))
-    return _drawn(rows, small)
+    return _drawn(rows, small) if len(rows) > 1 else None

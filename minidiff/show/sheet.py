@@ -123,8 +123,11 @@ def encode(array: np.ndarray, *, fast: bool = False, budget: int = BUDGET) -> by
     differ by more than the step, so that it cannot be seen; smooth parts stay exact.
     """
     def once(values: np.ndarray) -> bytes:
-        buffer = io.BytesIO()
-        Image.fromarray(values).save(buffer, format="PNG", compress_level=1 if fast else 6)
+        buffer, image = io.BytesIO(), Image.fromarray(values)
+        if not fast and image.getcolors(256) is not None:                     # a palette holds them all: half the size
+            small = image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+            image = small if np.array_equal(np.asarray(small.convert("RGB")), values) else image
+        image.save(buffer, format="PNG", compress_level=1 if fast else 6)
         return buffer.getvalue()
 
     data = once(array)

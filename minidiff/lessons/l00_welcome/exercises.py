@@ -58,7 +58,8 @@ def _make_it_snow(fn) -> None:
     "Pictures on screen have the channels last: permute.",
 ))
 def to_pixels(images):
-    """images: (B, 3, H, W) float in [-1, 1], sometimes a little outside. Returns (B, H, W, 3) uint8, rounded."""
+    """images: (B, 3, H, W) float in [-1, 1], sometimes a little outside. Returns (B, H, W, 3) uint8,
+    rounded."""
     ### BEGIN SOLUTION
     bytes_ = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return bytes_.permute(0, 2, 3, 1)
@@ -171,7 +172,8 @@ def _psnr(fn) -> None:
     "Add the squared distance of the means.",
 ))
 def frechet_1d(a, b):
-    """a: (N,), b: (M,) numbers. Fit a Gaussian to each (unbiased variance); return the squared Frechet distance, a 0-d tensor."""
+    """a: (N,), b: (M,) numbers. Fit a Gaussian to each (unbiased variance); return the squared Frechet
+    distance, a 0-d tensor."""
     ### BEGIN SOLUTION
     return (a.mean() - b.mean()) ** 2 + (a.std() - b.std()) ** 2
     ### END SOLUTION
@@ -201,7 +203,8 @@ def _frechet_1d(fn) -> None:
     "Then half the sum of absolute differences.",
 ))
 def total_variation(counts_a, counts_b):
-    """counts_a, counts_b: (K,) how often each of K values came. Half the sum of |p - q| over the shares, a 0-d tensor."""
+    """counts_a, counts_b: (K,) how often each of K values came. Half the sum of |p - q| over the shares, a
+    0-d tensor."""
     ### BEGIN SOLUTION
     p, q = counts_a / counts_a.sum(), counts_b / counts_b.sum()
     return (p - q).abs().sum() / 2
@@ -229,7 +232,8 @@ def _total_variation(fn) -> None:
     "from minidiff.measure import wilson",
 ))
 def forty_of_forty():
-    """All of 40 samples were valid. Predict: how low may the true share of valid samples still be (95 %, Wilson)?"""
+    """All of 40 samples were valid. Predict: how low may the true share of valid samples still be (95 %,
+    Wilson)?"""
     ### BEGIN SOLUTION
     return wilson(40, 40).low
     ### END SOLUTION

@@ -100,7 +100,8 @@ def _snr_one(value: object) -> None:
     "At u = 1 the cosine is 0, so the last beta would be 1: clip it.",
 ))
 def cosine_betas(T, s=0.008):
-    """(T,) float64 betas of the cosine schedule: abar(u) = cos^2((u + s) / (1 + s) * pi / 2), u = t/T; beta at most 0.999."""
+    """(T,) float64 betas of the cosine schedule: abar(u) = cos^2((u + s) / (1 + s) * pi / 2), u = t/T; beta
+    at most 0.999."""
     ### BEGIN SOLUTION
     u = torch.linspace(0, 1, T + 1, dtype=torch.float64)
     abar = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
@@ -143,7 +144,8 @@ def _cosine_betas(fn: Callable) -> None:
     "Compare every wanted value with every value that there is, (B, 1) with (1, T), and take the nearest.",
 ))
 def same_noise(t, abar_from, abar_to):
-    """The indices of abar_to whose log-SNR is nearest to that of abar_from at t. t: (B,) integers; returns (B,) integers."""
+    """The indices of abar_to whose log-SNR is nearest to that of abar_from at t. t: (B,) integers; returns
+    (B,) integers."""
     ### BEGIN SOLUTION
     want, have = torch.logit(abar_from[t]), torch.logit(abar_to)      # logit(abar) = log(abar / (1 - abar)) = log SNR
     return (have - want[:, None]).abs().argmin(1)
@@ -180,7 +182,8 @@ def _same_noise(fn: Callable) -> None:
     "A straight line a * root + b has two unknowns; two conditions: 0 at the last index, root[0] at the first.",
 ))
 def end_in_noise(abar):
-    """abar (T,) -> abar (T,) that ends at exactly 0 and begins where it did: shift and scale sqrt(abar) (Lin et al. 2023)."""
+    """abar (T,) -> abar (T,) that ends at exactly 0 and begins where it did: shift and scale sqrt(abar) (Lin
+    et al. 2023)."""
     ### BEGIN SOLUTION
     root = abar.sqrt()
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
@@ -216,7 +219,8 @@ def _zero_terminal(fn: Callable) -> None:
     "Multiply through by v1 * v2, and a variance of 0 does no harm.",
 ))
 def fuse(m1, v1, m2, v2):
-    """N(x; m1, v1) * N(x; m2, v2) is, up to a factor, N(x; mean, var). All (B,); v1 may hold 0. Returns stack([mean, var])."""
+    """N(x; m1, v1) * N(x; m2, v2) is, up to a factor, N(x; mean, var). All (B,); v1 may hold 0. Returns
+    stack([mean, var])."""
     ### BEGIN SOLUTION
     mean = (m1 * v2 + m2 * v1) / (v1 + v2)
     return torch.stack([mean, v1 * v2 / (v1 + v2)])
@@ -264,7 +268,8 @@ def _fuse(fn: Callable) -> None:
     "The result is the average of the points themselves, not of the scaled ones, with these weights.",
 ))
 def ideal_denoiser(x, points, abar):
-    """E[x_0 | x_t = x] when the data are exactly these points, each as likely. x: (B, D), points: (N, D), abar: a float."""
+    """E[x_0 | x_t = x] when the data are exactly these points, each as likely. x: (B, D), points: (N, D),
+    abar: a float."""
     ### BEGIN SOLUTION
     far = ((x[:, None] - abar**0.5 * points) ** 2).sum(-1)             # (B, N)
     weight = torch.softmax(-far / (2 * (1 - abar)), dim=1)

@@ -23,8 +23,8 @@ def _noise(name: str, *shape: int) -> Tensor:
     "c2 = (1 - abar_prev) sqrt(alpha_t) / (1 - abar_t) goes with x_t.",
 ))
 def posterior_mean(x0, x_t, abar_t, abar_prev):
-    """Mean of q(x_{t-1} | x_t, x_0). x0, x_t: (B, C, H, W); abar_t, abar_prev: (B, 1, 1, 1), alpha-bar at t and at t - 1;
-    at the last step abar_prev is 1."""
+    """Mean of q(x_{t-1} | x_t, x_0). x0, x_t: (B, C, H, W); abar_t, abar_prev: (B, 1, 1, 1), alpha-bar at t
+    and at t - 1; at the last step abar_prev is 1."""
     ### BEGIN SOLUTION
     alpha = abar_t / abar_prev
     beta = 1 - alpha
@@ -103,7 +103,8 @@ def _v_target(fn) -> None:
     "Shape (B,) must become (B, 1, 1, 1) to multiply a batch of pictures.",
 ))
 def reverse_step(mean, variance, noise, t):
-    """A draw from N(mean, variance), but the mean itself where t = 0. (B, C, H, W); variance (B, 1, 1, 1), t (B,)."""
+    """A draw from N(mean, variance), but the mean itself where t = 0. (B, C, H, W); variance (B, 1, 1, 1), t
+    (B,)."""
     ### BEGIN SOLUTION
     moving = (t > 0).view(-1, 1, 1, 1)
     return mean + moving * variance ** 0.5 * noise
@@ -134,7 +135,8 @@ def _reverse_step(fn) -> None:
     "gamma / 0 is infinite, and min(1, infinity) is 1: no 0 / 0.",
 ))
 def min_snr(abar, gamma):
-    """Weight of the squared eps error: min(SNR, gamma) / SNR. abar: (T,). Returns (T,), finite also where abar is 0."""
+    """Weight of the squared eps error: min(SNR, gamma) / SNR. abar: (T,). Returns (T,), finite also where
+    abar is 0."""
     ### BEGIN SOLUTION
     snr = abar / (1 - abar)
     return (gamma / snr).clamp(max=1)
@@ -202,7 +204,8 @@ def _gaussian_kl(fn) -> None:
     "Interpolate the logarithms, then take the exponential.",
 ))
 def learned_range(v, beta, beta_tilde):
-    """The variance that the network's v in [-1, 1] means (iDDPM): -1 gives beta_tilde, 1 gives beta; in between log-linear."""
+    """The variance that the network's v in [-1, 1] means (iDDPM): -1 gives beta_tilde, 1 gives beta; in
+    between log-linear."""
     ### BEGIN SOLUTION
     share = (v + 1) / 2
     return torch.exp(share * torch.log(beta) + (1 - share) * torch.log(beta_tilde))
@@ -236,8 +239,9 @@ def _learned_range(fn) -> None:
 def noised_pair(x0, noise, order, abar):
     """Immiscible training gives picture b the noise number order[b], then noises it.
 
-    A published implementation reorders the noise inside q_sample but trains against the noise as it was. Write it
-    right: return torch.stack([x_t, target]) for an eps-network. x0, noise: (B, C, H, W); order: (B,); abar: (B, 1, 1, 1).
+    A published implementation reorders the noise inside q_sample but trains against the noise as it was.
+    Write it right: return torch.stack([x_t, target]) for an eps-network. x0, noise: (B, C, H, W); order:
+    (B,); abar: (B, 1, 1, 1).
     """
     ### BEGIN SOLUTION
     noise = noise[order]

@@ -27,7 +27,8 @@ def _each(formula: Callable[[float, float, float], float]) -> Tensor:
     "ratio of the two abar, which is smaller than 1.",
 ))
 def sigma_of_eta(abar, abar_prev, eta):
-    """Standard deviation of the new noise for a step from level abar to level abar_prev. All three are numbers."""
+    """Standard deviation of the new noise for a step from level abar to level abar_prev. All three are
+    numbers."""
     ### BEGIN SOLUTION
     return eta * ((1 - abar_prev) / (1 - abar)) ** 0.5 * (1 - abar / abar_prev) ** 0.5
     ### END SOLUTION
@@ -58,7 +59,8 @@ def _sigma(fn: Callable) -> None:
     "to 1 - abar_prev.",
 ))
 def ddim_update(x, eps, abar, abar_prev, sigma, noise):
-    """x, eps, noise: (B, C, H, W); abar, abar_prev, sigma: numbers. Returns x at level abar_prev, nothing clipped."""
+    """x, eps, noise: (B, C, H, W); abar, abar_prev, sigma: numbers. Returns x at level abar_prev, nothing
+    clipped."""
     ### BEGIN SOLUTION
     x0 = (x - (1 - abar) ** 0.5 * eps) / abar ** 0.5
     return abar_prev ** 0.5 * x0 + (1 - abar_prev - sigma ** 2) ** 0.5 * eps + sigma * noise
@@ -154,7 +156,8 @@ def _timesteps(fn: Callable) -> None:
     "x is given and x0 has just been decided, so eps must be worked out again, at the level abar.",
 ))
 def clipped_step(x, eps, abar, abar_prev):
-    """A DDIM step (eta = 0) with x0 clipped to [-1, 1] and everything after it consistent. abar, abar_prev: numbers."""
+    """A DDIM step (eta = 0) with x0 clipped to [-1, 1] and everything after it consistent. abar, abar_prev:
+    numbers."""
     ### BEGIN SOLUTION
     x0 = ((x - (1 - abar) ** 0.5 * eps) / abar ** 0.5).clamp(-1, 1)
     eps = (x - abar ** 0.5 * x0) / (1 - abar) ** 0.5
@@ -221,7 +224,8 @@ def _slope(x: Tensor, sigma: Tensor) -> Tensor:
     "Then go back to where you started, and take the whole step with the mean of the two slopes.",
 ))
 def heun_step(slope, x_bar, sigma, sigma_next):
-    """One step of Heun's method for d x_bar / d sigma = slope(x_bar, sigma), to sigma_next, which may be 0 (then Euler's)."""
+    """One step of Heun's method for d x_bar / d sigma = slope(x_bar, sigma), to sigma_next, which may be 0
+    (then Euler's)."""
     ### BEGIN SOLUTION
     here = slope(x_bar, sigma)
     end = x_bar + (sigma_next - sigma) * here
@@ -295,7 +299,8 @@ def _up(eps: Tensor, x: Tensor, a_prev: float, a: float) -> Tensor:
     "In every repeat only the place where predict is asked changes; x_prev stays what it was.",
 ))
 def invert_step(predict, x_prev, abar_prev, abar, repeats):
-    """x at level abar such that DDIM would lead from it to x_prev at level abar_prev; predict(x) is eps at the level abar."""
+    """x at level abar such that DDIM would lead from it to x_prev at level abar_prev; predict(x) is eps at
+    the level abar."""
     ### BEGIN SOLUTION
     guess = x_prev
     for _ in range(1 + repeats):
@@ -351,7 +356,8 @@ def _invert_step(fn: Callable) -> None:
     "The angle has shape (B,); view(-1, 1, 1, 1) lets it multiply pictures.",
 ))
 def my_slerp(a, b, weight):
-    """a, b: (B, C, H, W). The great circle from a (weight 0) to b (weight 1), one angle for each row of the batch."""
+    """a, b: (B, C, H, W). The great circle from a (weight 0) to b (weight 1), one angle for each row of the
+    batch."""
     ### BEGIN SOLUTION
     u, v = a.flatten(1), b.flatten(1)
     cos = (u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1))

@@ -21,7 +21,8 @@ __all__: list[str] = []
     "p(+|x) = sigmoid(2 sqrt(abar) m x / v), and the derivative of log sigmoid(k x) is k (1 - sigmoid(k x)).",
 ))
 def mode_gradient(x, abar, m, s):
-    """d/dx log p(plus | x_t = x) for two equal modes at +m and -m of width s. x: (B,); abar, m, s: numbers."""
+    """d/dx log p(plus | x_t = x) for two equal modes at +m and -m of width s. x: (B,); abar, m, s:
+    numbers."""
     ### BEGIN SOLUTION
     k = 2 * abar**0.5 * m / (abar * s**2 + 1 - abar)
     return k * (1 - torch.sigmoid(k * x))
@@ -62,7 +63,8 @@ def _mode_gradient(fn: Callable) -> None:
     "torch.autograd.grad(chosen.sum(), x)[0]",
 ))
 def row_gradient(classifier, x, t, y):
-    """Gradient of log p(y | x_t) of each row with respect to its x. classifier(x, t) -> logits (B, K); y: (B,) classes."""
+    """Gradient of log p(y | x_t) of each row with respect to its x. classifier(x, t) -> logits (B, K); y:
+    (B,) classes."""
     ### BEGIN SOLUTION
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
@@ -150,9 +152,11 @@ def _shifted_eps(fn: Callable) -> None:
     "kept[i], and i + 1 is not a time of anything.",
 ))
 def classifier_time(i, kept):
-    """Which time to tell the classifier at the spaced sampler's step i. i: (B,) in [0, S - 1]; kept: (S,) rising times in T.
+    """Which time to tell the classifier at the spaced sampler's step i. i: (B,) in [0, S - 1]; kept: (S,)
+    rising times in T.
 
-    A colleague passes i itself, and in a second version i * (T / S). Write the one that is right for any table.
+    A colleague passes i itself, and in a second version i * (T / S). Write the one that is right for any
+    table.
     """
     ### BEGIN SOLUTION
     return torch.gather(kept, 0, i)
@@ -184,7 +188,8 @@ def _kept_time(fn: Callable) -> None:
     "F.group_norm(h, groups) * (1 + scale) + shift: a condition of zeros must change nothing.",
 ))
 def ada_gn(h, e, groups):
-    """GroupNorm whose scale and shift come from the condition (ADM). h: (B, C, H, W); e: (B, 2C), first scales, then shifts."""
+    """GroupNorm whose scale and shift come from the condition (ADM). h: (B, C, H, W); e: (B, 2C), first
+    scales, then shifts."""
     ### BEGIN SOLUTION
     scale, shift = e[:, :, None, None].chunk(2, dim=1)
     return F.group_norm(h, groups) * (1 + scale) + shift
@@ -221,7 +226,8 @@ def _ada_gn(fn: Callable) -> None:
     "-(p log2 p).sum() over the classes that occur.",
 ))
 def entropy_bits(counts):
-    """Entropy in bits of the shares counts / counts.sum(). counts: (K,) whole numbers, some may be 0. Returns one number."""
+    """Entropy in bits of the shares counts / counts.sum(). counts: (K,) whole numbers, some may be 0. Returns
+    one number."""
     ### BEGIN SOLUTION
     share = counts[counts > 0].double() / counts.sum()
     return -(share * share.log2()).sum()
@@ -252,7 +258,8 @@ def _entropy(fn: Callable) -> None:
     "Level three of (1, 2, 3, 4) times 192 channels.",
 ))
 def heads_at_level_three():
-    """ADM's ImageNet-64 network: 192 channels, multiples (1, 2, 3, 4), 64 channels a head. How many heads at level three?"""
+    """ADM's ImageNet-64 network: 192 channels, multiples (1, 2, 3, 4), 64 channels a head. How many heads at
+    level three?"""
     ### BEGIN SOLUTION
     return 9
     ### END SOLUTION

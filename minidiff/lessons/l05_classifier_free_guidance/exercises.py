@@ -24,7 +24,8 @@ def _two(shape: tuple[int, ...], word: str) -> tuple[Tensor, Tensor]:
     "So take the difference of two scores, and mind which of the two minus signs is left over.",
 ))
 def implicit_gradient(u, c, abar):
-    """grad log p(c | x_t) from the predicted noise without (u) and with (c) the condition, both (B, ...). abar: (B,)."""
+    """grad log p(c | x_t) from the predicted noise without (u) and with (c) the condition, both (B, ...).
+    abar: (B,)."""
     ### BEGIN SOLUTION
     return (u - c) / (1 - abar).sqrt().view(-1, *[1] * (u.ndim - 1))
     ### END SOLUTION
@@ -102,7 +103,8 @@ def _drop(fn: Callable) -> None:
     "With the no-condition rows first: u, c = out.chunk(2), and u + s (c - u).",
 ))
 def batched_cfg(net, x, t, cond, s):
-    """Guided prediction with one call of net(x, t, cond). x: (B, ...); t: (B,); cond: (B, D), zeros mean none; s: a number.
+    """Guided prediction with one call of net(x, t, cond). x: (B, ...); t: (B,); cond: (B, D), zeros mean
+    none; s: a number.
 
     A colleague wrote:  out = net(torch.cat([x, x]), t, torch.cat([cond, 0 * cond])); u, c = out.chunk(2);
     return u + s * (c - u). Two things are wrong with it.
@@ -150,7 +152,8 @@ def _batched(fn: Callable) -> None:
     "(images.abs() > limit).double().flatten(1).mean(1)",
 ))
 def burnt_share(images, limit=1.0):
-    """The share of values of each picture that lie beyond +-limit. images: (B, C, H, W), not clipped. Returns (B,) floats."""
+    """The share of values of each picture that lie beyond +-limit. images: (B, C, H, W), not clipped. Returns
+    (B,) floats."""
     ### BEGIN SOLUTION
     return (images.abs() > limit).double().flatten(1).mean(1)
     ### END SOLUTION
@@ -188,7 +191,8 @@ def _saturation(fn: Callable) -> None:
     "torch.where((sigma > low) & (sigma <= high), s, 1.0)",
 ))
 def middle_scale(abar, s, low, high):
-    """The scale of each step: s where low < sigma <= high, else the plain conditional model. abar: (N,). Returns (N,) floats."""
+    """The scale of each step: s where low < sigma <= high, else the plain conditional model. abar: (N,).
+    Returns (N,) floats."""
     ### BEGIN SOLUTION
     sigma = ((1 - abar) / abar).sqrt()
     return torch.where((sigma > low) & (sigma <= high), s, 1.0)
@@ -229,7 +233,8 @@ def _interval(fn: Callable) -> None:
     "u + s_a (a - u) + s_b (b - u) - s_n (n - u)",
 ))
 def and_not(u, a, b, n, s_a, s_b, s_n):
-    """Composable guidance towards a and b and away from n. u, a, b, n: predictions (B, ...); the scales are numbers >= 0."""
+    """Composable guidance towards a and b and away from n. u, a, b, n: predictions (B, ...); the scales are
+    numbers >= 0."""
     ### BEGIN SOLUTION
     return u + s_a * (a - u) + s_b * (b - u) - s_n * (n - u)
     ### END SOLUTION
@@ -263,7 +268,8 @@ def _compose(fn: Callable) -> None:
     "(1 + w) c - w u and s c + (1 - s) u are the same when 1 + w = s.",
 ))
 def my_guidance_scale():
-    """A paper that writes (1 + w) c - w u reports its best result at w = 0.3. What is `guidance_scale` in diffusers?"""
+    """A paper that writes (1 + w) c - w u reports its best result at w = 0.3. What is `guidance_scale` in
+    diffusers?"""
     ### BEGIN SOLUTION
     return 1.3
     ### END SOLUTION

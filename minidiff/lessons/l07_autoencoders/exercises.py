@@ -22,7 +22,8 @@ __all__: list[str] = []
     "The second half is log sigma^2. What must it be multiplied by before exp, to give sigma?",
 ))
 def draw(moments, noise):
-    """z (B, C, h, w) from moments (B, 2C, h, w): means, then log variances, clamped to [-30, 20]. noise: (B, C, h, w)."""
+    """z (B, C, h, w) from moments (B, 2C, h, w): means, then log variances, clamped to [-30, 20]. noise: (B,
+    C, h, w)."""
     ### BEGIN SOLUTION
     mu, logvar = moments.chunk(2, dim=1)
     sigma = (0.5 * logvar.clamp(-30, 20)).exp()
@@ -69,7 +70,8 @@ def _reparametrise(fn: Callable) -> None:
     "flatten(1) keeps the pictures apart; then sum over dimension 1.",
 ))
 def kl_per_picture(mu, logvar):
-    """KL(N(mu, sigma^2) || N(0, 1)) of each picture in nats, summed over its latent: (B, C, h, w) twice -> (B,)."""
+    """KL(N(mu, sigma^2) || N(0, 1)) of each picture in nats, summed over its latent: (B, C, h, w) twice ->
+    (B,)."""
     ### BEGIN SOLUTION
     each = 0.5 * (mu ** 2 + logvar.exp() - 1 - logvar)
     return each.flatten(1).sum(1)
@@ -128,7 +130,8 @@ def _kl_weight(answer: object) -> None:
     "F.pad(x, (0, 1, 0, 1))",
 ))
 def halve(x, weight, bias):
-    """Zeros below and at the right (one row, one column), then a 3 x 3 convolution of stride 2: (B, D, H/2, W/2)."""
+    """Zeros below and at the right (one row, one column), then a 3 x 3 convolution of stride 2: (B, D, H/2,
+    W/2)."""
     ### BEGIN SOLUTION
     return F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, bias, stride=2)
     ### END SOLUTION
@@ -167,8 +170,8 @@ def _halve(fn: Callable) -> None:
     "Square the difference, sum over dimension 1, mean over the two dimensions of place; then over the depths.",
 ))
 def feature_distance(layers_x, layers_y):
-    """Two lists of feature maps, (B, C, h, w) at each depth, of two pictures -> (B,). Unit vectors at each place, squared
-    difference summed over channels, mean over places, mean over depths."""
+    """Two lists of feature maps, (B, C, h, w) at each depth, of two pictures -> (B,). Unit vectors at each
+    place, squared difference summed over channels, mean over places, mean over depths."""
     ### BEGIN SOLUTION
     total = 0
     for a, b in zip(layers_x, layers_y):
@@ -215,7 +218,8 @@ def _perceptual(fn: Callable) -> None:
     "torch.cdist(vectors, codes) has one row a place and one column a code; argmin over the columns.",
 ))
 def nearest_code(h, codes):
-    """h: (B, C, height, width); codes: (K, C). For each place the number of its nearest code: (B, height, width)."""
+    """h: (B, C, height, width); codes: (K, C). For each place the number of its nearest code: (B, height,
+    width)."""
     ### BEGIN SOLUTION
     vectors = h.permute(0, 2, 3, 1)                        # channels last: one vector a place
     far = torch.cdist(vectors.flatten(0, 2), codes)        # (B * height * width, K)
@@ -299,7 +303,8 @@ def _straight_through(fn: Callable) -> None:
     "In the first term e moves, so h is detached; the second is the other way round, times beta.",
 ))
 def codebook_loss(h, e, beta):
-    """|sg(h) - e|^2 + beta |h - sg(e)|^2, mean over a picture's numbers: (B, C, h, w) twice -> (B,). sg stops gradients."""
+    """|sg(h) - e|^2 + beta |h - sg(e)|^2, mean over a picture's numbers: (B, C, h, w) twice -> (B,). sg stops
+    gradients."""
     ### BEGIN SOLUTION
     codes_move = (h.detach() - e) ** 2
     encoder_moves = (h - e.detach()) ** 2
@@ -415,8 +420,8 @@ def _hinge(fn: Callable) -> None:
     "norm() of a tensor of any shape is that of all its numbers.",
 ))
 def balance(rec, adv, last):
-    """|d rec / d last| / (|d adv / d last| + 1e-4), between 0 and 1e4, a number without a graph. rec, adv: losses whose
-    graph is still needed afterwards; last: the weight of the decoder's last layer."""
+    """|d rec / d last| / (|d adv / d last| + 1e-4), between 0 and 1e4, a number without a graph. rec, adv:
+    losses whose graph is still needed afterwards; last: the weight of the decoder's last layer."""
     ### BEGIN SOLUTION
     (a,) = torch.autograd.grad(rec, last, retain_graph=True)
     (b,) = torch.autograd.grad(adv, last, retain_graph=True)
@@ -471,7 +476,8 @@ def _adaptive(fn: Callable) -> None:
     "The standard deviation goes below.",
 ))
 def scale_factor(z):
-    """z: (N, C, h, w), unscaled latents of many pictures. The number that brings their standard deviation to 1."""
+    """z: (N, C, h, w), unscaled latents of many pictures. The number that brings their standard deviation to
+    1."""
     ### BEGIN SOLUTION
     return 1 / z.std()
     ### END SOLUTION

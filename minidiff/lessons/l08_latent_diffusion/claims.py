@@ -42,15 +42,13 @@ __all__ = ["GUIDANCE", "MODEL", "asked_for", "drawn", "exchanged", "hole_over", 
            "seen_right"]
 
 MODEL, GUIDANCE = "mini-sd", 4.0          # sampled by 25 DDIM steps
-
-
-CHUNK, BLOCK = 32, 16
+CHUNK, BLOCK = 32, 4
 
 
 # Prompts -> pictures -----------------------------------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=128)
+@functools.lru_cache(maxsize=512)
 def _drawn(name: str, kind: str, start: int, guidance: float) -> Tensor:
     pipe, prompts = shipped(name), make_prompts(start + BLOCK, kind)[start:]
     z = initial_noise(pipe, start + BLOCK, seed=0)[start:]

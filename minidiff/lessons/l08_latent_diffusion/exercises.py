@@ -59,7 +59,8 @@ def _numbers(value: Any) -> None:
 def cross_attention(x, words, wq, wk, wv, heads):
     """x: places of the picture (B, N, C); words: (B, L, D); wq (E, C), wk and wv (E, D). Returns (B, N, E).
 
-    The E channels are split into `heads` blocks of neighbours, each block attends by itself, and the blocks are joined.
+    The E channels are split into `heads` blocks of neighbours, each block attends by itself, and the blocks
+    are joined.
     """
     ### BEGIN SOLUTION
     q, k, v = x @ wq.T, words @ wk.T, words @ wv.T
@@ -128,8 +129,8 @@ def _positions(text: str, word: str, pieces: dict[str, list[str]], start: int = 
 def token_positions(text, word, pieces):
     """Positions of the tokens of the first `word` in `text`, a list of whole numbers.
 
-    Words are separated by spaces. pieces: word -> its tokens, for words of several tokens; every other word is one token.
-    Position 0 is the begin token.
+    Words are separated by spaces. pieces: word -> its tokens, for words of several tokens; every other word
+    is one token. Position 0 is the begin token.
     """
     ### BEGIN SOLUTION
     at = 1                                     # after the begin token
@@ -193,7 +194,8 @@ def _token_positions(fn: Callable) -> None:
     "What stands in its place is what the sampler will use as well: the empty prompt, embedded.",
 ))
 def drop_captions(context, empty, u, p):
-    """context: embedded captions (B, L, D); empty: the embedded empty prompt (L, D); u: (B,) uniform numbers in [0, 1).
+    """context: embedded captions (B, L, D); empty: the embedded empty prompt (L, D); u: (B,) uniform numbers
+    in [0, 1).
 
     Returns the context for one training batch, in which row i has lost its caption where u[i] < p.
     """
@@ -229,8 +231,8 @@ def _dropped(fn: Callable) -> None:
     "unflatten(1, grid): the places run row by row, and a grid need not be square.",
 ))
 def noun_map(probs, tokens, grid):
-    """Where a guided run looks for one noun. probs (2B, heads, N, L): B rows of the empty prompt, then B of the prompt;
-    tokens: the noun's positions, a list; grid: (h, w) with h * w = N. Somebody wrote
+    """Where a guided run looks for one noun. probs (2B, heads, N, L): B rows of the empty prompt, then B of
+    the prompt; tokens: the noun's positions, a list; grid: (h, w) with h * w = N. Somebody wrote
 
         probs.mean((0, 1))[:, tokens[0]].view(int(N ** 0.5), -1)
 
@@ -281,10 +283,11 @@ def _iou(maps: Tensor, mask: Tensor, threshold: float, *, low: float = 0.0, top:
     "Of two truth-valued tensors, & is the intersection and | the union.",
 ))
 def map_iou(attention, mask, threshold):
-    """attention: a map (h, w); mask: (H, W) of 0 and 1, where H and W are multiples of h and w. Returns a number.
+    """attention: a map (h, w); mask: (H, W) of 0 and 1, where H and W are multiples of h and w. Returns a
+    number.
 
-    Enlarge the map to the mask's size (each value fills its block), divide it by its maximum, call a pixel "on" where it
-    is at least `threshold`, and give intersection over union with the mask.
+    Enlarge the map to the mask's size (each value fills its block), divide it by its maximum, call a pixel
+    "on" where it is at least `threshold`, and give intersection over union with the mask.
     """
     ### BEGIN SOLUTION
     big = torch.nn.functional.interpolate(attention[None, None], size=mask.shape, mode="nearest")[0, 0]
@@ -340,7 +343,8 @@ def _map_iou(fn: Callable) -> None:
     "25 steps, 8 prompts, two predictions each.",
 ))
 def unet_rows():
-    """Pictures that the U-Net sees (rows of its batches, added up over steps) for 8 prompts, 25 DDIM steps, guidance w = 4."""
+    """Pictures that the U-Net sees (rows of its batches, added up over steps) for 8 prompts, 25 DDIM steps,
+    guidance w = 4."""
     ### BEGIN SOLUTION
     return 8 * 25 * 2      # two rows a prompt and step: one with the prompt, one with the empty prompt
     ### END SOLUTION
@@ -364,7 +368,8 @@ def _rows(value: Any) -> None:
     "Whatever the new channels hold: their weights are zero.",
 ))
 def widen(weight, extra):
-    """weight: (O, C, k, k) of a convolution. Returns (O, C + extra, k, k): `extra` more input channels after the old ones,
+    """weight: (O, C, k, k) of a convolution. Returns (O, C + extra, k, k): `extra` more input channels after
+    the old ones,
 
     such that the convolution says what it said before, whatever the new channels hold.
     """
@@ -402,10 +407,12 @@ def _widen(fn: Callable) -> None:
     "The forward process of notebook 01: sqrt(abar) x0 + sqrt(1 - abar) noise.",
 ))
 def blend(z_prev, known, noise, mask, abar_prev):
-    """One correction after a sampling step. z_prev: the latent that the step made, at noise level abar_prev (B, C, h, w);
-    known: the clean latent of the picture; noise: like it; mask: (B, 1, h, w), 1 where the picture is to be made anew.
+    """One correction after a sampling step. z_prev: the latent that the step made, at noise level abar_prev
+    (B, C, h, w); known: the clean latent of the picture; noise: like it; mask: (B, 1, h, w), 1 where the
+    picture is to be made anew.
 
-    Returns the latent that keeps z_prev inside the mask and the known picture, noised to the same level, outside.
+    Returns the latent that keeps z_prev inside the mask and the known picture, noised to the same level,
+    outside.
     """
     ### BEGIN SOLUTION
     noised = abar_prev ** 0.5 * known + (1 - abar_prev) ** 0.5 * noise

@@ -28,8 +28,8 @@ __all__ = ["Film", "Holes", "Painter", "blended", "over"]
 
 
 def _coarse(images: Tensor) -> np.ndarray:
-    """Pixels in 31 levels a channel: smaller stills, and the eye hardly sees it."""
-    return pixels(((images.clamp(-1, 1) + 1) * 15).round() / 15 - 1)
+    """Pixels in 9 levels a channel: smaller stills, and the eye hardly sees it."""
+    return pixels(((images.clamp(-1, 1) + 1) * 4).round() / 4 - 1)
 
 
 def over(maps: Tensor, image: Tensor) -> np.ndarray:
@@ -38,8 +38,8 @@ def over(maps: Tensor, image: Tensor) -> np.ndarray:
 
     big = F.interpolate(maps[:, None].float(), size=image.shape[-2:], mode="nearest")[:, 0]
     big = big / big.amax((1, 2), keepdim=True).clamp(min=1e-12)
-    colours = np.asarray(colormaps["viridis"]((big * 24).round().div(24).numpy()))[..., :3] * 255
-    return (0.7 * colours + 0.3 * _coarse(image[None])).round().astype(np.uint8)
+    colours = np.asarray(colormaps["viridis"]((big * 12).round().div(12).numpy()))[..., :3] * 255
+    return 17 * ((0.7 * colours + 0.3 * _coarse(image[None])) / 17).round().astype(np.uint8)
 
 
 class Painter:

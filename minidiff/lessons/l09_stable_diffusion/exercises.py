@@ -50,7 +50,8 @@ class VAE:
     "Three levels halve twice: f = 4. Four levels, as in Stable Diffusion, halve three times: f = 8.",
 ))
 def latent_shape(height, width, widths, channels):
-    """(C, h, w) of the latent of a picture height x width. widths: the autoencoder's block_out_channels, one a level."""
+    """(C, h, w) of the latent of a picture height x width. widths: the autoencoder's block_out_channels, one
+    a level."""
     ### BEGIN SOLUTION
     f = 2 ** (len(widths) - 1)
     return channels, height // f, width // f
@@ -90,7 +91,8 @@ def _latent_shape(fn: Callable) -> None:
     "The distribution's mean has no randomness in it. Then multiply by vae.config.scaling_factor.",
 ))
 def to_latent(vae, pictures):
-    """pictures: (B, 3, H, W) in [0, 1]. Returns the scaled latent that the U-Net works on, without any randomness."""
+    """pictures: (B, 3, H, W) in [0, 1]. Returns the scaled latent that the U-Net works on, without any
+    randomness."""
     ### BEGIN SOLUTION
     posterior = vae.encode(2 * pictures - 1).latent_dist
     return posterior.mean * vae.config.scaling_factor
@@ -124,7 +126,8 @@ def _encode(fn: Callable) -> None:
     "The order: divide by the scale, decode, to [0, 1], clip, times 255, round, to uint8, channels last.",
 ))
 def to_picture(vae, z):
-    """z: (B, C, h, w) scaled latents. Returns pictures (B, H, W, 3), torch.uint8: undo the scale, decode, clip, round."""
+    """z: (B, C, h, w) scaled latents. Returns pictures (B, H, W, 3), torch.uint8: undo the scale, decode,
+    clip, round."""
     ### BEGIN SOLUTION
     x = vae.decode(z / vae.config.scaling_factor).sample
     x = ((x + 1) / 2).clamp(0, 1)
@@ -179,7 +182,8 @@ def _decode(fn: Callable) -> None:
     "The stride is T // steps; the offset is added to every step.",
 ))
 def visited_steps(T, steps, offset):
-    """Falling list of the steps that Stable Diffusion's DDIM visits: spacing "leading" and steps_offset = offset."""
+    """Falling list of the steps that Stable Diffusion's DDIM visits: spacing "leading" and steps_offset =
+    offset."""
     ### BEGIN SOLUTION
     stride = T // steps
     return [i * stride + offset for i in reversed(range(steps))]
@@ -219,7 +223,8 @@ def _timesteps(fn: Callable) -> None:
     "sigma has one number a row: view(-1, 1, 1, 1).",
 ))
 def model_input(z, sigma):
-    """What the U-Net must be shown where the scheduler holds z = z0 + sigma * eps (Euler does). z: (B, C, h, w); sigma: (B,).
+    """What the U-Net must be shown where the scheduler holds z = z0 + sigma * eps (Euler does). z: (B, C, h,
+    w); sigma: (B,).
 
     Returns (B, C, h, w): the same latent as the forward process of notebook 01 would have noised it.
     """
@@ -248,7 +253,8 @@ def _model_input(fn: Callable) -> None:
     "The last step comes from t = 1 and goes below 0. Python's abar[-49] exists, and is nearly pure noise.",
 ))
 def sd_step(z, eps, t, steps, abar):
-    """One DDIM step (eta 0, no clipping) from step t to t - T // steps. abar: (T,), the table. Below step 0 use abar[0]."""
+    """One DDIM step (eta 0, no clipping) from step t to t - T // steps. abar: (T,), the table. Below step 0
+    use abar[0]."""
     ### BEGIN SOLUTION
     before = t - len(abar) // steps
     a, a_prev = abar[t], abar[before] if before >= 0 else abar[0]
@@ -301,7 +307,8 @@ def _step(fn: Callable) -> None:
     "Count from the end: the last int(len * strength) of the list. Mind strength 0: visited[-0:] is everything.",
 ))
 def steps_left(visited, strength):
-    """visited: the falling list of all steps; strength in [0, 1]. The list of the int(len * strength) steps that img2img does."""
+    """visited: the falling list of all steps; strength in [0, 1]. The list of the int(len * strength) steps
+    that img2img does."""
     ### BEGIN SOLUTION
     done = int(len(visited) * strength)
     return visited[len(visited) - done:]

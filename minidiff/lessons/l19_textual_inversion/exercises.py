@@ -19,7 +19,8 @@ __all__: list[str] = []
     "W^T W v = W^T y; torch.linalg.lstsq solves it, also where W is not square.",
 ))
 def best_vector(W, y):
-    """The v (D,) for which the frozen linear network W (M, D), M > D, comes nearest to the target y (M,) in square error."""
+    """The v (D,) for which the frozen linear network W (M, D), M > D, comes nearest to the target y (M,) in
+    square error."""
     ### BEGIN SOLUTION
     return torch.linalg.lstsq(W, y[:, None]).solution[:, 0]
     ### END SOLUTION
@@ -124,7 +125,8 @@ def _rungs(value: Any) -> None:
     "The same factor, steps times over.",
 ))
 def decayed(norm, lr, decay, steps):
-    """Length of an untouched row of the table after ``steps`` steps of AdamW, if the whole table is being trained.
+    """Length of an untouched row of the table after ``steps`` steps of AdamW, if the whole table is being
+    trained.
 
     norm: its length before; its gradient is zero in all steps.
     """
@@ -157,7 +159,8 @@ def _decayed(fn: Any) -> None:
 def accumulated(grads, sizes):
     """The gradient (D,) of the mean loss over all pictures, from those of K micro-batches.
 
-    grads (K, D): each the gradient of the mean loss of its own micro-batch; sizes (K,): how many pictures each had.
+    grads (K, D): each the gradient of the mean loss of its own micro-batch; sizes (K,): how many pictures
+    each had.
     """
     ### BEGIN SOLUTION
     weights = sizes / sizes.sum()
@@ -187,7 +190,8 @@ def _accumulated(fn: Any) -> None:
     "F.cosine_similarity(table, v[None]).topk(k).indices.",
 ))
 def nearest(table, v, k):
-    """Numbers (k,) of the k rows of table (V, D) whose direction is nearest to that of v (D,), the nearest first."""
+    """Numbers (k,) of the k rows of table (V, D) whose direction is nearest to that of v (D,), the nearest
+    first."""
     ### BEGIN SOLUTION
     return F.cosine_similarity(table, v[None]).topk(k).indices
     ### END SOLUTION
@@ -217,7 +221,8 @@ def _nearest(fn: Any) -> None:
     "v / v.norm() has length 1.",
 ))
 def rescaled(v, table, share):
-    """v (D,) with its direction kept and its length set to ``share`` times the mean length of the rows of table (V, D)."""
+    """v (D,) with its direction kept and its length set to ``share`` times the mean length of the rows of
+    table (V, D)."""
     ### BEGIN SOLUTION
     return v / v.norm() * (share * table.norm(dim=1).mean())
     ### END SOLUTION
@@ -245,7 +250,8 @@ def _rescaled(fn: Any) -> None:
     "Split the prompt into words; put the k names in the place of the word.",
 ))
 def spell(prompt, word, k):
-    """The prompt with ``word`` spelled out as its k tokens: word, word_1, ..., joined by spaces. Words stand between spaces.
+    """The prompt with ``word`` spelled out as its k tokens: word, word_1, ..., joined by spaces. Words stand
+    between spaces.
 
     spell("a <mine> on the grass", "<mine>", 2) is "a <mine> <mine>_1 on the grass".
     """

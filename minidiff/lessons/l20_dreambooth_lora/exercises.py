@@ -18,9 +18,11 @@ __all__: list[str] = []
     "errors[~is_prior].mean() + lam * errors[is_prior].mean()",
 ))
 def prior_loss(errors, is_prior, lam):
-    """DreamBooth's loss: the mean error of the subject's pictures plus lam times the mean error of the prior's.
+    """DreamBooth's loss: the mean error of the subject's pictures plus lam times the mean error of the
+    prior's.
 
-    errors (N,): square error of each picture; is_prior (N,) bool: pictures of the class, drawn before training.
+    errors (N,): square error of each picture; is_prior (N,) bool: pictures of the class, drawn before
+    training.
     """
     ### BEGIN SOLUTION
     return errors[~is_prior].mean() + lam * errors[is_prior].mean()
@@ -52,8 +54,8 @@ def _prior_loss(fn: Any) -> None:
 ))
 def mixed_entropy():
     """Before training, "a bear" comes in nine colours, equally often: log2 9 = 3.17 bits.
-    After it half of all bears are the panda, which the reader calls white; the other half has the eight other colours,
-    equally often. How many bits does the colour have now?
+    After it half of all bears are the panda, which the reader calls white; the other half has the eight other
+    colours, equally often. How many bits does the colour have now?
     """
     ### BEGIN SOLUTION
     return 0.5 * 1 + 8 * (1 / 16) * 4
@@ -139,7 +141,8 @@ def _best_rank(fn: Any) -> None:
     "x @ W.T + alpha / r * (x @ A.T @ B.T), with r = A.shape[0].",
 ))
 def lora_forward(x, W, A, B, alpha):
-    """x (..., I) through the frozen W (O, I) plus the low-rank path: A (r, I), B (O, r), scaled by alpha / r."""
+    """x (..., I) through the frozen W (O, I) plus the low-rank path: A (r, I), B (O, r), scaled by alpha /
+    r."""
     ### BEGIN SOLUTION
     return x @ W.T + alpha / A.shape[0] * (x @ A.T @ B.T)
     ### END SOLUTION
@@ -167,7 +170,8 @@ def _lora_forward(fn: Any) -> None:
     "Add over the layers first, then divide the two sums.",
 ))
 def parameters(shapes, r):
-    """Share of trained numbers: those of the adapters of rank r over those of the layers. shapes: a list of (O, I)."""
+    """Share of trained numbers: those of the adapters of rank r over those of the layers. shapes: a list of
+    (O, I)."""
     ### BEGIN SOLUTION
     return sum(r * (o + i) for o, i in shapes) / sum(o * i for o, i in shapes)
     ### END SOLUTION
@@ -228,7 +232,8 @@ def _starts(value: Any) -> None:
     "Scale 1 in place of alpha / r.",
 ))
 def lost_alpha(delta, alpha, r):
-    """What is added to W (O, I) by a loader that takes alpha = r, if training with alpha and r had added ``delta`` (O, I)."""
+    """What is added to W (O, I) by a loader that takes alpha = r, if training with alpha and r had added
+    ``delta`` (O, I)."""
     ### BEGIN SOLUTION
     return delta * (r / alpha)
     ### END SOLUTION
