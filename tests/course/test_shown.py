@@ -16,15 +16,17 @@ from minidiff.world import Scene, Scenes, Thing, render, sample_scenes
 
 
 def row(id: str, value: float, verdict: str, **more: object) -> Row:
-    given = {"lesson": "99", "claim": "a claim of many words " * 8, "unit": "share", "baseline": {"blur": 0.1}, "floor": {"real": 1.0},
-             "n": 64, "target": ">= 0.5", "reader": "none", "device": "cpu", "seconds": 1.0, "command": "", "why": "it is blurred"}
+    given = {"lesson": "99", "claim": "a claim of many words " * 8, "unit": "share", "baseline": {"blur": 0.1},
+             "floor": {"real": 1.0}, "n": 64, "target": ">= 0.5", "reader": "none", "device": "cpu", "seconds": 1.0,
+             "command": "", "why": "it is blurred"}
     return Row(id=id, value=value, low=value - 0.1, high=value + 0.1, verdict=verdict, **(given | more))
 
 
 @pytest.fixture
 def little(monkeypatch: pytest.MonkeyPatch) -> dict[str, Row]:
     kept = {"99.a": row("99.a", 0.8, "passed"), "99.b": row("99.b", 0.2, "failed", settings={"other": 0.9})}
-    known = {id: Claim(id, "text", "share", ">= 0.5", 64, 3, lambda n: Outcome(n / 10, 0.0, 1.0), "none") for id in (*kept, "99.c")}
+    known = {id: Claim(id, "text", "share", ">= 0.5", 64, 3, lambda n: Outcome(n / 10, 0.0, 1.0), "none")
+             for id in (*kept, "99.c")}
     for module in (shown, __import__("importlib").import_module("minidiff.course.claims")):
         monkeypatch.setattr(module, "claims", lambda: known)
     monkeypatch.setattr(shown, "stored", lambda: kept)
