@@ -127,7 +127,7 @@ def encode(array: np.ndarray, *, fast: bool = False, budget: int = BUDGET) -> by
         if not fast and image.getcolors(256) is not None:                     # a palette holds them all: half the size
             small = image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
             image = small if np.array_equal(np.asarray(small.convert("RGB")), values) else image
-        image.save(buffer, format="PNG", compress_level=1 if fast else 6)
+        image.save(buffer, format="PNG", **({"compress_level": 1} if fast else {"optimize": True}))
         return buffer.getvalue()
 
     data = once(array)
