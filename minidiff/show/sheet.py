@@ -43,10 +43,10 @@ class Picture:
 
         drawing: lines and text rather than pictures, which may be stored with a palette.
         """
-        data = (few_colours(array) if drawing else None) or encode(array)
+        data = (few_colours(array) if drawing else None) or encode(array, palette=True)
         if len(data) <= BUDGET:
             return cls(data, alt=alt, caption=caption)
-        return cls(encode(np.asarray(Image.fromarray(array).reduce(DENSITY))), alt=alt, caption=caption, density=1)
+        return cls(encode(np.asarray(Image.fromarray(array).reduce(DENSITY)), palette=True), alt=alt, caption=caption, density=1)
 
     @property
     def array(self) -> np.ndarray:
@@ -116,15 +116,15 @@ def few_colours(array: np.ndarray, *, most: int = 10_000) -> bytes | None:
     return buffer.getvalue()
 
 
-def encode(array: np.ndarray, *, fast: bool = False, budget: int = BUDGET) -> bytes:
+def encode(array: np.ndarray, *, fast: bool = False, budget: int = BUDGET, palette: bool = False) -> bytes:
     """uint8 (H, W, 3) as PNG bytes, without loss if that fits the budget (or if ``fast``, for live panels).
 
-    Only pictures of noise are larger. There values are rounded to steps of 17, 36 or 51, but only where most neighbours
+    palette: store up to 256 colours as a palette, at half the size. Only pictures of noise are larger. There values are rounded to steps of 17, 36 or 51, but only where most neighbours
     differ by more than the step, so that it cannot be seen; smooth parts stay exact.
     """
     def once(values: np.ndarray) -> bytes:
         buffer, image = io.BytesIO(), Image.fromarray(values)
-        if not fast and image.getcolors(256) is not None:                     # a palette holds them all: half the size
+        if palette and image.getcolors(256) is not None:
             small = image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
             image = small if np.array_equal(np.asarray(small.convert("RGB")), values) else image
         image.save(buffer, format="PNG", **({"compress_level": 1} if fast else {"optimize": True}))
