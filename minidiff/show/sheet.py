@@ -119,7 +119,8 @@ def few_colours(array: np.ndarray, *, most: int = 10_000) -> bytes | None:
 def encode(array: np.ndarray, *, fast: bool = False, budget: int = BUDGET, palette: bool = False) -> bytes:
     """uint8 (H, W, 3) as PNG bytes, without loss if that fits the budget (or if ``fast``, for live panels).
 
-    palette: store up to 256 colours as a palette, at half the size. Only pictures of noise are larger. There values are rounded to steps of 17, 36 or 51, but only where most neighbours
+    palette: store up to 256 colours as a palette, at half the size.
+    Only pictures of noise are larger. There values are rounded to steps of 17, 36 or 51, but only where most neighbours
     differ by more than the step, so that it cannot be seen; smooth parts stay exact.
     """
     def once(values: np.ndarray) -> bytes:
