@@ -26,7 +26,7 @@ LAB := $(RUN) -m jupyterlab --LabApp.news_url=None \
 	--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate \
 	$(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: lab test setup notebooks clean
+.PHONY: lab test setup notebooks site clean
 
 lab: $(LAB_READY)
 	$(LAB) $(ARGS) $(NOTEBOOKS)
@@ -40,6 +40,10 @@ setup: $(TEST_READY)
 notebooks: $(TEST_READY)
 	$(RUN) -m minidiff notebooks run
 	$(RUN) -m minidiff notebooks check
+
+# The course as static pages in build/site, from the outputs that are committed.
+site: $(LAB_READY)
+	$(RUN) -m minidiff site
 
 $(RUN):
 	@for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \

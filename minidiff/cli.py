@@ -17,7 +17,8 @@ from minidiff.options import number, path, whole
 __all__ = ["main", "parser"]
 
 _HOMES = {"edit": "edit", "morph": "morph", "train": "train", "sample": "train", "remake": "remake",
-          "unpack": "remake", "export": "remake", "score": "score", "start": "course", "grade": "course", "assignment": "course"}
+          "unpack": "remake", "export": "remake", "score": "score", "start": "course", "grade": "course", "assignment": "course",
+          "site": "site"}
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
@@ -51,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     change.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an argument of the method's function")
     change.add_argument("--out", required=True, type=path, metavar="DIR", help="where the pictures and sheet.png go")
 
-    for module in ("morph", "train", "remake", "score", "course"):
+    for module in ("morph", "train", "remake", "score", "course", "site"):
         importlib.import_module(f"minidiff.{module}_command").add_parsers(commands)
 
     mine = commands.add_parser("personalise", help="teach a pipeline a new word from a folder of three to five pictures")

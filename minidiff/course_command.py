@@ -26,7 +26,7 @@ def add_parsers(commands: Any) -> None:
     mark.add_argument("files", metavar="FILE", nargs="+", help="notebooks, or folders that are searched for them")
     mark.add_argument("--csv", action="store_true", help="print a line for each copy with the points of each exercise")
     mark.add_argument("--details", action="store_true", help="print CSV with a line for each exercise and what its check said")
-    mark.add_argument("--timeout", type=number(0, above=True), default=60.0, help="seconds a cell may take (60)")
+    mark.add_argument("--timeout", type=number(0, above=True), default=40.0, help="seconds a cell may take (40)")
     mark.add_argument("--limit", type=number(0, above=True), default=300.0, help="seconds a notebook may take in all (300)")
     mark.add_argument("--jobs", type=whole(1), default=os.cpu_count() or 1, help="notebooks side by side (one a core)")
     mark.add_argument("--whole", action="store_true", help="run every cell, not only what the checks need")

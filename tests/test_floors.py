@@ -26,8 +26,8 @@ FLOORS = {
     "course": 6,
     "lessons": 7,
     "bench": TOP, "notebooks": TOP, "notebook_form": TOP, "doctor": TOP, "cli": TOP, "options": TOP, "edit_command": TOP,
-    "morph_command": TOP, "remake_command": TOP, "score_command": TOP, "course_command": TOP, "train_command": TOP,
-    "__main__": TOP,
+    "morph_command": TOP, "remake_command": TOP, "score_command": TOP, "course_command": TOP,
+    "site_command": TOP, "train_command": TOP, "__main__": TOP,
 }
 MIXED = (BASE, 5, TOP)     # floors of single modules, which may import each other
 TOP_LEVEL = {"notebooks", "minidiff", "data", "tests", "environment.yml", "README.md", "pyproject.toml", "constraints.txt",

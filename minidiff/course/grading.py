@@ -130,7 +130,7 @@ def _run(cells: list[Any], wanted: list[int], *, client: Callable[..., Any], env
     return None, ""
 
 
-def grade(notebook: str | Path, *, timeout: float = 60.0, limit: float = 300.0, whole: bool = False) -> Grade:
+def grade(notebook: str | Path, *, timeout: float = 40.0, limit: float = 300.0, whole: bool = False) -> Grade:
     """Run what the checks of a learner's notebook need, in a kernel of its own, and add up the points.
 
     A cell that fails costs its own points only. Where one kills the kernel or takes more than ``timeout`` seconds, a new kernel
