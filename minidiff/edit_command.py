@@ -23,6 +23,7 @@ __all__ = ["METHODS", "edit", "options_of"]
 
 # name on the command line -> where it is; a method takes (pipe, source[, target]) and seed=, image=, steps=, guidance=
 METHODS = {"prompt-to-prompt": "minidiff.editing.prompt_to_prompt:prompt_to_prompt",
+           "pix2pix-zero": "minidiff.editing.sentence_bank:edit_words",
            "self-guidance": "minidiff.editing.self_guidance:self_guidance",
            "swap-prompt": "minidiff.editing.prompt_swap:swap_prompt"}
 COMMON = ("pipe", "source", "prompt", "target", "seed", "image", "trajectory", "latents", "steps", "guidance", "size", "maps")
@@ -68,6 +69,9 @@ def edit(given: Namespace) -> int:
     require(given.steps >= 1, "--steps", given.steps, "a whole number, 1 or more", "--steps 25")
     require(bool(given.source.strip()), "SOURCE", repr(given.source), "the prompt of the source", '"a red cat on the grass"')
     require("target" not in takes or given.target is not None, "TARGET", "none", f"a prompt to edit to: {given.method} needs one")
+    known = ", ".join(name for name in takes if name not in COMMON)
+    require("target" in takes or given.target is None, "TARGET", repr(given.target), f"none: {given.method} has no target prompt",
+            f"--set NAME=VALUE, with one of {known}")
     pipe = load(given.model)
     require(hasattr(pipe, "unet") and hasattr(pipe, "tokenizer"), "--model", f"{given.model!r}, a {type(pipe).__name__}",
             "a text-to-image pipeline", "--model mini-sd")

@@ -11,13 +11,15 @@ from minidiff.editing.pix2pix_zero import NoiseRegularizer, edit_direction, pix2
 from minidiff.editing.prompt_swap import swap_prompt
 from minidiff.editing.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, SelfCopy, coarse_level, prompt_to_prompt
 from minidiff.editing.result import INVERSIONS, EditResult, Source, anchors, inverted, run_edit, source_of
+from minidiff.editing.sdedit import sdedit
 from minidiff.editing.self_guidance import look, self_guidance
+from minidiff.editing.sentence_bank import edit_words, put_word, sentence_bank, word_direction
 from minidiff.editing.words import align_words, refine_mapper, replace_mapper, word_values
 
 __all__ = ["INVERSIONS", "AddNoise", "Asymmetric", "Blend", "Boost", "Coupled", "DeltaBlock", "EditResult", "EmphasiseValue",
            "FitEmpty", "IgnoreKey", "Inversion", "LocalBlend", "MeanDirection", "NoiseRegularizer", "Refine", "Replace",
            "Reweight", "SelfCopy", "ShiftH", "Source", "align_words", "anchors", "causal_share", "coarse_level",
-           "direct_inversion", "edict_inversion", "edit_direction", "edit_friendly_inversion", "fit_delta", "h_space",
-           "inverted", "look", "mean_direction", "negative_prompt_inversion", "null_text_inversion", "pix2pix_zero",
-           "prompt_to_prompt", "refine_mapper", "replace_mapper", "run_edit", "self_guidance", "shift_strength", "source_of",
-           "swap_prompt", "word_values"]
+           "direct_inversion", "edict_inversion", "edit_direction", "edit_friendly_inversion", "edit_words", "fit_delta",
+           "h_space", "inverted", "look", "mean_direction", "negative_prompt_inversion", "null_text_inversion", "pix2pix_zero",
+           "prompt_to_prompt", "put_word", "refine_mapper", "replace_mapper", "run_edit", "sdedit", "self_guidance",
+           "sentence_bank", "shift_strength", "source_of", "swap_prompt", "word_direction", "word_values"]

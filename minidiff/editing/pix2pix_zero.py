@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MapDistance", "NoiseRegularizer", "auto_correlation", "edit_direction", "kl_to_normal", "pix2pix_zero"]
 
-DUST = 1e-5  # map differences below this are rounding; a relative step would make as much of them as of a wish
+DUST = 1e-4  # map differences below this are rounding (1e-5 was met): a relative step would make as much of them as of a wish
 
 
 # The direction -------------------------------------------------------------------------------------------------------------

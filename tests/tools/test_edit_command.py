@@ -11,7 +11,7 @@ from PIL import Image
 
 from minidiff.cli import main
 from minidiff.edit_command import METHODS, options_of
-from minidiff.editing import prompt_to_prompt, self_guidance
+from minidiff.editing import edit_words, prompt_to_prompt, self_guidance
 from minidiff.errors import BadInput
 from minidiff.show import pixels
 from minidiff.world import render, sample_scenes
@@ -70,6 +70,19 @@ def test_a_method_without_a_target(folder: Path, tmp_path: Path, capsys: pytest.
         assert np.abs(np.asarray(picture).astype(int) - pixels(made.edit)[0]).max() <= 1
     assert "1 edits by self-guidance" in capsys.readouterr().out
     assert main(call) == 2 and "something to do" in capsys.readouterr().err
+    assert main([*call[:3], "a blue cat", *call[3:], "--set", "move={'cat': (0.2, 0)}"]) == 2
+    assert "has no target prompt" in capsys.readouterr().err
+
+
+def test_pix2pix_zero_by_two_words(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["edit", "pix2pix-zero", "a red cat", "--model", str(folder), "--steps", "2", "--seeds", "1",
+            "--out", str(tmp_path / "x")]
+    assert main([*call, "--set", "words=cat dog", "--set", "relative=0.1"]) == 0
+    made = edit_words(load(str(folder)), "a red cat", words=("cat", "dog"), seed=0, steps=2, guidance=4.0, relative=0.1)
+    with Image.open(tmp_path / "x" / "000_edit.png") as picture:
+        assert np.abs(np.asarray(picture).astype(int) - pixels(made.edit)[0]).max() <= 1
+    assert "1 edits by pix2pix-zero" in capsys.readouterr().out
+    assert main(call) == 2 and "two words" in capsys.readouterr().err
 
 
 def test_options_are_those_of_the_method() -> None:

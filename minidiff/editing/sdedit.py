@@ -1,0 +1,54 @@
+"""SDEdit (Meng et al. 2022): noise a picture part of the way and draw the rest with another prompt; a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from minidiff.diffusion.sample import visits
+from minidiff.editing.result import EditResult, finished
+from minidiff.errors import check_images, require
+from minidiff.latent.autoencoder import encode
+from minidiff.latent.pipeline import check_prompts, schedule_from, scheduler_options
+from minidiff.latent.sample import denoise, initial_noise
+from minidiff.steer import Trajectory
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+__all__ = ["sdedit"]
+
+
+def sdedit(pipe: StableDiffusionPipeline, target: str | Sequence[str], *, image: Tensor, strength: float = 0.5, seed: int = 0,
+           latents: Tensor | None = None, steps: int = 25, guidance: float = 4.0) -> EditResult:
+    """Edit pictures ``image`` (B, 3, H, W) in [-1, 1] towards ``target``: fresh noise at ``strength``, then plain sampling.
+
+    strength: the share of the ``steps`` that are done, the last int(strength * steps) of them, as in diffusers' image-to-image
+    (section 3.2 of the paper calls the level t_0). 0: the autoencoder's round trip; 1: all steps, and still not pure noise.
+    latents: the noise (B, C, h, w) in place of that of the seed. No attention is read and no source prompt is asked for.
+    """
+    check_images("image", image, channels=3)
+    prompts, n = check_prompts(target, argument="target"), len(image)
+    require(len(prompts) in (1, n), "target", f"{len(prompts)} prompts", f"1 or {n}: one for each picture")
+    good = isinstance(strength, (int, float)) and 0 <= strength <= 1
+    require(good, "strength", strength, "a share of the steps in [0, 1]", "strength=0.5")
+    prompts = prompts * n if len(prompts) == 1 else prompts
+    with torch.no_grad():
+        clean = encode(pipe.vae, image.to(pipe.device, pipe.vae.dtype))
+    size = tuple(image.shape[-2:])
+    noise = initial_noise(pipe, n, seed=seed, size=size) if latents is None else latents
+    require(noise.shape == clean.shape, "latents", f"shape {tuple(noise.shape)}", f"{tuple(clean.shape)}")
+    options = {k: v for k, v in scheduler_options(pipe).items() if k != "clip"}
+    way = visits(schedule_from(pipe.scheduler), steps, **options)
+    way = way[len(way) - int(strength * len(way) + 1e-9):]
+    images, ways = {"source": image.detach().float().cpu()}, {}
+    end = clean
+    if way:
+        begin = way[0].abar**0.5 * clean + (1 - way[0].abar) ** 0.5 * noise.to(clean)
+        ways["edit"] = Trajectory.of(denoise(pipe, prompts, latents=begin, steps=[v.t for v in way], guidance=guidance))
+        end = ways["edit"].clean
+    images["edit"] = finished(pipe, end)
+    return EditResult("SDEdit", images, {"source": [""] * n, "edit": prompts}, ways, details={"steps": len(way)})
