@@ -157,7 +157,7 @@ def colour_swap(n: int) -> Outcome:
 
 
 @claim("12.kind_sdedit", "The same for kinds: place and shape of what should be there, against SDEdit at its strength for kinds "
-       "(paired)", unit="IoU gained", target=">= 0", n=32, small=3, reader="final")
+       "(paired)", unit="IoU gained", target=">= 0", n=24, small=3, reader="final")
 def kind_sdedit(n: int) -> Outcome:
     return _kept("kind", "sdedit", n, "the maps that are held are those of another outline")
 

@@ -11,10 +11,13 @@ from torch import Tensor
 
 from minidiff.editing import edit_direction, put_word, sentence_bank, word_direction
 from minidiff.errors import check_choice
+from minidiff.lessons.l11_inversion.data import as_in_training
+from minidiff.measure import EditPairs, EditTruth, edit_pairs
+from minidiff.measure.reader import Reader
 from minidiff.world import BACKDROPS, COLOUR_NAMES, KINDS
 from minidiff.world.grammar import BACKDROP_WORDS
 
-__all__ = ["BANKS", "bank_direction", "directions", "neighbours", "template_bank", "token_norms", "word_pair"]
+__all__ = ["BANKS", "bank_direction", "directions", "neighbours", "rendered", "template_bank", "token_norms", "word_pair"]
 
 BANKS = ("grammar", "template", "aligned")
 SIZE = 54              # sentences of a bank: the template has 9 colours x 6 backdrops
@@ -59,6 +62,12 @@ def directions(pipe: Any, prompts: Sequence[str], targets: Sequence[str]) -> Ten
         word, other, noun = word_pair(prompt, target)
         found.append(word_direction(pipe, prompt, word, other, noun=noun, sentences=_bank(pipe, word, other, noun)[0]))
     return torch.cat(found)
+
+
+def rendered(n: int, reader: Reader, *, split: str = "valid") -> tuple[EditPairs, EditTruth]:
+    """n colour edits of rendered pictures, from the world that the model was trained in, and the truth about them."""
+    pairs = as_in_training(edit_pairs("colour", n, split=split))
+    return pairs, pairs.truth(reader)
 
 
 def token_norms(direction: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from minidiff.editing import NoiseRegularizer, pix2pix_zero, sdedit
 from minidiff.errors import check_choice, require
-from minidiff.latent import encode_prompt, invert_image, text_to_image
+from minidiff.latent import encode_prompt, invert_image, text_to_image, token_indices
 from minidiff.lessons.l12_pix2pix_zero.claims import shifted
 from minidiff.lessons.l12_pix2pix_zero.data import BANKS, bank_direction, directions, neighbours, token_norms
 from minidiff.measure import EditPairs, edit_score
@@ -49,6 +49,7 @@ class Banks:
         said, goal = encode_prompt(pipe, [prompt, prompt.replace(word, other)]).split(1)
         found = {how: bank_direction(pipe, how, prompt, word, other) for how in BANKS} | {"the target prompt": goal - said}
         n = len(pipe.tokenizer(prompt).input_ids)
+        self.noun = token_indices(pipe.tokenizer, prompt, word)[0][0]
         self.tokens = ["begin", *prompt.split(), "end"] if n == len(prompt.split()) + 2 else [str(k) for k in range(n)]
         self.norms = {how: token_norms(d)[0, :n] for how, d in found.items()}
         drawn = shifted(pipe, torch.cat([said, *(said + d for d in found.values())]), latents.expand(1 + len(found), -1, -1, -1),
@@ -65,9 +66,9 @@ class Banks:
         lines = {f"{name}": (places, self.norms[name]) for name in dict.fromkeys((goal, bank))}
         graph = curve(lines, x="token (" + ", ".join(f"{k} {w}" for k, w in enumerate(self.tokens)) + ")", y="length", height=2.2,
                       alt="length by token")
-        k = int(self.norms[goal].argmax())
-        return below(top, graph.array), f"{bank}: at token {k}, {self.tokens[k]!r}, {float(self.norms[bank][k]):.1f} of " \
-            f"{float(self.norms[goal][k]):.1f}"
+        k = self.noun
+        return below(top, graph.array), f"{bank}: at the noun's token {k}, length {float(self.norms[bank][k]):.1f}; the target " \
+            f"prompt's {float(self.norms[goal][k]):.1f}"
 
 
 class Amounts:
@@ -103,10 +104,9 @@ class Amounts:
         top = lay_out(rows, 2, row_labels=["source", "Pix2Pix-Zero", "SDEdit"])
         here = [self.point("amount", amount), self.point("strength", strength)]
         lines = {name: tuple(zip(*(self.point(knob, v) for v in values), strict=True)) for name, knob, values in (
-            ("Pix2Pix-Zero, more amount to the top", "amount", self.amounts),
-            ("SDEdit, more strength to the bottom", "strength", self.strengths))}
-        lines |= {"chosen": tuple(zip(*here, strict=True))}
-        graph = curve({**lines, "chosen": lines["chosen"]}, x="success", y="IoU", height=2.6, alt="success against IoU")
+            ("Pix2Pix-Zero, by amount", "amount", self.amounts), ("SDEdit, by strength", "strength", self.strengths))}
+        graph = curve({**lines, "chosen": tuple(zip(*here, strict=True))}, x="success", y="IoU", height=2.6,
+                      alt="success against IoU")
         words = [f"{name}: success {s:.2f}, IoU {k:.2f}" for name, (s, k) in zip(("Pix2Pix-Zero", "SDEdit"), here, strict=True)]
         return below(top, graph.array), f"{'; '.join(words)} ({self.rows} pictures)"
 
