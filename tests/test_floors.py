@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 BASE, TOP = -1, 8
 FLOORS = {
-    "errors": BASE, "rng": BASE, "files": BASE, "manifest": BASE, "silence": BASE,
+    "errors": BASE, "guard": BASE, "rng": BASE, "files": BASE, "manifest": BASE, "silence": BASE,
     "world": 0, "show": 0,
     "nets": 1, "diffusion": 1, "train": 1, "measure": 1,
     "steer": 2,

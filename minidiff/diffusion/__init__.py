@@ -113,6 +113,7 @@ from minidiff.diffusion.spacing import (
     step_pairs,
     timesteps,
 )
+from minidiff.guard import guard
 
 __all__ = [
     "Bound",
@@ -205,3 +206,5 @@ __all__ = [
     "x0_from_v",
     "zero_terminal",
 ]
+
+guard(globals(), __all__)

@@ -47,6 +47,7 @@ def flow_times(steps: int, *, shift: float = 1.0, T: int = 1000) -> list[float]:
     smallest time 1/T once more than this formula says; for shift = 1 the two agree."""
     require(steps >= 1, "steps", steps, "at least 1")
     require(shift > 0, "shift", shift, "a positive number", "shift=1.0")
+    require(T >= 1, "T", T, "a number of steps, at least 1", "T=1000")
     line = torch.linspace(1, 1 / T, steps, dtype=torch.float64)
     return [*(shift * line / (1 + (shift - 1) * line)).tolist(), 0.0]
 

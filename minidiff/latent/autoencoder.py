@@ -31,6 +31,8 @@ def make_autoencoder(f: int = 4, *, channels: int = 4, widths: tuple[int, ...] |
     if widths is None:
         require(f in _WIDTHS, "f", repr(f), "2, 4 or 8", "make_autoencoder(4)")
         widths = _WIDTHS[f]
+    require(channels >= 1, "channels", channels, "channels of the latent, at least 1", "channels=4")
+    require(size >= f and size % f == 0, "size", size, f"a multiple of f={f}", "size=64")
     require(2 ** (len(widths) - 1) == f, "widths", widths, f"one width a level: log2(f) + 1 of them for f={f}")
     require(all(w % 8 == 0 for w in widths), "widths", widths, "multiples of 8, the number of groups in the norms")
     n = len(widths)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from minidiff.diffusion import Eps, make_schedule, simple_loss
+from minidiff.errors import require
 from minidiff.latent.grounding import grounding_loss, place_loss
 from minidiff.latent.text import make_tokenizer
 from minidiff.silence import silence_libraries
@@ -32,6 +33,8 @@ def make_unet(*, size: int = 16, channels: int = 4, inputs: int | None = None, w
     from diffusers import UNet2DConditionModel
 
     n = len(widths)
+    for name, value in (("size", size), ("channels", channels), ("context", context), ("heads", heads)):
+        require(value >= 1, name, value, "at least 1")
     return UNet2DConditionModel(
         sample_size=size, in_channels=inputs or channels, out_channels=channels, block_out_channels=widths, layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D",) * n, up_block_types=("CrossAttnUpBlock2D",) * n,

@@ -33,6 +33,7 @@ def make_tokenizer(words: Sequence[str] = VOCABULARY, *, length: int = LENGTH) -
     A word that it does not know falls into letters and other scraps, as in any BPE tokenizer; :func:`check_prompt` refuses such
     a text by name.
     """
+    require(length >= 3, "length", length, "a begin, an end and at least one word", f"length={LENGTH}")
     kept = {"toy_world": True} if tuple(words) == tuple(VOCABULARY) else {"closed_vocabulary": list(words)}
     return _made(words, length=length, **kept)
 
@@ -208,4 +209,7 @@ def make_text_encoder(tokenizer: CLIPTokenizer, *, width: int = 96, layers: int 
     """A new ``transformers.CLIPTextModel``: ids (B, length) -> last_hidden_state (B, length, width)."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
+    for name, value in (("width", width), ("layers", layers), ("heads", heads)):
+        require(value >= 1, name, value, "at least 1")
+    require(width % heads == 0, "width", width, f"a multiple of the {heads} heads", f"width={heads * 24}")
     return CLIPTextModel(CLIPTextConfig(**text_config(tokenizer, width=width, layers=layers, heads=heads)))

@@ -1,5 +1,6 @@
 """Readers and measures: from a picture back to its scene, and how far two sets of pictures are apart."""
 
+from minidiff.guard import guard
 from minidiff.measure.attributes import Memorisation, attribute_tv, histogram, memorisation, total_variation
 from minidiff.measure.distance import (
            Kid,
@@ -31,3 +32,5 @@ __all__ = ["Memorisation", "attribute_tv", "histogram", "memorisation", "total_v
            "explain_between", "residual", "SEEN_ABOVE", "gain", "bad_pictures", "calibrate", "passing",
            "EDITS", "EditPairs", "EditTruth", "edit_pairs",
            "EditScores", "edit_score", "masked_psnr", "score_table"]
+
+guard(globals(), __all__)

@@ -44,6 +44,8 @@ class Explanation(NamedTuple):
 
 def residual(images: Tensor, rendered: Tensor) -> Tensor:
     """Root mean square difference in the worst window of a quarter of the side, (B,); a speck counts, noise averages out."""
+    check_images("images", images)
+    check_images("rendered", rendered)
     side = images.shape[-1]
     square = ((images - rendered) ** 2).mean(1, keepdim=True)
     return F.avg_pool2d(square, side // 4, side // 8).amax((1, 2, 3)).sqrt()
@@ -56,6 +58,7 @@ def gain(images: Tensor, scenes: Scenes) -> Tensor:
     1: the picture there is this thing and nothing else. 0 or less: the same scene without the thing is as good, so there is no
     such thing, or only the ghost of one. Slots without a thing have 1.
     """
+    check_images("images", images, channels=3)
     size = images.shape[-1]
     whole = render(scenes, size)
     error = ((whole.images - images) ** 2).mean(1)
@@ -133,6 +136,8 @@ def explain_between(images: Tensor, first: Scene, other: Scene, *, steps: int = 
     from three starts on the way, the best one counts. No reader is asked: ``reading`` is that of
     the gold frame, with no probabilities.
     """
+    require(steps >= 1, "steps", steps, "at least 1", "steps=24")
+    require(lr > 0, "lr", lr, "a positive number", "lr=0.01")
     check_images("images", images, channels=3)
     ends = tuple(morph(first, other, [end] * len(images)) for end in (0.0, 1.0))
     scenes, left = morph(first, other, [0.15] * len(images)), None

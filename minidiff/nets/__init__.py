@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from minidiff.guard import guard
 from minidiff.nets.count import multiply_adds, parameters
 from minidiff.nets.lucidrains import LucidrainsUNet
 from minidiff.nets.unet import PRESETS, UNet
 
 __all__ = ["PRESETS", "LucidrainsUNet", "UNet", "multiply_adds", "parameters"]
+
+guard(globals(), __all__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from minidiff.guard import guard
 from minidiff.steer.attention import ExplicitAttnProcessor, Site, attention, sites
 from minidiff.steer.energy import Energy, EnergyState, EpsGuidance, LatentGuidance, MeanGuidance
 from minidiff.steer.guiders import CFG, Composable, Dual, Guider, InstructPix2Pix
@@ -37,3 +38,5 @@ __all__ = [
     "run",
     "sites",
 ]
+
+guard(globals(), __all__)

@@ -1,5 +1,6 @@
 """The procedural toy world: scenes, captions, renderer, data. Every edit in it has a known right answer."""
 
+from minidiff.guard import guard
 from minidiff.world.blend import Blend
 from minidiff.world.caption import VOCABULARY, CaptionFacts, agrees, caption, captions, parse
 from minidiff.world.data import WorldData
@@ -64,3 +65,5 @@ __all__ = [
     "STYLES",
     "WEARS",
 ]
+
+guard(globals(), __all__)

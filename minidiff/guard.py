@@ -1,0 +1,189 @@
+"""The door of every room: what cannot be meant is refused there, in one way for all public functions.
+
+A public function says in its annotations what it takes. At the door of its room (``guard(globals(), __all__)`` in the
+room's ``__init__``) a call is compared with them: no unknown keyword, no None, text, class or number where something else
+belongs, no NaN and no infinity, no empty tensor and none without data. What a function refuses by itself stays its affair. An
+error that a library raises about arguments that do not fit together is said in the same words, with the shapes of what came.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import difflib
+import functools
+import inspect
+import linecache
+import math
+import numbers
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minidiff.errors import BadInput, check_finite
+
+__all__ = ["guard", "guarded"]
+
+_HERE = str(Path(__file__).resolve().parent)
+_LIBRARIES = ("site-packages", "dist-packages", str(Path(inspect.__file__).resolve().parent))
+_RAW = (TypeError, ValueError, IndexError, KeyError, AttributeError, ZeroDivisionError, OverflowError, RuntimeError)
+_PLAIN = (str, bytes, numbers.Number, Tensor, type, types.NoneType)
+
+
+def guard(room: dict[str, Any], names: Iterable[str], *, infinite: Iterable[str] = ()) -> None:
+    """Put every public function of a room behind its door; infinite: those that take NaN or infinity on purpose."""
+    for name in names:
+        if isinstance(room.get(name), types.FunctionType):
+            room[name] = guarded(room[name], finite=name not in set(infinite))
+
+
+def guarded(function: Callable[..., Any], *, finite: bool = True) -> Callable[..., Any]:
+    """``function`` behind its annotations; the function itself is its ``__wrapped__``."""
+    signature = inspect.signature(function)
+    hints: dict[str, Any] = {}
+    home = inspect.unwrap(function).__globals__
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not hints:
+            hints.update({name: _hint(p.annotation, home) for name, p in signature.parameters.items()})
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise _unbound(function, signature, kwargs, error) from None
+        for name, value in given.items():
+            p = signature.parameters[name]
+            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and value is not p.default:
+                _check(name, value, hints[name], p.annotation, finite)
+        _one_rank({name: value for name, value in given.items() if hints[name] is Tensor})
+        try:
+            return function(*args, **kwargs)
+        except BadInput:
+            raise
+        except _RAW as error:
+            if _deliberate(error):
+                raise
+            came = ", ".join(f"{name} {_short(value)}" for name, value in given.items())
+            raise BadInput(f"{function.__name__}()", came, f"arguments that fit together ({str(error).strip().splitlines()[:1]})",
+                           f"help({function.__name__}) names shapes and ranges") from error
+
+    return call
+
+
+def _hint(annotation: Any, names: dict[str, Any]) -> Any:
+    """The type that an annotation names; the annotation itself where it is imported for type checkers alone."""
+    if not isinstance(annotation, str):
+        return annotation
+    try:
+        return eval(annotation, names)  # noqa: S307 (the package's own source)
+    except (NameError, AttributeError, TypeError, SyntaxError):
+        return annotation
+
+
+def _unbound(function: Callable[..., Any], signature: inspect.Signature, kwargs: dict[str, Any], error: TypeError) -> BadInput:
+    strange = [name for name in kwargs if name not in signature.parameters]
+    near = difflib.get_close_matches(strange[0], signature.parameters, n=1) if strange else []
+    return BadInput(f"{function.__name__}()", str(error), f"{function.__name__}({', '.join(signature.parameters)})",
+                    f"{near[0]}=" if near else "")
+
+
+def _deliberate(error: Exception) -> bool:
+    """True for what must not be reworded: raised on purpose, in a caller's own function, or for want of memory."""
+    if isinstance(error, NotImplementedError | torch.OutOfMemoryError):
+        return True
+    frames = []
+    trace = error.__traceback__.tb_next if error.__traceback__ else None
+    while trace is not None:
+        frames.append((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
+        trace = trace.tb_next
+    if any(not name.startswith((_HERE, "<")) and not any(part in name for part in _LIBRARIES) for name, _ in frames):
+        return True
+    return bool(frames) and frames[-1][0].startswith(_HERE) and linecache.getline(*frames[-1]).strip().startswith("raise")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    spoken = isinstance(value, str | numbers.Number | bytes | list | tuple | range | types.NoneType)
+    text = repr(value) if spoken else f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _check(name: str, value: Any, hint: Any, said: Any, finite: bool) -> None:
+    if isinstance(value, Tensor) and _fits(value, hint):
+        if value.is_meta:
+            raise BadInput(name, "a tensor on the device meta, which holds no numbers", "a tensor on cpu or cuda")
+        if value.numel() == 0:
+            raise BadInput(name, f"an empty tensor of shape {tuple(value.shape)}", "at least one row")
+        if finite and value.is_floating_point() and not value.is_cuda and not torch.compiler.is_compiling():
+            try:
+                check_finite(name, value)
+            except RuntimeError:  # inside torch.func.vmap, where nobody may ask
+                pass
+    elif isinstance(value, type) and name in ("model", "net"):
+        raise BadInput(name, _short(value), "an instance of it", f"{name}={value.__name__}(...)")
+    elif not _fits(value, hint):
+        want = said if isinstance(said, str) else getattr(said, "__name__", str(said))
+        raise BadInput(name, _short(value), f"{want}{', finite' if re.search('float|Scale', str(want)) else ''}")
+
+
+def _one_rank(given: dict[str, Any]) -> None:
+    """Pictures beside pictures: (C, H, W) beside (B, C, H, W) would be spread over the batch without a word."""
+    ranks = {name: x.ndim for name, x in given.items() if isinstance(x, Tensor) and x.is_floating_point() and x.ndim >= 3}
+    if len(set(ranks.values())) > 1:
+        odd = min(ranks, key=ranks.__getitem__)
+        others = ", ".join(f"{name} {tuple(given[name].shape)}" for name in ranks if name != odd)
+        raise BadInput(odd, f"shape {tuple(given[odd].shape)} beside {others}",
+                       "tensors of one number of dimensions", f"{odd}[None] if it is one picture")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """False only for what cannot be meant."""
+    if isinstance(hint, str):  # a class that is imported for type checkers alone: anything but a plain value
+        words = set(re.findall(r"\w+", hint))
+        if words & {"Any", "object"}:
+            return True
+        if value is None or isinstance(value, str):
+            return ("None" if value is None else "str") in words
+        return bool(words & {"int", "float", "Tensor"}) if isinstance(value, _PLAIN) else True
+    if hint in (Any, object, inspect.Parameter.empty) or isinstance(hint, typing.TypeVar):
+        return True
+    if hint is None or hint is types.NoneType:
+        return value is None
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is typing.Literal:
+        return value in parts or isinstance(value, str)                # the function names the choices
+    if hint is Tensor:
+        return isinstance(value, Tensor)
+    if hint is bool:
+        return not isinstance(value, str | types.NoneType | type) and not (isinstance(value, float) and math.isnan(value))
+    if hint in (int, float):
+        if isinstance(value, Tensor):
+            return value.ndim == 0
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            return False
+        return math.isfinite(value) and (hint is float or float(value).is_integer())
+    if hint is str:
+        return isinstance(value, str)
+    kind = origin or hint
+    if kind is collections.abc.Callable:
+        return callable(value)
+    if not isinstance(kind, type):
+        return True
+    if issubclass(kind, collections.abc.Mapping):
+        return isinstance(value, collections.abc.Mapping)
+    if issubclass(kind, collections.abc.Iterable) and kind.__module__ in ("collections.abc", "builtins"):
+        if isinstance(value, str | bytes | types.NoneType | type) or not hasattr(value, "__iter__"):
+            return False
+        inner = parts[:1] if parts and parts[0] is not Ellipsis else ()
+        return not (inner and isinstance(value, list | tuple)) or all(_fits(one, p) for one in value for p in inner)
+    if isinstance(value, _PLAIN) and not isinstance(value, kind):
+        return kind in (torch.device, torch.dtype) and isinstance(value, str)
+    return True
