@@ -129,7 +129,9 @@ def _check(name: str, value: Any, hint: Any, said: Any, finite: bool) -> None:
         raise BadInput(name, _short(value), "an instance of it", f"{name}={value.__name__}(...)")
     elif not _fits(value, hint):
         want = said if isinstance(said, str) else getattr(said, "__name__", str(said))
-        raise BadInput(name, _short(value), f"{want}{', finite' if re.search('float|Scale', str(want)) else ''}")
+        for word, spoken in (("int", "whole number"), ("float|Scale", "finite number"), ("str", "text")):
+            want = re.sub(rf"\b(?:{word})\b", spoken, want)
+        raise BadInput(name, _short(value), want)
 
 
 def _one_rank(given: dict[str, Any]) -> None:
@@ -183,7 +185,9 @@ def _fits(value: Any, hint: Any) -> bool:
         if isinstance(value, str | bytes | types.NoneType | type) or not hasattr(value, "__iter__"):
             return False
         inner = parts[:1] if parts and parts[0] is not Ellipsis else ()
-        return not (inner and isinstance(value, list | tuple)) or all(_fits(one, p) for one in value for p in inner)
+        if not inner or not isinstance(value, list | tuple):
+            return True
+        return all(isinstance(one, type) or _fits(one, inner[0]) for one in value)     # the function says which instances
     if isinstance(value, _PLAIN) and not isinstance(value, kind):
         return kind in (torch.device, torch.dtype) and isinstance(value, str)
     return True
