@@ -17,7 +17,7 @@ from nbconvert import HTMLExporter
 from traitlets.config import Config
 
 from minidiff import show
-from minidiff.show.saving import STATE, VIEW, without_views
+from minidiff.show.saving import STATE, VIEW, _load_jupyter_server_extension, as_on_disk, without_views
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-data"]
@@ -50,6 +50,40 @@ def test_a_view_whose_state_is_saved_with_it_stays(panel: show.Panel) -> None:
     content = notebook(panel._repr_mimebundle_(), metadata=kept)
     without_views({"type": "notebook", "content": content})
     assert VIEW in content["cells"][1]["outputs"][0]["data"]
+
+
+LAB = {"kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},      # what Lab puts in
+       "language_info": {"codemirror_mode": {"name": "ipython", "version": 3}, "file_extension": ".py", "name": "python",
+                         "mimetype": "text/x-python", "nbconvert_exporter": "python", "pygments_lexer": "ipython3",
+                         "version": "3.12.1"}}
+
+
+def saved(folder: Path, change: Any) -> bytes:
+    """What a Jupyter server with this extension writes when the notebook ``a.ipynb`` was opened and ``change`` was done to it."""
+    from jupyter_server.services.contents.filemanager import FileContentsManager
+    manager = FileContentsManager(root_dir=str(folder))
+    _load_jupyter_server_extension(type("Server", (), {"contents_manager": manager}))
+    model = manager.get("a.ipynb")
+    change(model["content"])
+    manager.save(model, "a.ipynb")
+    return (folder / "a.ipynb").read_bytes()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))[::4], ids=lambda path: path.stem)
+def test_a_notebook_that_was_only_opened_is_written_as_it_was(tmp_path: Path, path: Path) -> None:
+    (tmp_path / "a.ipynb").write_bytes(path.read_bytes())
+    assert saved(tmp_path, lambda content: content["metadata"].update(LAB)) == path.read_bytes()
+
+
+def test_what_a_learner_changes_is_saved_and_other_notebooks_keep_their_version(tmp_path: Path) -> None:
+    path = next((ROOT / "notebooks").glob("00_*.ipynb"))
+    (tmp_path / "a.ipynb").write_bytes(path.read_bytes())
+    text = json.loads(saved(tmp_path, lambda content: content["cells"][0].update(source="mine")))
+    assert text["cells"][0]["source"] == ["mine"]
+    other = {"kernelspec": LAB["kernelspec"] | {"name": "julia"}, "language_info": {"name": "julia", "version": "1"}}
+    later = LAB | {"language_info": LAB["language_info"] | {"version": "3.13.0"}}
+    for given in (other, LAB, later):                                # another kernel is kept, and so is a version
+        assert json.loads(saved(tmp_path, lambda content, given=given: content["metadata"].update(given)))["metadata"] == given
 
 
 @pytest.mark.parametrize("model", [{"type": "file", "content": "text"}, {"type": "notebook", "content": None},
@@ -85,4 +119,4 @@ def test_the_settings_name_what_is_there() -> None:
         hooks: list[Any] = []
         manager = type("Manager", (), {"register_pre_save_hook": staticmethod(hooks.append)})
         found._load_jupyter_server_extension(type("Server", (), {"contents_manager": manager}))
-        assert hooks == [without_views]
+        assert hooks == [without_views, as_on_disk]
