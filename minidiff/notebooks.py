@@ -14,24 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from minidiff.colab import FIRST_LINE, SETUP_CELL
 from minidiff.errors import BadInput
 from minidiff.files import replace
 from minidiff.notebook_form import well_formed
 
 __all__ = ["SETUP_CELL", "find", "normalise", "check", "ratio", "run", "tidy"]
-
-SETUP_CELL = '''\
-# Google Colab only: fetch the course, once. On your own machine this cell does nothing.
-import os
-import sys
-
-if "google.colab" in sys.modules:
-    if not os.path.isdir("minidiff-course"):
-        !git clone --quiet --depth 1 --branch v0.1.0 https://github.com/minidiff/minidiff minidiff-course
-    %pip install --quiet --no-deps einops safetensors accelerate
-    if "minidiff-course" not in sys.path:
-        sys.path.insert(0, "minidiff-course")'''
-"""The first code cell of every notebook of the course; it may be run again and never changes what Colab has installed."""
 
 COURSE = Path(__file__).resolve().parents[1] / "notebooks"
 TEXT_RATIO = 1.0
@@ -120,7 +108,8 @@ def _outputs(outputs: list[Any], count: int | None) -> list[dict[str, Any]]:
 def normalise(notebook: dict[str, Any]) -> dict[str, Any]:
     """The committed form of a notebook (a parsed ``.ipynb``, nbformat 4); the argument is left as it is.
 
-    Minimal metadata, cell ids made from the text, no empty cells, streams joined, no colour codes, no widget state.
+    Minimal metadata, cell ids made from the text, no empty cells, streams joined, no colour codes, no widget state;
+    the cell that sets Colab up as :mod:`minidiff.colab` has it.
     Execution counts stay: 1, 2, 3, ... is the proof that the notebook ran from the top. Applied twice it changes nothing.
     """
     cells: list[dict[str, Any]] = []
@@ -129,6 +118,7 @@ def normalise(notebook: dict[str, Any]) -> dict[str, Any]:
         source = _text(cell["source"]).replace("\r\n", "\n").rstrip()
         if not source:
             continue
+        source = SETUP_CELL if source.startswith(FIRST_LINE) else source
         stem = hashlib.sha256(f"{cell['cell_type']}\n{source}".encode()).hexdigest()[:10]
         seen[stem] = seen.get(stem, 0) + 1
         new: dict[str, Any] = {"cell_type": cell["cell_type"], "source": _lines(source),

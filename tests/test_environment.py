@@ -59,7 +59,7 @@ def test_what_is_declared_is_imported_and_what_is_imported_is_declared() -> None
     """Packages of the test extra serve the tests alone: scipy is an oracle there, and no part of the package."""
     core, notebooks = ({line.partition(">=")[0] for line in group}
                        for group in (PROJECT["dependencies"], PROJECT["optional-dependencies"]["notebooks"]))
-    brought = {"huggingface_hub", "tokenizers", "traitlets"}        # parts of transformers and of ipykernel
+    brought = {"huggingface_hub", "tokenizers", "traitlets", "IPython", "google"}      # of transformers, ipykernel; Colab
     assert core <= imported() and imported() <= core | notebooks | brought
     assert "scipy" in {line.partition(">=")[0] for line in PROJECT["optional-dependencies"]["test"]}
 

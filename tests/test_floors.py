@@ -25,6 +25,7 @@ FLOORS = {
     "zoo": 5, "recipes": 5,
     "course": 6,
     "lessons": 7,
+    "colab": TOP,
     "bench": TOP, "notebooks": TOP, "notebook_form": TOP, "doctor": TOP, "cli": TOP, "options": TOP, "edit_command": TOP,
     "morph_command": TOP, "remake_command": TOP, "score_command": TOP, "course_command": TOP,
     "site_command": TOP, "train_command": TOP, "__main__": TOP,

@@ -152,13 +152,11 @@ def test_a_notebook_of_the_course_starts_on_colab_and_explains_itself(tmp_path: 
     assert checked(tmp_path, text("a"), code(notebooks.SETUP_CELL)) == []
 
 
-def test_the_setup_cell_does_nothing_here_and_its_python_is_sound(tmp_path: Path) -> None:
-    from IPython.core.interactiveshell import InteractiveShell
-    plain = InteractiveShell.instance().transform_cell(notebooks.SETUP_CELL)
-    InteractiveShell.clear_instance()
-    names: dict[str, Any] = {"get_ipython": lambda: pytest.fail("it touched the machine outside Colab")}
-    exec(compile(plain, "setup", "exec"), names)
-    assert "--branch v" in notebooks.SETUP_CELL, "a tag, not a branch that moves"
+def test_tidying_brings_the_setup_cell_up_to_date(tmp_path: Path) -> None:
+    old = notebooks.SETUP_CELL.splitlines()[0] + "\nsomething = 'older'"
+    path = save(tmp_path / "a.ipynb", book(code(old), code("something = 'mine'", count=2)))
+    assert notebooks.tidy(path) and not notebooks.tidy(path)
+    assert ["".join(c["source"]) for c in json.loads(path.read_text())["cells"]] == [notebooks.SETUP_CELL, "something = 'mine'"]
 
 
 def test_find_takes_files_and_folders_and_refuses_the_rest(tmp_path: Path) -> None:
@@ -239,3 +237,42 @@ def test_a_page_that_moves_its_panel_is_seen() -> None:
 def test_run_all_leaves_the_panels_as_the_page_describes_them(path: Path) -> None:
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     assert moved_panels("\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")) == []
+
+
+MANY_OF_ONE = re.compile(r"(?<![\d.,^/-])1 (?:calls|columns|frames|images|networks|pictures|pixels|places|points|prompts|"
+                         r"rows|samples|seeds|steps|tenths|things|tokens|words)\b")
+
+
+def counted_wrongly(notebook: dict[str, Any]) -> list[str]:
+    """Outputs and alternative texts that count one thing as many: "1 rows"."""
+    said = [json.dumps([o.get("text", ""), o.get("data", {}).get("text/plain", ""), o.get("metadata", {})])
+            for cell in notebook["cells"] for o in cell.get("outputs", [])]
+    return [found.group() for words in said for found in MANY_OF_ONE.finditer(words)]
+
+
+def test_one_of_many_is_seen() -> None:
+    assert counted_wrongly(book(code("x", printed("1 rows, 11 rows, 1.1 rows, 1 row, 1 is")))) == ["1 rows"]
+
+
+@pytest.mark.parametrize("path", sorted(notebooks.COURSE.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_nothing_is_counted_as_1_things(path: Path) -> None:
+    assert counted_wrongly(json.loads(path.read_text(encoding="utf-8"))) == []
+
+
+def prerequisites(cells: list[dict[str, Any]]) -> list[str]:
+    """The lessons that the first cell of a page says one should know, in the row that says it."""
+    rows = re.findall(r"^\|[ *]*(?:Before it|You need|needs)[ *]*\|(.*)\|$", "".join(cells[0]["source"]), re.M)
+    return [number for row in rows for number in re.findall(r"\b\d\d\b", row.partition("nothing from")[0])]
+
+
+def test_prerequisites_are_read() -> None:
+    row = "| **You need** | 02 or section 4 of 08; nothing from 04 |"
+    assert prerequisites([text(f"# 12\n\n| | |\n|---|---|\n{row}\n| Time | 10 |")]) == ["02", "08"]
+
+
+@pytest.mark.parametrize("path", sorted(notebooks.COURSE.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_page_asks_for_lessons_that_exist_and_come_before_it(path: Path) -> None:
+    there = {other.name[:2] for other in notebooks.COURSE.glob("*.ipynb")}
+    wanted = prerequisites(json.loads(path.read_text(encoding="utf-8"))["cells"])
+    assert set(wanted) <= there and all(number < path.name[:2] for number in wanted)
+    assert wanted or path.name[:2] in ("00",), "a lesson after the first one builds on something"
