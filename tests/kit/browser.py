@@ -211,6 +211,7 @@ def _move_all(page: Any, seen: Visit, patience: float, rest: float) -> None:
             end = time.monotonic() + patience
             while not knob.evaluate("minidiff.fresh") and time.monotonic() < end:
                 page.wait_for_timeout(50)
+            page.evaluate("minidiff.answered()")           # the button can be pressed again a little later
         before = knob.evaluate("minidiff.around")
         knob.evaluate("minidiff.arm")
         seconds = None
@@ -292,7 +293,7 @@ def visit(server: Lab, name: str, *, run_seconds: float = 3 * LONG, patience: fl
             drawn, before = page.evaluate("minidiff.knobs().length"), drawn
         seen.counts = page.evaluate("minidiff.counts()")
         seen.stands = [tuple(row) for row in page.evaluate(
-            "minidiff.knobs().filter(k => minidiff.kind(k) !== 'button' && minidiff.kind(k) !== 'play')"
+            "minidiff.knobs().filter(k => !k.matches('.widget-button, .widget-play *'))"
             ".map(k => [minidiff.alt(k), minidiff.label(k), minidiff.value(k)])")]
         if move:
             _move_all(page, seen, patience, rest)

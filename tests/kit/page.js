@@ -27,9 +27,12 @@ window.minidiff = (() => {
       const box = k.closest('.jupyter-widgets'), on = box.querySelector('.mod-active, label:has(input:checked)');
       return k.matches(handle) ? box.querySelector('.widget-readout').textContent :
         k.tagName === 'SELECT' ? k.selectedOptions[0].textContent : k.type === 'checkbox' ? String(k.checked) :
-        k.tagName === 'INPUT' ? k.value : on ? on.textContent.trim() : '';
+        k.matches('.widget-toggle-button') ? String(k.matches('.mod-active')) : k.tagName === 'INPUT' ? k.value : on ? on.textContent.trim() : '';
     },
-    label: k => (k.closest('.jupyter-widgets').querySelector('.widget-label, label span')?.textContent ?? '').trim(),
+    label: k => {                                          // a box to tick has an empty label before its own
+      const words = [...k.closest('.jupyter-widgets').querySelectorAll('.widget-label, label span')].map(e => e.textContent);
+      return [...words, k.textContent].map(text => text.replace(/\u200b/g, '').trim()).find(text => text) ?? '';
+    },
     alt: k => k.closest('.jp-OutputArea-output')?.querySelector('img.minidiff-picture')?.alt ?? '',
     answered: async () => {                                // the kernel has done all that the page has asked of it so far
       for (let i = 0; i < 2; i++) {                        // twice: what a widget holds back while it waits for an answer
