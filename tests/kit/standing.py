@@ -57,6 +57,12 @@ SAID: dict[str, list[Standing]] = {
         Standing("Eight small pictures", "of mostly blue heart-like shapes",
                  {"s kind": "3.0", "s colour": "3.0", "form": "chain"}),
     ],
+    "06": [
+        Standing("A cloud of orange points", "At $T=4$ the mean leaves", {"T": "4", "generator": "mean"}),
+        Standing("Upper row: eight noisy pictures", "Upper row: $x_t$; lower row: the guess",
+                 {"step": "3", "z": "3", "noise": "0"}),
+        Standing("Five points", "below, the first pictures of the chosen point", {"way": "DDGAN-4"}),
+    ],
     "07": [
         Standing("A decoded picture, the same", "Does a move of +3 do the opposite of -3?", {"channel": "1", "amount": "3.0"}),
         Standing("A held-out picture", "In the still, the green heart has turned brown at f = 8",
@@ -89,6 +95,12 @@ SAID: dict[str, list[Standing]] = {
         Standing("Two rows of three pictures: rendered pictures, and edits", "at which end does the colour fail to change",
                  {"skip": "0.4"}),
     ],
+    "12": [
+        Standing("Three pictures, a cat's prompt", "The grammar's bank, averaged as published, leaves a red cat",
+                 {"bank": "grammar"}),
+        Standing("Three rows of four pictures: sources, edits by Pix2Pix-Zero", "which curve lies above?", {"strength": "0.5"}),
+        Standing("A rendered picture, its code", "grey is the power of white noise", {"rounds": "0", "picture": "0"}),
+    ],
     "13": [
         Standing("The final picture, and the noun's map", "which sites have the cross on the thing at step 1?", {"step": "2"}),
         Standing("A source picture with a ring", "at (8, 0) it is smaller, darker", {"dx": "8", "dy": "0"}),
@@ -101,6 +113,11 @@ SAID: dict[str, list[Standing]] = {
     ],
     "20": [
         Standing("Three pictures at scale 1", "Three pictures at scale 1", {"scale": "1.00"}),
+    ],
+    "21": [
+        Standing("Four pictures at the middle", "Four pictures at the middle of four paths", {"frame": "6"}),
+        Standing("Four pictures drawn from noise", "drawn from noise of 0.6 of the usual length", {"length": "0.6"}),
+        Standing("Five pictures: the first end", "three midpoints from three noises", {"noise": "0.55"}),
     ],
 }
 
