@@ -148,6 +148,8 @@ def grade(notebook: str | Path, *, timeout: float = 40.0, limit: float = 300.0, 
         book = nbformat.read(path, as_version=4)
         book.cells = [cell for cell in book.cells if cell.cell_type == "code"]
         sources = [cell.source for cell in book.cells]
+        for cell in book.cells:
+            cell.outputs = []
     except Exception as error:
         raise BadInput("notebook", f"{path.name}, which cannot be read ({error})", "a Jupyter notebook") from None
     number = lesson_of(sources, path.name)
@@ -178,11 +180,20 @@ def grade(notebook: str | Path, *, timeout: float = 40.0, limit: float = 300.0, 
         record = folder / "record.jsonl"
         lines = record.read_text(encoding="utf-8", errors="replace").splitlines() if record.is_file() else []
     unfinished = {f"{n}.{id}" for i in lost & targets for n, id in CHECK.findall(sources[i])}
-    results = _results(lines, everything, unfinished)
+    results = _results(lines, everything, unfinished, {id: _broken(book.cells, task.name) for id, task in everything.items()})
     return Grade(path.name, results, number, "; ".join(notes))
 
 
-def _results(lines: Iterable[str], everything: dict[str, Exercise], unfinished: set[str]) -> tuple[Result, ...]:
+def _broken(cells: Iterable[Any], name: str) -> str:
+    """Why the first cell that is about ``name`` and failed did so; "" where none has."""
+    failed = (output for cell in cells if re.search(rf"\b{name}\b", cell.source) for output in cell.outputs
+              if output.output_type == "error")
+    first = next(failed, None)
+    return "" if first is None else f"{first.ename}: {str(first.evalue).partition(chr(10))[0][:160]}"
+
+
+def _results(lines: Iterable[str], everything: dict[str, Exercise], unfinished: set[str],
+             broken: dict[str, str]) -> tuple[Result, ...]:
     """One result for each exercise, from the lines that the checks have written; any other line counts nothing."""
     last: dict[str, Result] = {}
     for line in lines:
@@ -194,5 +205,8 @@ def _results(lines: Iterable[str], everything: dict[str, Exercise], unfinished: 
     for id in unfinished - last.keys():
         said = "its check came to no end: the kernel died or the time was over."
         last[id] = Result(id, UNFINISHED, said, 0, everything[id].points)
-    none = "not attempted yet."
-    return tuple(last.get(id, Result(id, "not attempted", none, 0, task.points)) for id, task in everything.items())
+    for id, task in everything.items():
+        state, said = ("did not run", f"your cell did not run ({broken[id]}).") if broken[id] else (
+            "not attempted", "not attempted yet.")
+        last.setdefault(id, Result(id, state, said, 0, task.points))
+    return tuple(last[id] for id in everything)

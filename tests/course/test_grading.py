@@ -81,6 +81,14 @@ def test_a_notebook_ends_in_time_and_says_what_did_not(tmp_path: Path) -> None:
     assert states(found) == {"psnr": "correct", "iou": "did not finish"} and "time for the whole notebook was over" in found.note
 
 
+def test_an_answer_with_a_syntax_error_did_not_run(tmp_path: Path) -> None:
+    path = handed_in(tmp_path / "x.ipynb", "def psnr(a, b)\n    return a", 'check("00.psnr", psnr)', "def iou(a, b):\n    ...",
+                     'check("00.iou", iou)')
+    found = grade(path)
+    assert states(found) == {"psnr": "did not run"} and found.points == 0
+    assert "your cell did not run (SyntaxError: expected ':'" in next(r.message for r in found.results if r.id == "00.psnr")
+
+
 def test_a_forged_record_and_what_the_learners_code_can_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_TOKEN_OF_THE_INSTRUCTOR", "secret")
     forged = json.dumps({"id": "00.psnr", "state": "correct", "message": "", "points": 1000, "of": 10})
