@@ -29,9 +29,9 @@ import sys
 if "google.colab" in sys.modules:
     course = "{REPOSITORY}"
     if not os.path.isdir("minidiff-course/minidiff"):
-        said = !git clone --quiet --depth 1 --branch {TAG} {{course}} minidiff-course 2>&1
+        !git clone --quiet --depth 1 --branch {TAG} {{course}} minidiff-course
     if not os.path.isdir("minidiff-course/minidiff"):
-        raise RuntimeError(f"No course here. Does {{course}} open in your browser? git said: {{' '.join(said)}}")
+        raise RuntimeError(f"No course here; git says why above. Does {{course}} open in your browser?")
     sys.path.insert(0, os.path.abspath("minidiff-course"))
     from minidiff.colab import prepare
 

@@ -70,11 +70,13 @@ def test_it_fetches_the_course_once_and_lets_the_page_show_widgets(tmp_path: Pat
 
 @pytest.mark.parametrize(("tag", "words"), [(None, "does not (appear to be a git repository|exist)"),
                                             ("v9", f"{TAG}.*not found")])
-def test_it_says_why_the_course_could_not_be_fetched(tmp_path: Path, colab: Any, tag: str | None, words: str) -> None:
+def test_it_says_why_the_course_could_not_be_fetched(tmp_path: Path, colab: Any, tag: str | None, words: str,
+                                                     capfd: pytest.CaptureFixture[str]) -> None:
     address = (tmp_path / "nowhere").as_uri() if tag is None else repository(tmp_path / "there", tag)
     error = colab(SETUP_CELL.replace(REPOSITORY, address))
     assert isinstance(error, RuntimeError), "run all stops here"
-    assert address in str(error) and re.search(words, str(error)) and not colab.enabled
+    assert address in str(error) and "git says why above" in str(error) and not colab.enabled
+    assert re.search(words, "".join(capfd.readouterr()))
 
 
 def test_it_says_why_a_package_could_not_be_installed(colab: Any) -> None:
