@@ -8,14 +8,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from minidiff.course.claims import Outcome
 from minidiff.diffusion import Prediction, ddim, eps_from_x0, last, x0_from_eps
 from minidiff.diffusion.guide import cfg, eps_shift, log_prob_gradient
+from minidiff.measure.interval import bootstrap
 from minidiff.measure.reading import read
 from minidiff.recipes.few import FEW_COLOURS, FEW_KINDS, labels
 from minidiff.rng import normal
 from minidiff.zoo import load
 
-__all__ = ["Guided", "Seen", "ShiftedByClassifier", "ask_all", "entropy", "log_prob", "sample", "see", "spearman", "start"]
+__all__ = ["Guided", "Seen", "ShiftedByClassifier", "ask_all", "entropy", "free_colour", "log_prob", "ranks_of", "sample", "see",
+           "spearman", "start"]
 
 Rule = Callable[[Tensor, Tensor], Tensor]
 
@@ -121,3 +124,22 @@ def spearman(x: Tensor, y: Tensor) -> float:
     return float(a @ b) / size if size > 0 else 0.0
 
 
+
+
+def free_colour(rows: Tensor) -> float:
+    """Entropy in bits of the colour where only the kind was asked for, the mean over the four kinds.
+
+    rows: (n, 2) whole numbers, the kind asked for and the colour that is seen, -1 for none.
+    """
+    return sum(entropy(rows[rows[:, 0] == kind, 1].long(), 4) for kind in range(4)) / 4
+
+
+def ranks_of(curve: dict[float, Tensor], of: Callable[[Tensor], float], *, why: str, **extra: object) -> Outcome:
+    """Rank correlation of a figure with the guidance scale, with a bootstrap over pictures, the same ones at every scale.
+
+    curve: scale -> (n, ...) what was found on each picture; of: those rows -> the figure.
+    """
+    scales = torch.tensor(list(curve))
+    found = bootstrap(lambda *rows: spearman(scales, torch.tensor([of(v) for v in rows])), *curve.values(), n=200, paired=True)
+    ends = {f"at s = {s:g}": of(v) for s, v in curve.items()}
+    return Outcome(found.value, found.low, found.high, baseline=ends, why=why, **extra)
