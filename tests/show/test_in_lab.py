@@ -40,8 +40,8 @@ def low(t):
     require(t < 7, "t", t, "less than 7")
     return "can be drawn"
 show.panel(grey, show.slider("t", 0, 9, 1, 4), action="draw", check=low, alt="grey")"""],
-    "tenths": [START, 'show.panel(lambda t: (np.full((40, 40, 3), int(90 * t), np.uint8), f"t is {t!r}"),'
-                      ' show.slider("t", 0.0, 1.0, 0.1, 0.3), alt="grey")'],
+    "quarters": [START, 'show.panel(lambda t: (np.full((40, 40, 3), int(90 * t), np.uint8), f"t is {t!r}"),'
+                      ' show.slider("t", 0.0, 1.0, 0.25, 0.5), alt="grey")'],
     "press": [START, 'show.panel(grey, show.slider("t", 0, 9, 1, 4), action="draw", alt="grey")'],
     "names": [START, 'show.panel(grey, show.play("t", 0, 9, 1, 4), alt="a grey square")'],
     "long": [START, 'show.panel(lambda t: (np.zeros((40, 40, 3), np.uint8), "long " * 60), show.slider("t", 0, 9, 1), alt="x")'],
@@ -254,7 +254,7 @@ def test_a_slow_knob_says_at_once_that_it_draws(server: Lab) -> None:
 def test_a_number_typed_beside_a_slider_is_moved_onto_its_grid(server: Lab) -> None:
     def type_it(page: Any) -> None:
         number = page.locator(".widget-readout")
-        for typed, nearest in (("0.57", 0.6), ("0.04", 0.0), ("7", 1.0), ("0.299", 0.3)):
+        for typed, nearest in (("0.30", 0.25), ("0.04", 0.0), ("7", 1.0), ("0.62", 0.5)):
             number.fill(typed)
             number.press("Enter")
             told(page, f"t is {nearest}")
@@ -262,7 +262,7 @@ def test_a_number_typed_beside_a_slider_is_moved_onto_its_grid(server: Lab) -> N
             found.append((float(number.inner_text()), nearest))
 
     found: list[tuple[float, float]] = []
-    seen = visit(server, "tenths.ipynb", then=type_it)
+    seen = visit(server, "quarters.ipynb", then=type_it)
     assert seen.wrong == []
     assert [shown for shown, _ in found] == [nearest for _, nearest in found]
 
