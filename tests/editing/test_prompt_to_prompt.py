@@ -224,8 +224,11 @@ class Scores(Hook):
 
 
 def test_a_louder_value_is_reweighting_and_a_masked_key_is_not():
-    pipe = shared(CASES[1])
-    prompts, z = ["a red mushroom", "a blue mushroom on the grass"], initial_noise(shared(CASES[1]), 2, seed=3)
+    """In float64, where the two forms of emphasis agree to rounding on any machine."""
+    pipe = make(CASES[1])
+    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+        part.double()
+    prompts, z = ["a red mushroom", "a blue mushroom on the grass"], initial_noise(pipe, 2, seed=3)
     c = torch.stack([word_values(pipe.tokenizer, p, {"mushroom": 2.5}) for p in prompts])
     off = torch.stack([word_values(pipe.tokenizer, p, {"mushroom": 1.0}, 0.0) for p in prompts])
 
@@ -233,10 +236,10 @@ def test_a_louder_value_is_reweighting_and_a_masked_key_is_not():
         return last(denoise(pipe, prompts, latents=z, steps=3, hooks=list(hooks))).x
 
     louder, reweighted, plain = drawn(EmphasiseValue(c)), drawn(Reweight(c, edit="source")), drawn()
-    assert float((louder - reweighted).abs().max()) < 1e-5 < 1e-3 < float((louder - plain).abs().max())
+    assert float((louder - reweighted).abs().max()) < 1e-10 < 1e-3 < float((louder - plain).abs().max())
     ignored, masked, zeroed = drawn(IgnoreKey(off)), drawn(Scores(off[0][None])), drawn(Reweight(1 - off, edit="source"))
-    assert float((ignored - masked).abs().max()) < 1e-5 < 1e-3 < float((ignored - zeroed).abs().max())
-    assert float((drawn(IgnoreKey(0 * off)) - plain).abs().max()) < 1e-5
+    assert float((ignored - masked).abs().max()) < 1e-10 < 1e-3 < float((ignored - zeroed).abs().max())
+    assert float((drawn(IgnoreKey(0 * off)) - plain).abs().max()) < 1e-10
 
 
 # The whole method --------------------------------------------------------------------------------------------------------------
