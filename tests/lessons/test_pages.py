@@ -50,6 +50,7 @@ QUOTED = {
            "24.08": "Rombach et al. 2022", "22.27": "Rombach et al. 2022", "23.07": "Rombach et al. 2022"},
     "08": {"0.18215": "Stable Diffusion's constant"},
     "09": {"0.18215": "Stable Diffusion's constant"},
+    "10": {"512": "Stable Diffusion's side in pixels"},
     "11": {"1.05": "no cell prints it yet", "3.8": "tuning on other pictures", "1.2": "tuning on other pictures"},
     "12": {"3.9": "no cell prints it yet", "6.5": "no cell prints it yet", "7.5": "a default"},
     "13": {"0.56": "no cell prints it yet", "0.66": "no cell prints it yet", "1.9": "no cell prints it yet",
