@@ -261,6 +261,7 @@ def opened(server: Lab, name: str, seen: Visit) -> Iterator[Any]:
         page = context.new_page()
         page.set_default_timeout(1000 * LONG / 4)
         _start(page, server, name)
+        page.evaluate("minidiff.listen()")
         yield page
         seen.popups += page.evaluate("minidiff.popups")
         page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
@@ -278,7 +279,6 @@ def visit(server: Lab, name: str, *, run_seconds: float = 3 * LONG, patience: fl
     """
     seen = Visit()
     with opened(server, name, seen) as page:
-        page.evaluate("minidiff.listen()")
         page.evaluate("window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
         page.wait_for_function("minidiff.counts().every(n => n === null)")
         page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")

@@ -7,7 +7,7 @@ window.minidiff = (() => {
     '.widget-toggle-button:not(.widget-toggle-buttons *), .widget-checkbox input, .widget-text input, ' +
     '.widget-play button:first-child';
   const session = () => window.jupyterapp.shell.currentWidget.sessionContext.session;
-  const reports = [], popups = [];
+  const reports = [], popups = [], pending = new Set();    // pending: requests that the kernel, or one of its subshells, works on
   const asks = '.jp-Dialog-content, .Toastify__toast';   // what JupyterLab puts before a reader's eyes unasked
   new MutationObserver(changes => changes.forEach(change => change.addedNodes.forEach(node => {
     if (node.nodeType === 1)
@@ -17,9 +17,16 @@ window.minidiff = (() => {
     reports,
     popups,
     idle: () => session()?.kernel?.status === 'idle',
-    listen: () => session().kernel.iopubMessage.connect((_, m) => {
-      if (m.header.msg_type === 'error') reports.push(`${m.content.ename}: ${m.content.evalue}`);
-    }),
+    listen: () => {
+      const kernel = session().kernel;
+      kernel.anyMessage.connect((_, { msg, direction }) => {
+        const of = msg.parent_header?.msg_id;
+        if (direction === 'send' && msg.channel === 'shell') pending.add(msg.header.msg_id);
+        if (msg.header.msg_type === 'status' && msg.content.execution_state === 'idle') pending.delete(of);
+        if (msg.header.msg_type === 'error') reports.push(`${msg.content.ename}: ${msg.content.evalue}`);
+      });
+      kernel.statusChanged.connect((_, status) => { if (/restarting|dead/.test(status)) pending.clear(); });
+    },
     counts: () => window.jupyterapp.shell.currentWidget.content.widgets
       .filter(c => c.model.type === 'code' && c.model.sharedModel.getSource().trim()).map(c => c.model.executionCount),
     knobs: () => [...document.querySelectorAll(knobs)].filter(k => k.offsetParent !== null && !k.disabled),
@@ -34,11 +41,9 @@ window.minidiff = (() => {
       return [...words, k.textContent].map(text => text.replace(/\u200b/g, '').trim()).find(text => text) ?? '';
     },
     alt: k => k.closest('.jp-OutputArea-output')?.querySelector('img.minidiff-picture')?.alt ?? '',
-    answered: async () => {                                // the kernel has done all that the page has asked of it so far
-      for (let i = 0; i < 2; i++) {                        // twice: what a widget holds back while it waits for an answer
-        await session().kernel.requestKernelInfo();
-        await new Promise(done => setTimeout(done, 200));
-      }
+    answered: async () => {                                // the kernel is done with all that the page has sent it
+      for (let quiet = 0; quiet < 3; quiet = pending.size ? 0 : quiet + 1)         // a widget may hold back what it sends next
+        await new Promise(done => setTimeout(done, 150));
     },
     name: k => {
       const box = k.closest('.jupyter-widgets');
