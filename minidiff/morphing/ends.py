@@ -62,7 +62,8 @@ class MorphResult:
         from minidiff import show
 
         alt = f"{self.method}: {len(self.images)} morphs of {len(self.weights)} frames."
-        return show.grid(list(self.images), column_labels=[f"{w:.2g}" for w in self.weights], caption=caption, alt=alt)
+        return show.grid(list(self.images), columns=len(self.weights), column_labels=[f"{w:.2g}" for w in self.weights],
+                         caption=caption, alt=alt)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Any:
         return self.picture()._repr_mimebundle_(include, exclude)

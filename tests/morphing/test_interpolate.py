@@ -166,6 +166,8 @@ def test_the_tree_of_midpoints():
 def test_a_gif_plays_there_and_back(tmp_path):
     pipe = shared(CASES[1])
     made = slerp_morph(pipe, "a red cat", "a blue dog", weights=3, steps=1)
+    data, _ = slerp_morph(pipe, "a red cat", "a blue dog", weights=9, steps=1)._repr_mimebundle_()
+    assert "image/png" in data, "one strip, however long"
     with Image.open(made.save(tmp_path / "x.gif", milliseconds=60, scale=2)) as film:
         side = made.images.shape[-1]
         assert film.n_frames == 4 and film.size == (2 * side, 2 * side) and film.info["duration"] == 240
