@@ -102,7 +102,9 @@ def one_thing(n: int) -> Outcome:
     counts = thing_counts(paths("slerp", n)[:, 1:-1], _reader())
     many, none = (float(x.double().mean()) for x in (counts > 1, counts == 0))
     others = {name: float(_one(name, n).mean()) for name in ("fade", "latent")}
-    return _outcome(bootstrap(torch.mean, each), baseline=others, settings=kinds,
+    gold = torch.cat([gold_frames(p.first, p.other, 64, count=FRAMES)[1:-1] for p in _pairs(n)])
+    floor = {"the world's own morph": float(thing_counts(gold, _reader()).eq(1).double().mean())}
+    return _outcome(bootstrap(torch.mean, each), baseline=others, settings=kinds, floor=floor,
                     why=f"{many:.0%} of the frames show more than one thing, {none:.0%} none that the reader finds")
 
 

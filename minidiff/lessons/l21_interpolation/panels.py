@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from minidiff.errors import check_choice, require
+from minidiff.errors import require
 from minidiff.latent.sample import text_to_image
 from minidiff.measure import read
 from minidiff.measure.path import ghost, hops, perceptual
@@ -84,7 +84,7 @@ class Norms:
 
     def render(self, *, length: float) -> tuple[np.ndarray, str]:
         """The first pictures, and two numbers about all of them."""
-        check_choice("length", length, self.images)
+        require(length in self.images, "length", length, f"one of {', '.join(map(str, self.images))}")
         return lay_out([_coarse(self.images[length])], 2), (
             f"noise {length:g} times as long: {self.right[length]:.0%} show their prompt; places spread by "
             f"{self.spread[length]:.3f} of the side")
@@ -109,7 +109,7 @@ class Levels:
 
     def render(self, *, noise: float) -> tuple[np.ndarray, str]:
         """The first end, midpoints from several noises, the other end."""
-        check_choice("noise", noise, self.images)
+        require(noise in self.images, "noise", noise, f"one of {', '.join(map(str, self.images))}")
         made = self.images[noise]
         tiles = np.concatenate([_coarse(self.ends[:1]), _coarse(made), _coarse(self.ends[1:])])
         labels = ["first", *(f"midpoint, noise {k + 1}" for k in range(len(made))), "other"]
