@@ -90,6 +90,12 @@ def _one(method: str, n: int) -> Tensor:
     return thing_counts(paths(method, n)[:, 1:-1], _reader()).eq(1).double().mean(1)
 
 
+def _gold_counts(n: int) -> dict[str, float]:
+    """What the reader counts on the world's own morph of the same pairs, every frame of which has one thing."""
+    gold = torch.cat([gold_frames(p.first, p.other, 64, count=FRAMES)[1:-1] for p in _pairs(n)])
+    return {"the world's own morph": float(thing_counts(gold, _reader()).eq(1).double().mean())}
+
+
 def _outcome(found: Estimate, **more: Any) -> Outcome:
     return Outcome(found.value, found.low, found.high, **more)
 
@@ -102,9 +108,7 @@ def one_thing(n: int) -> Outcome:
     counts = thing_counts(paths("slerp", n)[:, 1:-1], _reader())
     many, none = (float(x.double().mean()) for x in (counts > 1, counts == 0))
     others = {name: float(_one(name, n).mean()) for name in ("fade", "latent")}
-    gold = torch.cat([gold_frames(p.first, p.other, 64, count=FRAMES)[1:-1] for p in _pairs(n)])
-    floor = {"the world's own morph": float(thing_counts(gold, _reader()).eq(1).double().mean())}
-    return _outcome(bootstrap(torch.mean, each), baseline=others, settings=kinds, floor=floor,
+    return _outcome(bootstrap(torch.mean, each), baseline=others, settings=kinds, floor=_gold_counts(n),
                     why=f"{many:.0%} of the frames show more than one thing, {none:.0%} none that the reader finds")
 
 
@@ -113,7 +117,8 @@ def one_thing(n: int) -> Outcome:
 def fade(n: int) -> Outcome:
     each = _one("fade", n)
     kinds = {f"pairs that differ in {c}": float(each[k::4].mean()) for k, c in enumerate(CHANGES) if n > k}
-    return _outcome(bootstrap(torch.mean, each), settings=kinds, why="a fade of two colours of one shape is one thing")
+    return _outcome(bootstrap(torch.mean, each), settings=kinds, floor=_gold_counts(n),
+                    why="a fade of two colours of one shape is one thing")
 
 
 @claim("21.variance", "What an exact network makes of lerp of two noises has half the variance of what it makes of slerp: data "
