@@ -159,11 +159,12 @@ def slerp_draws_better(n: int) -> Outcome:
         return prompt_accuracy(prompts, read(x, _reader()).scenes)["all"].double()
 
     arms = {"slerp": right(slerp(*z, 0.5)), "lerp": right(lerp(*z, 0.5))}
-    settings = {name: float(x.mean()) for name, x in arms.items()}
+    settings = {"slerp": float(arms["slerp"].mean())}
     if n >= 32:
         settings["slerp, 1.4 times as long"] = float(right(1.4 * slerp(*z, 0.5)).mean())
     why = "quieter noise draws no worse here: little of the picture hangs on the noise, which decides place and size alone"
-    return _outcome(bootstrap(torch.mean, arms["slerp"] - arms["lerp"]), settings=settings, why=why)
+    return _outcome(bootstrap(torch.mean, arms["slerp"] - arms["lerp"]), settings=settings, why=why,
+                    baseline={"lerp": float(arms["lerp"].mean())})
 
 
 def _gain(method: str, over: str, n: int) -> Estimate:
