@@ -105,7 +105,8 @@ def wang_golland(pipe: StableDiffusionPipeline, first: Tensor, other: Tensor, pr
     require(isinstance(levels, int) and 1 <= levels <= 6, "levels", repr(levels), "a whole number from 1 to 6", "levels=3")
     images, said = picture_pair(first, other, prompts)
     both = [encode_prompt(pipe, p) for p in said]
-    routes = noise_levels(pipe, steps, [lerp(*shares, k / max(levels - 1, 1)) for k in range(levels)])
+    fall = (shares[1] - shares[0]) / max(levels - 1, 1)
+    routes = noise_levels(pipe, steps, [shares[0] + fall * k for k in range(levels)])
     n, w = len(images[0]), plain_guidance(guidance, first)
     z = {float(k): encode(pipe.vae, x.to(pipe.device, pipe.vae.dtype)) for k, x in enumerate(images)}
     for level, route in enumerate(routes):
