@@ -47,6 +47,7 @@ def guarded(function: Callable[..., Any], *, finite: bool = True) -> Callable[..
     signature = inspect.signature(function)
     hints: dict[str, Any] = {}
     home = inspect.unwrap(function).__globals__
+    loop = inspect.isgeneratorfunction(inspect.unwrap(function))
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -56,11 +57,16 @@ def guarded(function: Callable[..., Any], *, finite: bool = True) -> Callable[..
             given = signature.bind(*args, **kwargs).arguments
         except TypeError as error:
             raise _unbound(function, signature, kwargs, error) from None
-        for name, value in given.items():
-            p = signature.parameters[name]
-            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and value is not p.default:
-                _check(name, value, hints[name], p.annotation, finite)
-        _one_rank({name: value for name, value in given.items() if hints[name] is Tensor})
+        try:
+            for name, value in given.items():
+                p = signature.parameters[name]
+                if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and value is not p.default:
+                    _check(name, value, hints[name], p.annotation, finite)
+            _one_rank({name: value for name, value in given.items() if hints[name] is Tensor})
+        except BadInput:
+            if loop:
+                _speak_first(function, args, kwargs)
+            raise
         try:
             return function(*args, **kwargs)
         except BadInput:
@@ -73,6 +79,16 @@ def guarded(function: Callable[..., Any], *, finite: bool = True) -> Callable[..
                            f"help({function.__name__}) names shapes and ranges") from error
 
     return call
+
+
+def _speak_first(loop: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Call a loop whose arguments were refused: its own checks, which run at the call and before any work, say more."""
+    try:
+        loop(*args, **kwargs)
+    except BadInput:
+        raise
+    except _RAW:
+        pass
 
 
 def _hint(annotation: Any, names: dict[str, Any]) -> Any:
@@ -116,11 +132,11 @@ def _short(value: Any) -> str:
 
 def _check(name: str, value: Any, hint: Any, said: Any, finite: bool) -> None:
     if isinstance(value, Tensor) and _fits(value, hint):
-        if value.is_meta:
-            raise BadInput(name, "a tensor on the device meta, which holds no numbers", "a tensor on cpu or cuda")
+        _holds_numbers(name, value)
         if value.numel() == 0:
             raise BadInput(name, f"an empty tensor of shape {tuple(value.shape)}", "at least one row")
-        if finite and value.is_floating_point() and not value.is_cuda and not torch.compiler.is_compiling():
+        # a GPU would have to wait for the answer
+        if finite and value.is_floating_point() and value.device.type == "cpu" and not torch.compiler.is_compiling():
             try:
                 check_finite(name, value)
             except RuntimeError:  # inside torch.func.vmap, where nobody may ask
@@ -132,6 +148,11 @@ def _check(name: str, value: Any, hint: Any, said: Any, finite: bool) -> None:
         for word, spoken in (("int", "whole number"), ("float|Scale", "finite number"), ("str", "text")):
             want = re.sub(rf"\b(?:{word})\b", spoken, want)
         raise BadInput(name, _short(value), want)
+
+
+def _holds_numbers(name: str, value: Tensor) -> None:
+    if value.is_meta:
+        raise BadInput(name, "a tensor on the device meta, which holds no numbers", "a tensor on cpu or cuda")
 
 
 def _one_rank(given: dict[str, Any]) -> None:

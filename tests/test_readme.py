@@ -134,5 +134,6 @@ def test_the_instructors_page_holds_commands_that_exist_and_an_exercise_that_wor
         assert check("02.twice", lambda x: x + x).state == "correct" and check("02.twice", lambda x: x).state == "wrong"
     finally:
         EXERCISES.pop("02.twice", None)
-    for name in re.findall(r"--(\w+)", TEACHING):
+    ours = "\n".join(line for line in TEACHING.splitlines() if "nbgrader generate_assignment" not in line)
+    for name in re.findall(r"--(\w+)", ours):
         assert f'"--{name}"' in (ROOT / "minidiff/course_command.py").read_text(encoding="utf-8"), name

@@ -22,7 +22,7 @@ from train_child import SEED, TinyNet, differing, draw, final, loss, recipe
 
 from minidiff.errors import BadInput, CheckpointError
 from minidiff.rng import key
-from minidiff.train import Budget, Ema, Progress, Recipe, TrainState, describe, fit, lr_at, read_losses
+from minidiff.train import Budget, Ema, Progress, Recipe, TrainState, describe, fit, lr_at, read_losses, speed
 from minidiff.train.distributed import Workers
 from minidiff.train.optimiser import restore_moments
 from minidiff.train.run import Run
@@ -375,6 +375,7 @@ def test_a_gpu_is_taken_where_there_is_one_and_refused_where_there_is_none(monke
     with pytest.raises(BadInput, match="sees no CUDA GPU"):
         pick_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setitem(speed._COUNTS, "cuda", lambda: 1)
     assert pick_device().type == pick_device("cuda:0").type == "cuda" and pick_device("cpu").type == "cpu"
 
 
