@@ -107,6 +107,7 @@ def test_a_dead_knob_a_failing_callback_and_a_request_outside_are_seen(server: L
 
 
 @browser
+@pytest.mark.visit
 @pytest.mark.parametrize("name", [path.name for path in COURSE])
 def test_the_notebook_runs_every_knob_acts_and_the_saved_file_shows_no_dead_widget(server: Lab, name: str) -> None:
     """Run all; knobs stand where the page says; each is moved; saved and opened again with a new kernel there are the stills."""
