@@ -66,8 +66,9 @@ window.minidiff = (() => {
     other: k => [...k.querySelectorAll('button, input')].find(b => !b.checked && !b.classList.contains('mod-active')),
     settle: k => {   // an old picture beside a button: draw it anew
       const area = k.closest('.jp-OutputArea') ?? document.body;
-      const old = area.querySelector('.minidiff-stale') !== null;
-      if (old) area.querySelector('.widget-button:not([disabled], .widget-play *, .widget-toggle-buttons *)')?.click();
+      const button = area.querySelector('.widget-button:not([disabled], .widget-play *, .widget-toggle-buttons *)');
+      const old = area.querySelector('.minidiff-stale') !== null && button !== null;
+      if (old) button.click();
       return old;
     },
     busy: k => (k.closest('.jp-OutputArea') ?? document.body).querySelector('.minidiff-status')?.textContent.trim() === 'drawing',

@@ -24,7 +24,7 @@ from minidiff.zoo import load
 
 __all__ = ["STEPS", "Trilemma", "plane", "steps_view", "walk_view"]
 
-STEPS = (1, 2, 4, 8, 16, 50, 100)
+STEPS = (1, 2, 4, 8, 16, 50)
 _BESIDE = {"VAE": -16, "GAN": 2, "DDGAN-4": -4, "DDIM-20": -24, "DDPM-1000": -24}       # where a label stands, points up
 
 

@@ -135,6 +135,9 @@ def test_views_over_their_range() -> None:
         assert array.dtype == np.uint8 and f"T = {steps}" in text and "of 25 modes" in text
     with pytest.raises(BadInput):
         panels.steps_view(3, "mean")
+    for steps in panels.STEPS:                             # every place of the knobs draws; T = 100 once did not
+        for generator in ("mean", "exact draw"):
+            assert panels.steps_view(steps, generator)[0].dtype == np.uint8
     first = panels.walk_view(0, 0, 0)
     assert first[0].shape[2] == 3 and "0.000" in first[1]
     assert not np.array_equal(first[0], panels.walk_view(3, 0, 0)[0])
