@@ -138,7 +138,8 @@ def _check(name: str, value: Any, hint: Any, said: Any, finite: bool) -> None:
         # a GPU would have to wait for the answer
         if finite and value.is_floating_point() and value.device.type == "cpu" and not torch.compiler.is_compiling():
             try:
-                check_finite(name, value)
+                # an additive attention mask holds -inf where nothing may be seen
+                check_finite(name, value.masked_fill(value == -math.inf, 0.0) if name == "mask" else value)
             except RuntimeError:  # inside torch.func.vmap, where nobody may ask
                 pass
     elif isinstance(value, type) and name in ("model", "net"):
