@@ -44,7 +44,8 @@ show.panel(grey, show.slider("t", 0, 9, 1, 4), action="draw", check=low, alt="gr
                       ' show.slider("t", 0.0, 1.0, 0.25, 0.5), alt="grey")'],
     "press": [START, 'show.panel(grey, show.slider("t", 0, 9, 1, 4), action="draw", alt="grey")'],
     "names": [START, 'show.panel(grey, show.play("t", 0, 9, 1, 4), alt="a grey square")'],
-    "long": [START, 'show.panel(lambda t: (np.zeros((40, 40, 3), np.uint8), "long " * 60), show.slider("t", 0, 9, 1), alt="x")'],
+    "long": [START, 'show.panel(lambda t: (np.full((40, 40, 3), 20 * t, np.uint8), "long " * 60), show.slider("t", 0, 9, 1), '
+                    'alt="x")'],
     "saved": [START, 'show.panel(grey, show.slider("t", 0, 9, 1, 4), alt="grey")',
               "import ipywidgets\nipywidgets.IntSlider(description='without a still')", "print('done')"],
 }
