@@ -9,7 +9,9 @@ import torch
 
 from minidiff.diffusion import last
 from minidiff.editing.blended import Blend
+from minidiff.editing.controlnet import control, new_controlnet
 from minidiff.editing.coupled import Coupled
+from minidiff.editing.drag import ShareKV, dragging
 from minidiff.editing.h_space import h_space
 from minidiff.editing.inversion import Inversion, fit_empty
 from minidiff.editing.noise_maps import AddNoise, with_noises
@@ -18,10 +20,11 @@ from minidiff.editing.prompt_to_prompt import LocalBlend, Refine, Replace, Rewei
 from minidiff.editing.result import Source, run_edit
 from minidiff.editing.self_guidance import self_guidance
 from minidiff.editing.words import refine_mapper, replace_mapper, word_values
-from minidiff.latent import denoise, encode_prompt
+from minidiff.latent import denoise, denoiser, encode_prompt, scheduler_options
 from minidiff.morphing import Ends, Inner, Outer, midpoints, noise_levels, walk
 from minidiff.rng import normal
-from minidiff.steer import Energy, EpsGuidance, LatentGuidance, MeanGuidance, Pin, Recorder, Trajectory
+from minidiff.steer import CFG, Energy, EpsGuidance, LatentGuidance, MeanGuidance, Pin, Recorder, Trajectory, run
+from tests.pipelines import CASES, shared
 
 STEPS, GUIDANCE = 3, 2.5
 
@@ -111,6 +114,28 @@ def _zero(pipe, z, prompts, strength, rows):
     return {branch: way.clean for branch, way in made.trajectory.items()}
 
 
+def _dragged(pipe, z, prompts, strength, rows):
+    """Two steps of the drag at the first level, then both branches, the edit with the source's keys and values."""
+    handles = torch.tensor([[0.3, 0.5], [0.6, 0.4]])
+    t = next(iter(denoise(pipe, prompts, latents=z, steps=STEPS, guidance=1.0))).t
+    moved = last(dragging(pipe, z, t, encode_prompt(pipe, prompts), handles, handles + 0.3 * strength, iterations=2, lr=0.1)).z
+    texts = {"prompt": encode_prompt(pipe, prompts), "empty": encode_prompt(pipe, "")}
+    return last(run(denoiser(pipe), {"source": z, "edit": moved}, {"source": texts, "edit": texts}, steps=STEPS,
+                    hooks=[ShareKV()], guider=CFG(GUIDANCE), **scheduler_options(pipe))).z
+
+
+def _controlled(pipe, z, prompts, strength, rows):
+    base = next(p for p in map(shared, CASES) if p.unet.config.in_channels == pipe.unet.config.in_channels)
+    net = new_controlnet(base.unet, shrink=pipe.vae_scale_factor)
+    for k, (name, p) in enumerate(sorted(net.named_parameters())):
+        if name.startswith(("controlnet_down", "controlnet_mid")):
+            p.data = 0.3 * normal(tuple(p.shape), "control", k)
+    hint = torch.ones(1, 3, *(pipe.vae_scale_factor * side for side in z.shape[-2:]))
+    hint[..., : hint.shape[-1] // 2] = 0
+    return {"source": last(control(pipe, prompts, hint, controlnet=net, scale=strength, latents=z, steps=STEPS, guidance=GUIDANCE,
+                                   rows=rows)).x}
+
+
 def _shifted(pipe, z, prompts, strength, rows):
     delta = normal((pipe.unet.mid_block.resnets[-1].out_channels, 1, 1), "h", 0).to(z)
     made = h_space(pipe, prompts, delta, strength=strength, latents=z, steps=STEPS, guidance=GUIDANCE)
@@ -170,6 +195,8 @@ METHODS = [
     Method("edit-friendly", _inverted(_edit_friendly), "edit", target=_swap),
     Method("edict", _inverted(lambda pipe, way, *a: Inversion("edict", way, (Coupled(),))), "edit", target=_swap, neutral=False),
     Method("pix2pix-zero", _zero, edited="edit", source="source"),
+    Method("drag", _dragged, edited="edit", source="source"),
+    Method("controlnet", _controlled),
     Method("h-space", _shifted, edited="edit", source="source"),
     Method("slerp", _morphed(lambda w: []), "edit", "first"),
     Method("aid, inner", _morphed(lambda w: [Inner(w, until=1.0)]), "edit", "first"),
