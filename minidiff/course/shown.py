@@ -25,7 +25,8 @@ def three_lines(row: Row, now: Row | None = None) -> str:
     now: the same row at a small size, whose value and interval stand before the stored ones.
     """
     here = f"now {now.value:.3g} [{now.low:.3g}, {now.high:.3g}] at N = {now.n}; " if now else ""
-    value = f"{here}stored {row.value:.3g} [{row.low:.3g}, {row.high:.3g}] at N = {row.n} ({row.unit})"
+    again = "" if now else f", {row.seconds:.0f} s by minidiff score {row.id}"
+    value = f"{here}stored {row.value:.3g} [{row.low:.3g}, {row.high:.3g}] at N = {row.n} ({row.unit}){again}"
     verdict = row.verdict if row.verdict != UNDECIDED else f"undecided at N = {row.n}, the target lies inside the interval"
     why = f". {row.why[:1].upper()}{row.why[1:]}" if row.why and not row.passed else ""
     lines = [f"{row.id}  {row.claim}", "; ".join([value, *_listed(row)]), f"target {row.target}: {verdict}{why}"]
@@ -43,14 +44,15 @@ def _range(row: Row) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _drawn(rows: list[Row], small: list[Row]) -> Picture:
+def _drawn(rows: list[Row], small: list[Row | None]) -> Picture:
     fig, first = figure("value in the row's own unit", "row", height=0.3 + 0.72 * len(rows))
     first.remove()
     axes = fig.subplots(len(rows), 1, squeeze=False)[:, 0]
     for ax, row, now in zip(axes, rows, small, strict=True):
         (left, right), (least, most) = _range(row), limits(row.target)
         ax.axvspan(max(least, left), min(most, right), color=colour("green"), alpha=0.16, linewidth=0)
-        ax.plot([now.low, now.high], [-0.34, -0.34], color=colour("grey"), linewidth=1.4)
+        if now:
+            ax.plot([now.low, now.high], [-0.34, -0.34], color=colour("grey"), linewidth=1.4)
         ax.plot([row.low, row.high], [0, 0], color=colour("blue"), linewidth=2.6, marker="|", markersize=8)
         ax.plot([row.value], [0], color=colour("blue"), marker="o")
         ax.plot(list(row.baseline.values()), [0] * len(row.baseline), color=colour("red"), marker="x", linestyle="none")
@@ -62,23 +64,24 @@ def _drawn(rows: list[Row], small: list[Row]) -> Picture:
         ax.xaxis.label.set(size=8)
         ax.xaxis.labelpad = 1
     told = "; ".join(f"{r.id} {r.value:.3g}, interval {r.low:.3g} to {r.high:.3g}, target {r.target}, {r.verdict}" for r in rows)
+    grey = "Grey: measured now. " if any(small) else ""
     return picture(fig, alt=f"One line a row, its value and interval against its target. {told}",
-                   caption="Blue: the stored value and its 95 % interval. Grey: measured now. Shaded: what meets the target. "
+                   caption=f"Blue: the stored value and its 95 % interval. {grey}Shaded: what meets the target. "
                            "Cross: trivial baseline. Triangle: floor.")
 
 
-def board(*ids: str) -> Picture | None:
+def board(*ids: str, now: bool = True) -> Picture | None:
     """Measure each claim at its small size, print it beside its stored row (three lines), and draw the stored rows.
 
-    ids: claims that are stored, such as "08.inpaint". Every row keeps an axis of its own, in its own unit; a row alone is only
-    printed.
+    ids: claims that are stored, such as "08.inpaint". now=False: only the stored rows, where even a small size is too slow for a
+    page. Every row keeps an axis of its own, in its own unit; a row alone is only printed.
     """
     require(len(ids) > 0, "ids", "none", "one claim or more", "board('08.guidance')")
     known, kept = claims(), stored()
     for id in ids:
         check_choice("claim", id, known)
         require(id in kept, "claim", repr(id), "a claim that is stored", f"minidiff score {id}")
-    small = [compute(id, known[id].small) for id in ids]
+    small = [compute(id, known[id].small) if now else None for id in ids]
     rows = [kept[id] for id in ids]
-    print("\n".join(three_lines(row, now) for row, now in zip(rows, small, strict=True)))
+    print("\n".join(three_lines(row, here) for row, here in zip(rows, small, strict=True)))
     return _drawn(rows, small) if len(rows) > 1 else None

@@ -45,6 +45,14 @@ def test_a_board_prints_three_short_lines_a_row_and_draws_the_stored_ones(little
     assert picture.array.shape[0] > 200 and board("99.a") is None, "a row alone is only printed"
 
 
+def test_slow_rows_are_shown_as_stored(little, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(shown, "compute", lambda *_: pytest.fail("it measured"))
+    picture = board("99.a", "99.b", now=False)
+    flat = " ".join(capsys.readouterr().out.split())
+    assert "now" not in flat and "stored 0.8 [0.7, 0.9] at N = 64 (share), 1 s by minidiff score 99.a" in flat
+    assert "99.b 0.2" in picture.alt and "measured now" not in picture.caption
+
+
 def test_a_board_refuses_what_is_not_stored_before_it_measures(little, monkeypatch) -> None:
     monkeypatch.setattr(shown, "compute", lambda *_: pytest.fail("it measured first"))
     for ids, words in (((), "none"), (("99.c",), "stored"), (("99.a", "99.x"), "99.x")):

@@ -94,11 +94,18 @@ def _against(n: int, statistic: Any) -> dict[str, dict[str, float]]:
     return {"baseline": {"noise rolled by the same shift": float(statistic(_moves(n, "rolled")))}, "settings": free}
 
 
+def _enough(n: int, found: Tensor) -> Tensor:
+    """found (n,) bool, as it came; fewer than two leave nothing to measure."""
+    require(int(found.sum()) >= 2, "n", f"{n}, of which {int(found.sum())} things are found again", "two found ones at least",
+            f"n={4 * n}")
+    return found
+
+
 @claim("13.slope", "A thing moves as far as it is asked to: realised over requested shift, things that are found (Epstein et al. "
        "2023, fig. 4)", unit="slope (1: as far as asked)", target="1.0 +- 0.1", n=64, small=3, reader="final")
 def move_slope(n: int) -> Outcome:
     m = _moves(n, "guided")
-    there = ~m.got.isnan().any(1)
+    there = _enough(n, ~m.got.isnan().any(1))
     found = bootstrap(slope, m.asked[there], m.got[there], paired=True)
     lost = int(m.got.isnan().any(1).sum())
     return Outcome(found.value, found.low, found.high, **_against(n, lambda v: slope(v.asked, v.got)),
@@ -112,7 +119,7 @@ def others_stay(n: int) -> Outcome:
         return m.drift.norm(dim=1).nanmedian()
 
     m = _moves(n, "guided").drift.norm(dim=1)
-    found = bootstrap(torch.median, m[~m.isnan()])
+    found = bootstrap(torch.median, m[_enough(n, ~m.isnan())])
     return Outcome(found.value, found.low, found.high, **_against(n, median), why="the keep term is met on maps, not on pixels")
 
 
