@@ -15,6 +15,7 @@ from minidiff.course.claims import Outcome, claim
 from minidiff.course.samples import shipped
 from minidiff.editing import look, self_guidance
 from minidiff.editing.result import finished
+from minidiff.errors import require
 from minidiff.latent.sample import denoise, text_to_image
 from minidiff.lessons.l13_self_guidance.data import SIDE, Asked, asked, colours_of, noise_of, places
 from minidiff.measure import Reader
