@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from minidiff.diffusion import Eps, make_schedule, simple_loss
 from minidiff.errors import require
+from minidiff.latent.autoencoder import make_autoencoder
 from minidiff.latent.grounding import grounding_loss, place_loss
-from minidiff.latent.text import make_tokenizer
+from minidiff.latent.text import make_text_encoder, make_tokenizer
 from minidiff.silence import silence_libraries
 from minidiff.steer.attention import Site, sites
 from minidiff.steer.hooks import Hook, Row, StepContext
@@ -20,7 +21,7 @@ from minidiff.steer.tap import Tap
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
-__all__ = ["LatentDiffusion", "assemble", "snr_weight", "make_scheduler", "make_unet"]
+__all__ = ["LatentDiffusion", "assemble", "make_scheduler", "make_unet", "random_pipeline", "snr_weight"]
 
 
 def make_unet(*, size: int = 16, channels: int = 4, inputs: int | None = None, widths: tuple[int, ...] = (64, 96),
@@ -136,3 +137,25 @@ def assemble(vae: nn.Module, text_encoder: nn.Module, unet: nn.Module, tokenizer
     return pipe
 
 
+def random_pipeline(*, size: int = 16, seed: int = 0) -> StableDiffusionPipeline:
+    """A pipeline of Stable Diffusion's shape and of random weights: to see that code runs there. It draws nothing.
+
+    Four levels with attention on three, two blocks a level, 77 tokens, an autoencoder of factor 8 and scale 0.18215; the widths
+    are tiny. size: side of the latent (a multiple of 8). torch's own generator is left as it was.
+    """
+    from diffusers import UNet2DConditionModel
+
+    require(isinstance(size, int) and size >= 8 and size % 8 == 0, "size", size, "a multiple of 8: three levels halve it")
+    tokenizer = make_tokenizer(length=77)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel(
+            sample_size=size, block_out_channels=(16, 16, 32, 32), layers_per_block=2, cross_attention_dim=48,
+            attention_head_dim=2, norm_num_groups=8, down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+            up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3)
+        vae = make_autoencoder(8, widths=(8, 8, 16, 16))
+        text = make_text_encoder(tokenizer, width=48, layers=2, heads=4)
+    vae.register_to_config(scaling_factor=0.18215)
+    for part in (unet, vae, text):
+        part.eval().requires_grad_(False)
+    return assemble(vae, text, unet, tokenizer)

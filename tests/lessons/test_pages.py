@@ -21,8 +21,8 @@ NAMES, COLUMNS = 30, 110
 PAGES = {path.stem[:2]: path for path in sorted(COURSE.glob("*.ipynb"))}
 
 # Pages that were over a bar on 2026-11-27, with what they had then: they may not grow. The bar itself stays for all others.
-MORE_NAMES = {"10": 43, "11": 46, "12": 38, "13": 39}
-LONGER_LINES = {"06": 116, "10": 145, "11": 135, "13": 125}
+MORE_NAMES = {"10": 38, "11": 40, "12": 33, "13": 34}
+LONGER_LINES = {"06": 116}
 SET_TWICE = {"10": {"kept"}, "13": {"my_shift"}}
 
 # A formula of the whole course, which no exercise hides: the forward process, and x0 from it.
