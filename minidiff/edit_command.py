@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
 from argparse import Namespace
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minidiff.editing.key_losses import clip_features
 from minidiff.errors import BadInput, check_choice, require
 from minidiff.show import grid, save_grid
 from minidiff.world import ImageFolder
@@ -23,16 +25,21 @@ __all__ = ["METHODS", "edit", "options_of"]
 
 # name on the command line -> where it is; a method takes (pipe, source[, target]) and seed=, image=, steps=, guidance=
 METHODS = {"prompt-to-prompt": "minidiff.editing.prompt_to_prompt:prompt_to_prompt",
+           "diffuseit": "minidiff.editing.diffuseit:diffuseit",
            "pix2pix-zero": "minidiff.editing.sentence_bank:edit_words",
            "self-guidance": "minidiff.editing.self_guidance:self_guidance",
            "swap-prompt": "minidiff.editing.prompt_swap:swap_prompt"}
-COMMON = ("pipe", "source", "prompt", "target", "seed", "image", "trajectory", "latents", "steps", "guidance", "size", "maps")
+COMMON = ("pipe", "source", "prompt", "target", "seed", "image", "trajectory", "latents", "steps", "guidance", "size", "maps",
+          "features", "like", "toward")
 
 
 def _method(name: str) -> Callable[..., Any]:
     check_choice("METHOD", name, METHODS)
     module, function = METHODS[name].split(":")
-    return getattr(importlib.import_module(module), function)
+    found = getattr(importlib.import_module(module), function)
+    if "features" in inspect.signature(found).parameters:              # a network to look at pictures with: the one that ships
+        found = functools.partial(found, features=clip_features(load("mini-clip")))
+    return found
 
 
 def options_of(function: Callable[..., Any], given: Sequence[str], *, fixed: Sequence[str] = COMMON) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from minidiff.editing.blended import Blend
 from minidiff.editing.controlnet import add_control, control, control_images, new_controlnet, silhouettes
 from minidiff.editing.coupled import Coupled, edict_inversion
+from minidiff.editing.diffuseit import diffuseit, text_target
 from minidiff.editing.drag import ShareKV, drag, dragging
 from minidiff.editing.drag_points import blob, cells, features_at, motion_loss, swept, track
 from minidiff.editing.emphasis import EmphasiseValue, IgnoreKey
 from minidiff.editing.h_directions import DeltaBlock, MeanDirection, causal_share, fit_delta, mean_direction
 from minidiff.editing.h_space import Asymmetric, Boost, ShiftH, h_space, shift_strength
 from minidiff.editing.inversion import FitEmpty, Inversion, direct_inversion, negative_prompt_inversion, null_text_inversion
+from minidiff.editing.key_losses import clip_features
 from minidiff.editing.noise_maps import AddNoise, edit_friendly_inversion
 from minidiff.editing.paste import cut_and_paste, paste_moved
 from minidiff.editing.pix2pix_zero import NoiseRegularizer, edit_direction, pix2pix_zero
@@ -22,10 +24,11 @@ from minidiff.editing.words import align_words, refine_mapper, replace_mapper, w
 
 __all__ = ["INVERSIONS", "AddNoise", "Asymmetric", "Blend", "Boost", "Coupled", "DeltaBlock", "EditResult", "EmphasiseValue",
            "FitEmpty", "IgnoreKey", "Inversion", "LocalBlend", "MeanDirection", "NoiseRegularizer", "Refine", "Replace",
-           "Reweight", "SelfCopy", "ShareKV", "ShiftH", "Source", "add_control", "align_words", "anchors", "blob",
-           "causal_share", "cells", "coarse_level", "control", "control_images", "cut_and_paste", "direct_inversion", "drag",
-           "dragging", "edict_inversion", "edit_direction", "edit_friendly_inversion", "edit_words", "features_at", "fit_delta",
-           "h_space", "inverted", "look", "mean_direction", "motion_loss", "negative_prompt_inversion", "new_controlnet",
-           "null_text_inversion", "paste_moved", "pix2pix_zero", "prompt_to_prompt", "put_word",
-           "refine_mapper", "replace_mapper", "run_edit", "sdedit", "self_guidance", "sentence_bank", "shift_strength",
-           "silhouettes", "source_of", "swap_prompt", "swept", "track", "word_direction", "word_values"]
+           "Reweight", "SelfCopy", "ShareKV", "ShiftH", "Source", "add_control", "align_words", "anchors", "blob", "causal_share",
+           "cells", "clip_features", "coarse_level", "control", "control_images", "cut_and_paste", "diffuseit",
+           "direct_inversion", "drag", "dragging", "edict_inversion", "edit_direction", "edit_friendly_inversion", "edit_words",
+           "features_at", "fit_delta", "h_space", "inverted", "look", "mean_direction", "motion_loss",
+           "negative_prompt_inversion", "new_controlnet", "null_text_inversion", "paste_moved", "pix2pix_zero",
+           "prompt_to_prompt", "put_word", "refine_mapper", "replace_mapper", "run_edit", "sdedit", "self_guidance",
+           "sentence_bank", "shift_strength", "silhouettes", "source_of", "swap_prompt", "swept", "text_target", "track",
+           "word_direction", "word_values"]

@@ -19,7 +19,29 @@ from minidiff.steer import Trajectory
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-__all__ = ["sdedit"]
+__all__ = ["noised", "sdedit"]
+
+
+def noised(pipe: StableDiffusionPipeline, image: Tensor, *, strength: float, noise: Tensor | None = None, seed: int = 0,
+           steps: int = 25) -> tuple[Tensor, list[int]]:
+    """Where SDEdit begins: the latents (B, C, h, w) of pictures, noised to ``strength``, and the timesteps that are left.
+
+    strength: the share of the ``steps`` that are done, the last int(strength * steps), as in diffusers' image-to-image; 0: the
+    latents themselves and no timestep. noise: (B, C, h, w) in place of that of the seed.
+    """
+    check_images("image", image, channels=3)
+    good = isinstance(strength, (int, float)) and 0 <= strength <= 1
+    require(good, "strength", strength, "a share of the steps in [0, 1]", "strength=0.5")
+    with torch.no_grad():
+        clean = encode(pipe.vae, image.to(pipe.device, pipe.vae.dtype))
+    noise = initial_noise(pipe, len(image), seed=seed, size=tuple(image.shape[-2:])) if noise is None else noise
+    require(noise.shape == clean.shape, "latents", f"shape {tuple(noise.shape)}", f"{tuple(clean.shape)}")
+    options = {k: v for k, v in scheduler_options(pipe).items() if k != "clip"}
+    way = visits(schedule_from(pipe.scheduler), steps, **options)
+    way = way[len(way) - int(strength * len(way) + 1e-9):]
+    if not way:
+        return clean, []
+    return way[0].abar**0.5 * clean + (1 - way[0].abar) ** 0.5 * noise.to(clean), [v.t for v in way]
 
 
 def sdedit(pipe: StableDiffusionPipeline, target: str | Sequence[str], *, image: Tensor, strength: float = 0.5, seed: int = 0,
@@ -33,22 +55,12 @@ def sdedit(pipe: StableDiffusionPipeline, target: str | Sequence[str], *, image:
     check_images("image", image, channels=3)
     prompts, n = check_prompts(target, argument="target"), len(image)
     require(len(prompts) in (1, n), "target", f"{len(prompts)} prompts", f"1 or {n}: one for each picture")
-    good = isinstance(strength, (int, float)) and 0 <= strength <= 1
-    require(good, "strength", strength, "a share of the steps in [0, 1]", "strength=0.5")
     prompts = prompts * n if len(prompts) == 1 else prompts
-    with torch.no_grad():
-        clean = encode(pipe.vae, image.to(pipe.device, pipe.vae.dtype))
-    size = tuple(image.shape[-2:])
-    noise = initial_noise(pipe, n, seed=seed, size=size) if latents is None else latents
-    require(noise.shape == clean.shape, "latents", f"shape {tuple(noise.shape)}", f"{tuple(clean.shape)}")
-    options = {k: v for k, v in scheduler_options(pipe).items() if k != "clip"}
-    way = visits(schedule_from(pipe.scheduler), steps, **options)
-    way = way[len(way) - int(strength * len(way) + 1e-9):]
+    begin, timesteps = noised(pipe, image, strength=strength, noise=latents, seed=seed, steps=steps)
     images, ways = {"source": image.detach().float().cpu()}, {}
-    end = clean
-    if way:
-        begin = way[0].abar**0.5 * clean + (1 - way[0].abar) ** 0.5 * noise.to(clean)
-        ways["edit"] = Trajectory.of(denoise(pipe, prompts, latents=begin, steps=[v.t for v in way], guidance=guidance))
+    end = begin
+    if timesteps:
+        ways["edit"] = Trajectory.of(denoise(pipe, prompts, latents=begin, steps=timesteps, guidance=guidance))
         end = ways["edit"].clean
     images["edit"] = finished(pipe, end)
-    return EditResult("SDEdit", images, {"source": [""] * n, "edit": prompts}, ways, details={"steps": len(way)})
+    return EditResult("SDEdit", images, {"source": [""] * n, "edit": prompts}, ways, details={"steps": len(timesteps)})

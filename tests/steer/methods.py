@@ -11,16 +11,18 @@ from minidiff.diffusion import last
 from minidiff.editing.blended import Blend
 from minidiff.editing.controlnet import control, new_controlnet
 from minidiff.editing.coupled import Coupled
+from minidiff.editing.diffuseit import PosteriorMean, diffuseit_energy
 from minidiff.editing.drag import ShareKV, dragging
 from minidiff.editing.h_space import h_space
 from minidiff.editing.inversion import Inversion, fit_empty
+from minidiff.editing.key_losses import Features, PictureView
 from minidiff.editing.noise_maps import AddNoise, with_noises
 from minidiff.editing.pix2pix_zero import pix2pix_zero
 from minidiff.editing.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, SelfCopy
 from minidiff.editing.result import Source, run_edit
 from minidiff.editing.self_guidance import self_guidance
 from minidiff.editing.words import refine_mapper, replace_mapper, word_values
-from minidiff.latent import denoise, denoiser, encode_prompt, scheduler_options
+from minidiff.latent import decode, denoise, denoiser, encode_prompt, scheduler_options
 from minidiff.morphing import Ends, Inner, Outer, midpoints, noise_levels, walk
 from minidiff.rng import normal
 from minidiff.steer import CFG, Energy, EpsGuidance, LatentGuidance, MeanGuidance, Pin, Recorder, Trajectory, run
@@ -142,6 +144,23 @@ def _shifted(pipe, z, prompts, strength, rows):
     return {branch: way.clean for branch, way in made.trajectory.items()}
 
 
+def _looked_at(x):
+    """Features without a network: 4 x 4 averages of places and the whole picture's."""
+    small = torch.nn.functional.adaptive_avg_pool2d(x, 4)
+    return Features(small.flatten(2).mT, small.flatten(1))
+
+
+def _diffuseit(push: type) -> Callable:
+    def hooks(pipe, z, prompts, strength, rows):
+        side = [n * pipe.vae_scale_factor for n in z.shape[-2:]]
+        pictures = torch.nn.functional.interpolate(normal((1, 3, 3, 3), "pictures", 0).to(z), size=side).clamp(-1, 1)
+        seen = _looked_at(pictures)
+        energy = diffuseit_energy(PictureView(_looked_at, lambda x: decode(pipe.vae, x)), seen, {
+            "structure": 1.0, "contrast": 0.1, "style": 1.0, "divergence": 0.3, "range": 1.0}, like=-seen.pooled)
+        return [push(energy, relative=0.1 * strength)]
+    return _with(hooks)
+
+
 def _inverted(inversion: Callable) -> Callable:
     """The edit from the way of plain sampling at w = 1: what an inversion without error would find."""
     def sample(pipe, z, prompts, strength, rows):
@@ -198,6 +217,8 @@ METHODS = [
     Method("drag", _dragged, edited="edit", source="source"),
     Method("controlnet", _controlled),
     Method("h-space", _shifted, edited="edit", source="source"),
+    Method("diffuseit, eps", _diffuseit(EpsGuidance)),
+    Method("diffuseit, mean", _diffuseit(PosteriorMean)),
     Method("slerp", _morphed(lambda w: []), "edit", "first"),
     Method("aid, inner", _morphed(lambda w: [Inner(w, until=1.0)]), "edit", "first"),
     Method("aid, outer", _morphed(lambda w: [Outer(w, fused=False, until=1.0)]), "edit", "first"),

@@ -11,7 +11,7 @@ from PIL import Image
 
 from minidiff.cli import main
 from minidiff.edit_command import METHODS, options_of
-from minidiff.editing import edit_words, prompt_to_prompt, self_guidance
+from minidiff.editing import clip_features, diffuseit, edit_words, prompt_to_prompt, self_guidance
 from minidiff.errors import BadInput
 from minidiff.show import pixels
 from minidiff.world import render, sample_scenes
@@ -109,3 +109,15 @@ def test_every_method_of_the_command_is_there() -> None:
     for place in METHODS.values():
         module, name = place.split(":")
         assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_a_method_that_looks_at_pictures_gets_the_network_that_ships(folder: Path, tmp_path: Path) -> None:
+    call = ["edit", "diffuseit", "a red cat", "a blue dog", "--model", str(folder), "--steps", "2", "--seeds", "1",
+            "--out", str(tmp_path / "x")]
+    assert main([*call, "--set", "relative=0.3", "--set", "losses={'structure': 1, 'range': 2}"]) == 0
+    look = clip_features(load("mini-clip"))
+    made = diffuseit(load(str(folder)), "a red cat", "a blue dog", features=look, seed=0, steps=2, guidance=4.0, relative=0.3,
+                     losses={"structure": 1, "range": 2})
+    with Image.open(tmp_path / "x" / "000_edit.png") as picture:
+        assert np.abs(np.asarray(picture).astype(int) - pixels(made.edit)[0]).max() <= 1
+    assert main([*call, "--set", "features=1"]) == 2
