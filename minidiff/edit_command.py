@@ -27,6 +27,7 @@ __all__ = ["METHODS", "edit", "options_of"]
 METHODS = {"prompt-to-prompt": "minidiff.editing.prompt_to_prompt:prompt_to_prompt",
            "diffuseit": "minidiff.editing.diffuseit:diffuseit",
            "pix2pix-zero": "minidiff.editing.sentence_bank:edit_words",
+           "plug-and-play": "minidiff.editing.plug_and_play:plug_and_play",
            "self-guidance": "minidiff.editing.self_guidance:self_guidance",
            "swap-prompt": "minidiff.editing.prompt_swap:swap_prompt"}
 COMMON = ("pipe", "source", "prompt", "target", "seed", "image", "trajectory", "latents", "steps", "guidance", "size", "maps",

@@ -14,6 +14,7 @@ from minidiff.editing.key_losses import clip_features
 from minidiff.editing.noise_maps import AddNoise, edit_friendly_inversion
 from minidiff.editing.paste import cut_and_paste, paste_moved
 from minidiff.editing.pix2pix_zero import NoiseRegularizer, edit_direction, pix2pix_zero
+from minidiff.editing.plug_and_play import CopyModule, CopyQK, feature_layer, later_sites, plug_and_play
 from minidiff.editing.prompt_swap import swap_prompt
 from minidiff.editing.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, SelfCopy, coarse_level, prompt_to_prompt
 from minidiff.editing.result import INVERSIONS, EditResult, Source, anchors, inverted, run_edit, source_of
@@ -22,13 +23,13 @@ from minidiff.editing.self_guidance import look, self_guidance
 from minidiff.editing.sentence_bank import edit_words, put_word, sentence_bank, word_direction
 from minidiff.editing.words import align_words, refine_mapper, replace_mapper, word_values
 
-__all__ = ["INVERSIONS", "AddNoise", "Asymmetric", "Blend", "Boost", "Coupled", "DeltaBlock", "EditResult", "EmphasiseValue",
-           "FitEmpty", "IgnoreKey", "Inversion", "LocalBlend", "MeanDirection", "NoiseRegularizer", "Refine", "Replace",
-           "Reweight", "SelfCopy", "ShareKV", "ShiftH", "Source", "add_control", "align_words", "anchors", "blob", "causal_share",
-           "cells", "clip_features", "coarse_level", "control", "control_images", "cut_and_paste", "diffuseit",
-           "direct_inversion", "drag", "dragging", "edict_inversion", "edit_direction", "edit_friendly_inversion", "edit_words",
-           "features_at", "fit_delta", "h_space", "inverted", "look", "mean_direction", "motion_loss",
-           "negative_prompt_inversion", "new_controlnet", "null_text_inversion", "paste_moved", "pix2pix_zero",
-           "prompt_to_prompt", "put_word", "refine_mapper", "replace_mapper", "run_edit", "sdedit", "self_guidance",
-           "sentence_bank", "shift_strength", "silhouettes", "source_of", "swap_prompt", "swept", "text_target", "track",
-           "word_direction", "word_values"]
+__all__ = ["INVERSIONS", "AddNoise", "Asymmetric", "Blend", "Boost", "CopyModule", "CopyQK", "Coupled", "DeltaBlock",
+           "EditResult", "EmphasiseValue", "FitEmpty", "IgnoreKey", "Inversion", "LocalBlend", "MeanDirection",
+           "NoiseRegularizer", "Refine", "Replace", "Reweight", "SelfCopy", "ShareKV", "ShiftH", "Source", "add_control",
+           "align_words", "anchors", "blob", "causal_share", "cells", "clip_features", "coarse_level", "control",
+           "control_images", "cut_and_paste", "diffuseit", "direct_inversion", "drag", "dragging", "edict_inversion",
+           "edit_direction", "edit_friendly_inversion", "edit_words", "feature_layer", "features_at", "fit_delta", "h_space",
+           "inverted", "later_sites", "look", "mean_direction", "motion_loss", "negative_prompt_inversion", "new_controlnet",
+           "null_text_inversion", "paste_moved", "pix2pix_zero", "plug_and_play", "prompt_to_prompt", "put_word",
+           "refine_mapper", "replace_mapper", "run_edit", "sdedit", "self_guidance", "sentence_bank", "shift_strength",
+           "silhouettes", "source_of", "swap_prompt", "swept", "text_target", "track", "word_direction", "word_values"]

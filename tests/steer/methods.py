@@ -18,6 +18,7 @@ from minidiff.editing.inversion import Inversion, fit_empty
 from minidiff.editing.key_losses import Features, PictureView
 from minidiff.editing.noise_maps import AddNoise, with_noises
 from minidiff.editing.pix2pix_zero import pix2pix_zero
+from minidiff.editing.plug_and_play import plug_and_play
 from minidiff.editing.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, SelfCopy
 from minidiff.editing.result import Source, run_edit
 from minidiff.editing.self_guidance import self_guidance
@@ -138,6 +139,12 @@ def _controlled(pipe, z, prompts, strength, rows):
                                    rows=rows)).x}
 
 
+def _plugged(pipe, z, prompts, strength, rows):
+    made = plug_and_play(pipe, prompts, _swap(prompts), latents=z, features=0.8 * strength, attention=0.5 * strength, steps=STEPS,
+                         guidance=GUIDANCE)
+    return {branch: way.clean for branch, way in made.trajectory.items()}
+
+
 def _shifted(pipe, z, prompts, strength, rows):
     delta = normal((pipe.unet.mid_block.resnets[-1].out_channels, 1, 1), "h", 0).to(z)
     made = h_space(pipe, prompts, delta, strength=strength, latents=z, steps=STEPS, guidance=GUIDANCE)
@@ -216,6 +223,7 @@ METHODS = [
     Method("pix2pix-zero", _zero, edited="edit", source="source"),
     Method("drag", _dragged, edited="edit", source="source"),
     Method("controlnet", _controlled),
+    Method("plug-and-play", _plugged, "edit", "source", _swap),
     Method("h-space", _shifted, edited="edit", source="source"),
     Method("diffuseit, eps", _diffuseit(EpsGuidance)),
     Method("diffuseit, mean", _diffuseit(PosteriorMean)),

@@ -11,7 +11,7 @@ from PIL import Image
 
 from minidiff.cli import main
 from minidiff.edit_command import METHODS, options_of
-from minidiff.editing import clip_features, diffuseit, edit_words, prompt_to_prompt, self_guidance
+from minidiff.editing import clip_features, diffuseit, edit_words, plug_and_play, prompt_to_prompt, self_guidance
 from minidiff.errors import BadInput
 from minidiff.show import pixels
 from minidiff.world import render, sample_scenes
@@ -72,6 +72,14 @@ def test_a_method_without_a_target(folder: Path, tmp_path: Path, capsys: pytest.
     assert main(call) == 2 and "something to do" in capsys.readouterr().err
     assert main([*call[:3], "a blue cat", *call[3:], "--set", "move={'cat': (0.2, 0)}"]) == 2
     assert "has no target prompt" in capsys.readouterr().err
+
+
+def test_plug_and_play_with_its_shares(folder: Path, tmp_path: Path) -> None:
+    assert main(["edit", "plug-and-play", "a red cat", "a blue cat", "--model", str(folder), "--steps", "2", "--seeds", "1",
+                 "--set", "attention=0.5", "--out", str(tmp_path / "x")]) == 0
+    made = plug_and_play(load(str(folder)), "a red cat", "a blue cat", seed=0, steps=2, guidance=4.0, attention=0.5)
+    with Image.open(tmp_path / "x" / "000_edit.png") as picture:
+        assert np.abs(np.asarray(picture).astype(int) - pixels(made.edit)[0]).max() <= 1
 
 
 def test_pix2pix_zero_by_two_words(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
