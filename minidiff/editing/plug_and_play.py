@@ -133,18 +133,19 @@ class CopyQK(_FromSource):
 
 def plug_and_play(pipe: StableDiffusionPipeline, source: str | Sequence[str], target: str | Sequence[str], *,
                   seed: int | None = None, image: Tensor | None = None, trajectory: Trajectory | None = None,
-                  latents: Tensor | None = None, inversion: str | Inversion | None = None, features: float = 0.8,
-                  attention: float = 1.0, layer: str | None = None, sites: Select | None = None, text: str = "prompt",
+                  latents: Tensor | None = None, inversion: str | Inversion | None = None, feature_share: float = 0.8,
+                  attention_share: float = 1.0, layer: str | None = None, sites: Select | None = None, text: str = "prompt",
                   negative: str = "", steps: int = 50, guidance: float = 4.0, maps: bool = False, compat: str | None = None
                   ) -> EditResult:
     """Draw ``target`` with the layout of the source (Tumanyan et al. 2023, algorithm 1).
 
     seed, image, trajectory, latents, inversion: where the source comes from, as in ``source_of``; the source row of a picture is
-    held on its inversion. features, attention: the shares of the steps, from the first on, in which the features and q, k are the
-    source's (published: 0.8 and 0.5; with guidance 7.5 to 10). layer: whose features, :func:`feature_layer` if None; sites: which
-    self-attention, :func:`later_sites` of that layer if None. text: "prompt" or "empty", the text of the source's row that is
-    copied ("empty" in the published code; it needs a guidance that is not 1). compat="official": a share counts one step more.
-    features=0 and attention=0: plain sampling of the target from the source's noise.
+    held on its inversion. feature_share, attention_share: the shares of the steps, from the first on, in which the features and
+    q, k are the source's (published: 0.8 and 0.5; with guidance 7.5 to 10). layer: whose features, :func:`feature_layer` if None;
+    sites: which self-attention, :func:`later_sites` of that layer if None. text: "prompt" or "empty", the text of the source's
+    row that is copied ("empty" in the published code; it needs a guidance that is not 1). compat="official": a share counts one
+    step more.
+    Both shares 0: plain sampling of the target from the source's noise.
     """
     begin = source_of(pipe, source, target, seed=seed, image=image, trajectory=trajectory, latents=latents, steps=steps,
                       inversion=inversion, guidance=guidance)
@@ -153,7 +154,7 @@ def plug_and_play(pipe: StableDiffusionPipeline, source: str | Sequence[str], ta
     layer = feature_layer(pipe.unet) if layer is None else layer
     chosen = later_sites(pipe.unet, layer) if sites is None else sites
     common = {"text": text, "compat": compat}
-    hooks: list[Hook] = [CopyModule(layer, until=features, **common), CopyQK(chosen, until=attention, **common)]
+    hooks: list[Hook] = [CopyModule(layer, until=feature_share, **common), CopyQK(chosen, until=attention_share, **common)]
     records = {branch: Recorder(branch=branch) for branch in ("source", "edit")} if maps else {}
     states = run_edit(pipe, begin, hooks=[*hooks, *records.values()], steps=steps, guidance=guidance, negative=negative)
     return EditResult.of(pipe, "Plug-and-Play", states, {"source": begin.prompts, "edit": begin.targets}, maps=records,

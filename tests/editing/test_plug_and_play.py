@@ -87,9 +87,9 @@ def by_hand(pipe, trajectory, source, target, noise, *, w, until_f, until_a, sou
 
 
 @pytest.mark.parametrize(("case", "options", "steps_of"), [
-    (CASES[0], {"features": 0.75, "attention": 0.5}, (3, 2)),
-    (CASES[1], {"features": 0.5, "attention": 1.0, "text": "empty"}, (2, 4)),
-    (CASES[0], {"features": 0.5, "attention": 0.25, "compat": "official"}, (3, 2)),
+    (CASES[0], {"feature_share": 0.75, "attention_share": 0.5}, (3, 2)),
+    (CASES[1], {"feature_share": 0.5, "attention_share": 1.0, "text": "empty"}, (2, 4)),
+    (CASES[0], {"feature_share": 0.5, "attention_share": 0.25, "compat": "official"}, (3, 2)),
 ])
 def test_it_is_the_two_pass_loop_by_hand(case, options, steps_of):
     pipe = make(case)
@@ -108,7 +108,7 @@ def test_the_same_prompt_at_guidance_one_is_the_same_picture_with_or_without_inj
     pipe = shared(CASES[0])
     z = initial_noise(pipe, 2, seed=3)
     for share in (0.0, 0.5, 1.0):
-        made = plug_and_play(pipe, SOURCE, SOURCE, latents=z, features=share, attention=share, guidance=1.0, steps=3)
+        made = plug_and_play(pipe, SOURCE, SOURCE, latents=z, feature_share=share, attention_share=share, guidance=1.0, steps=3)
         assert apart(made.trajectory["edit"].clean, made.trajectory["source"].clean) < 1e-5
 
 
@@ -116,9 +116,9 @@ def test_nothing_copied_is_plain_sampling_and_everything_copied_is_not():
     pipe = shared(CASES[1])
     z = initial_noise(pipe, 2, seed=3)
     plain = last(denoise(pipe, TARGET, latents=z, steps=4, guidance=4.0)).x
-    off = plug_and_play(pipe, SOURCE, TARGET, latents=z, features=0.0, attention=0.0, steps=4)
+    off = plug_and_play(pipe, SOURCE, TARGET, latents=z, feature_share=0.0, attention_share=0.0, steps=4)
     assert apart(off.trajectory["edit"].clean, plain) < 1e-5
-    for only in ({"features": 0.5, "attention": 0.0}, {"features": 0.0, "attention": 0.5}):
+    for only in ({"feature_share": 0.5, "attention_share": 0.0}, {"feature_share": 0.0, "attention_share": 0.5}):
         assert apart(plug_and_play(pipe, SOURCE, TARGET, latents=z, steps=4, **only).trajectory["edit"].clean, plain) > 1e-3
 
 
@@ -161,7 +161,7 @@ def test_it_refuses_what_would_silently_do_nothing():
     pipe = shared(CASES[0])
     z = initial_noise(pipe, 1, seed=0)
     call = {"latents": z, "steps": 2}
-    for wrong, said in (({"features": 1.5}, "until"), ({"attention": "half"}, "until"), ({"text": "edit"}, "text"),
+    for wrong, said in (({"feature_share": 1.5}, "until"), ({"attention_share": "half"}, "until"), ({"text": "edit"}, "text"),
                         ({"compat": "code"}, "compat"), ({"layer": "up_blocks.7.resnets.1.conv2"}, "modules|layer"),
                         ({"text": "empty", "guidance": 1.0}, "text"), ({"sites": lambda s: s.kind == "cross"}, "sites")):
         with pytest.raises(BadInput, match=said):

@@ -140,8 +140,8 @@ def _controlled(pipe, z, prompts, strength, rows):
 
 
 def _plugged(pipe, z, prompts, strength, rows):
-    made = plug_and_play(pipe, prompts, _swap(prompts), latents=z, features=0.8 * strength, attention=0.5 * strength, steps=STEPS,
-                         guidance=GUIDANCE)
+    made = plug_and_play(pipe, prompts, _swap(prompts), latents=z, feature_share=0.8 * strength, attention_share=0.5 * strength,
+                         steps=STEPS, guidance=GUIDANCE)
     return {branch: way.clean for branch, way in made.trajectory.items()}
 
 

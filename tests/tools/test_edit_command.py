@@ -76,8 +76,8 @@ def test_a_method_without_a_target(folder: Path, tmp_path: Path, capsys: pytest.
 
 def test_plug_and_play_with_its_shares(folder: Path, tmp_path: Path) -> None:
     assert main(["edit", "plug-and-play", "a red cat", "a blue cat", "--model", str(folder), "--steps", "2", "--seeds", "1",
-                 "--set", "attention=0.5", "--out", str(tmp_path / "x")]) == 0
-    made = plug_and_play(load(str(folder)), "a red cat", "a blue cat", seed=0, steps=2, guidance=4.0, attention=0.5)
+                 "--set", "attention_share=0.5", "--out", str(tmp_path / "x")]) == 0
+    made = plug_and_play(load(str(folder)), "a red cat", "a blue cat", seed=0, steps=2, guidance=4.0, attention_share=0.5)
     with Image.open(tmp_path / "x" / "000_edit.png") as picture:
         assert np.abs(np.asarray(picture).astype(int) - pixels(made.edit)[0]).max() <= 1
 
