@@ -131,7 +131,7 @@ def _now(name: str, out: str) -> str:
         f" -n 16 -o {os.path.join(out, 'grid.png')}")
     if not (Path(out) / "model").is_dir():
         return f"Nothing was saved yet in {out}."
-    draws = not name.startswith(("readers/", "noisy-", "mini-clip"))
+    draws = not name.startswith(("readers/", "noisy-", "mini-clip", "mini-control"))
     see = f"minidiff sample {out}{again}   or in Python: " if draws else "in Python: "
     return f"See what it has learnt: {see}minidiff.load({str(out)!r})"
 
@@ -178,6 +178,8 @@ def _from_text(pipe: Any, given: argparse.Namespace) -> tuple[Any, int | None, s
     from minidiff.errors import require
     from minidiff.latent.sample import text_to_image
     require(given.data is None, "--data", repr(given.data), "no --data: this model draws from text")
+    require(not hasattr(pipe, "controlnet"), "MODEL", f"{given.model!r}, which draws after a hint",
+            "a model that draws from text alone", "minidiff.editing.control_images(pipe, prompts, hint), in Python")
     prompts, each = given.prompt, given.n or 1
     if not prompts:
         cards = [p for p in (Path(given.model) / "model" / "card.json", Path(given.model) / "card.json") if p.is_file()]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from minidiff.course.claims import compute
+from minidiff.course.controls import GUIDANCE, STEPS, controlled
 from minidiff.course.samples import drawn, held_out_pictures, reader_features, real, round_trip, sampled
 from minidiff.diffusion import ddim, last
 from minidiff.diffusion.ddgan import ddgan
@@ -23,8 +24,8 @@ from minidiff.rng import normal
 from minidiff.world import WorldData, captions, render
 from minidiff.zoo import load, shipped
 
-__all__ = ["autoencoder_scores", "clip_scores", "pipeline_scores", "pixel_scores", "reader_scores", "small_world_scores",
-           "task_scores", "update_cards"]
+__all__ = ["autoencoder_scores", "clip_scores", "control_scores", "pipeline_scores", "pixel_scores", "reader_scores",
+           "small_world_scores", "task_scores", "update_cards"]
 
 
 def reader_scores(name: str, n: int = 1000) -> dict[str, Any]:
@@ -89,6 +90,15 @@ def pipeline_scores(name: str, n: int = 128, guidance: float = 4.0) -> dict[str,
     return out
 
 
+def control_scores(name: str, n: int = 64) -> dict[str, Any]:
+    """Overlap of n silhouettes of one thing with what is drawn after them, by the final reader; how often it is as asked."""
+    found = controlled(n, model=name)
+    numbers = {"IoU with the silhouette": bootstrap(torch.mean, found.iou.double()),
+               "kind and colour right": wilson(int(found.right.sum()), n)}
+    return {"sampler": f"DDIM, {STEPS} steps, guidance {GUIDANCE:g}", "n": n, "reader": "final",
+            **{what: [round(v, 3) for v in (one.value, one.low, one.high)] for what, one in numbers.items()}}
+
+
 def small_world_scores(name: str, n: int = 256, steps: int = 25) -> dict[str, Any]:
     """Of n samples of a model of the small world, without a condition: how many show one thing of one of its kinds, colours and
     backdrops, by the final reader, and how many of the 45 cells they reach.
@@ -123,6 +133,7 @@ def task_scores(name: str) -> dict[str, Any]:
 
 _SMALL_WORLD = ("pixel-guided", "ddgan", "gan-32", "vae-32")
 _BY_NAME = dict.fromkeys(_TASKS, task_scores) | dict.fromkeys(_SMALL_WORLD, small_world_scores) | {
+    "mini-control": control_scores,
     "readers/": reader_scores, "pixel-": pixel_scores, "mini-vae": autoencoder_scores, "vae-": autoencoder_scores,
     "vq-": autoencoder_scores, "mini-clip": clip_scores}
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from minidiff.course.cards import (
     autoencoder_scores,
     clip_scores,
+    control_scores,
     pipeline_scores,
     pixel_scores,
     reader_scores,
@@ -69,6 +70,7 @@ DECIDES: dict[str, Decision | None] = {
                         lambda s: _mean([s[kind][0] for kind in ("one", "two", "held_out")])),
     "mini-inpaint": Decision(task_scores, "share painted as asked", _task),
     "mini-layout": Decision(task_scores, "IoU with the layout", _task),
+    "mini-control": Decision(control_scores, "IoU with the silhouette", lambda s: s["IoU with the silhouette"][0]),
     "mini-upscale": Decision(task_scores, "dB over bicubic", _task),
 }
 

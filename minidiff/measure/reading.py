@@ -12,7 +12,7 @@ from minidiff.errors import check_images
 from minidiff.measure.reader import GRID, RawReading, Reader
 from minidiff.world import ANIMALS, KINDS, MAX_THINGS, SIZE_RANGE, Scenes
 
-__all__ = ["Reading", "read", "decode"]
+__all__ = ["Reading", "decode", "read", "silhouette_iou"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +37,12 @@ def read(images: Tensor, reader: Reader, *, threshold: float = 0.35, chunk: int 
     return Reading(Scenes.cat([p.scenes for p in parts]), torch.cat([p.masks for p in parts]),
                    torch.cat([p.confidence for p in parts]),
                    {k: torch.cat([p.probs[k] for p in parts]) for k in parts[0].probs})
+
+
+def silhouette_iou(images: Tensor, silhouettes: Tensor, reader: Reader) -> Tensor:
+    """(B,) in [0, 1]: intersection over union of silhouettes (B, 1 or 3, S, S), white above 0.5, with all that is read."""
+    found, wanted = (read(images, reader).masks > 0.5).any(1), silhouettes[:, 0] > 0.5
+    return (found & wanted).sum((1, 2)) / (found | wanted).sum((1, 2)).clamp(min=1)
 
 
 def decode(raw: RawReading, *, size: int, threshold: float = 0.35) -> Reading:

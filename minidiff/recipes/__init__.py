@@ -14,6 +14,7 @@ from typing import Any
 from minidiff.errors import check_choice, require
 from minidiff.recipes.adversarial import DDGANS, VAES, ddgan_recipe, small_vae_recipe
 from minidiff.recipes.clip import CLIPS, clip_recipe
+from minidiff.recipes.control import CONTROLS, control_recipe
 from minidiff.recipes.guided import CLASSIFIERS, GUIDED, classifier_recipe, guided_recipe
 from minidiff.recipes.pixel import PIXEL, PIXEL_NET, SMALL_NET, pixel_recipe
 from minidiff.recipes.readers import READERS, reader_recipe
@@ -23,12 +24,12 @@ from minidiff.train import Recipe, load_ema
 from minidiff.world import WORLD_EDITION, ImageFolder
 from minidiff.zoo import ship
 
-__all__ = ["RECIPES", "PIXEL", "READERS", "AUTOENCODERS", "STABLE", "CLIPS", "GUIDED", "CLASSIFIERS", "recipe", "publish",
-           "pixel_recipe", "PIXEL_NET", "SMALL_NET"]
+__all__ = ["RECIPES", "PIXEL", "READERS", "AUTOENCODERS", "STABLE", "CONTROLS", "CLIPS", "GUIDED", "CLASSIFIERS", "recipe",
+           "publish", "pixel_recipe", "PIXEL_NET", "SMALL_NET"]
 
 _TABLES = ((READERS, reader_recipe), (PIXEL, pixel_recipe), (AUTOENCODERS, vae_recipe), (STABLE, stable_recipe),
-           (CLIPS, clip_recipe), (GUIDED, guided_recipe), (CLASSIFIERS, classifier_recipe), (DDGANS, ddgan_recipe),
-           (VAES, small_vae_recipe))
+           (CONTROLS, control_recipe), (CLIPS, clip_recipe), (GUIDED, guided_recipe), (CLASSIFIERS, classifier_recipe),
+           (DDGANS, ddgan_recipe), (VAES, small_vae_recipe))
 RECIPES = tuple(name for table, _ in _TABLES for name in table)
 
 

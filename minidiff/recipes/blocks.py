@@ -52,13 +52,16 @@ def noise(shape: Sequence[int], rng: torch.Generator) -> Tensor:
     return torch.randn(tuple(shape), generator=rng, device=rng.device)
 
 
-def mixed_batch(index: Tensor, size: int, seed: int,
-                portions: tuple[tuple[str, int, float], ...]) -> tuple[Scenes, Tensor, Tensor]:
-    """Scenes of several levels, rendered at several sizes and brought to one; the share of each level is fixed by rows."""
+def mixed_batch(index: Tensor, size: int, seed: int, portions: tuple[tuple[str, int, float], ...], *,
+                change: Callable[[Scenes], Scenes] = lambda scenes: scenes) -> tuple[Scenes, Tensor, Tensor]:
+    """Scenes of several levels, rendered at several sizes and brought to one; the share of each level is fixed by rows.
+
+    change: what is done with scenes before they are rendered.
+    """
     scenes, images, masks, start = [], [], [], 0
     for number, (level, side, share) in enumerate(portions):
         stop = len(index) if number == len(portions) - 1 else start + int(share * len(index))
-        part = sample_scenes(index[start:stop], split="train", seed=seed, level=level)
+        part = change(sample_scenes(index[start:stop], split="train", seed=seed, level=level))
         picture = render(part, side)
         scenes.append(part)
         images.append(F.interpolate(picture.images, size=(size, size), mode="bilinear") if side != size else picture.images)

@@ -32,6 +32,7 @@ PLAN: dict[str, Job] = {
     "mini-upscale-x2": Job(1.2, ("mini-sd", "mini-vae"), lane=None),
     "mini-upscale-x4": Job(1.2, ("mini-sd", "mini-vae"), lane=None),
     "mini-layout": Job(1.2, ("mini-sd", "mini-vae"), lane=None),
+    "mini-control": Job(1.2, ("mini-sd",), lane=None),
     "readers/final": Job(0.9, lane=1),
     "pixel-ddpm": Job(2.8, lane=1),
     "ddgan": Job(2.2, lane=1),

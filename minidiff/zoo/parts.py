@@ -62,13 +62,21 @@ def _error(new: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> float:
     return (off / max(size, 1e-300)) ** 0.5
 
 
+def _origin(base: Path, name: str) -> str:
+    """The file of the folder ``base`` that the file ``name`` began as: its namesake; of a ControlNet that of the U-Net, whose
+    encoder it is a copy of."""
+    copied = name.replace("controlnet/", "unet/", 1) if name.startswith("controlnet/") else name
+    return name if (base / name).is_file() else copied
+
+
 def slim(folder: Path, base: str, root: Path) -> None:
     """Rewrite the whole model in ``folder`` as what differs from the model ``base`` of ``root``. folder: not yet in use."""
     card = read_card(folder)
     theirs = {mark: name for name, mark in read_card(root / base)["sha256"].items()}
     shared, differs = {}, {}
     for name, mark in card["sha256"].items():
-        path, there = folder / name, root / base / name
+        path, origin = folder / name, _origin(root / base, name)
+        there = root / base / origin
         if mark in theirs:
             shared[name] = {"from": f"{base}/{theirs[mark]}", "sha256": mark}
             path.unlink()
@@ -79,7 +87,7 @@ def slim(folder: Path, base: str, root: Path) -> None:
                 stored = difference(new, old)
                 if _error(new, apply_difference(stored, old, dtype)) < COARSEST:
                     save_file(stored, folder / difference_of(name), {"dtype": str(dtype).removeprefix("torch.")})
-                    differs[name] = {"from": f"{base}/{name}", "sha256": sha256(there)}
+                    differs[name] = {"from": f"{base}/{origin}", "sha256": sha256(there)}
                     path.unlink()
     for place in sorted({path.parent for path in map(folder.joinpath, shared)}, reverse=True):
         if place != folder and not any(place.iterdir()):

@@ -10,15 +10,18 @@ import pytest
 import torch
 
 from minidiff import load
+from minidiff.diffusion import Eps, simple_loss
 from minidiff.errors import BadInput
 from minidiff.files import data_folder, sha256
-from minidiff.recipes import PIXEL, READERS, RECIPES, SMALL_NET, STABLE, pixel_recipe, publish, recipe
+from minidiff.latent.pipeline import schedule_from
+from minidiff.latent.stable import snr_weight
+from minidiff.recipes import CONTROLS, PIXEL, READERS, RECIPES, SMALL_NET, STABLE, pixel_recipe, publish, recipe
 from minidiff.recipes.adapters import ADAPTERS
 from minidiff.recipes.blocks import sample_t
 from minidiff.rng import generator
 from minidiff.train import Budget, fit
 from minidiff.world import WorldData
-from minidiff.zoo import card, shipped
+from minidiff.zoo import card, export, shipped
 
 CPU = torch.device("cpu")
 
@@ -41,7 +44,7 @@ def test_a_card_tells_the_truth(name):
     facts = card(name)
     weights = parameters(load(name))
     assert facts["recipe"] == name and facts["seed"] == recipe(name).seed
-    assert facts["parameters"] == sum(p.numel() for p in weights) <= (8_000_000 if name in STABLE else 2_500_000)
+    assert facts["parameters"] == sum(p.numel() for p in weights) <= (8_000_000 if name in (*STABLE, *CONTROLS) else 2_500_000)
     folder = data_folder() / name
     assert facts["sha256"] == {p.relative_to(folder).as_posix(): sha256(p) for p in folder.rglob("*")
                                if p.is_file() and p.name != "card.json"}
@@ -57,7 +60,8 @@ def test_a_recipe_exports_the_config_that_ships(name, tmp_path):
     assert json.loads((tmp_path / "config.json").read_text()) == json.loads((data_folder() / name / "config.json").read_text())
 
 
-@pytest.mark.parametrize("name", ["readers/final", "pixel-small-learned", "vq-f4", "mini-clip", "mini-sd", "mini-layout"])
+@pytest.mark.parametrize("name", ["readers/final", "pixel-small-learned", "vq-f4", "mini-clip", "mini-sd", "mini-layout",
+                                  "mini-control"])
 def test_batches_are_pure_functions_of_their_number(name):
     one, two = recipe(name), recipe(name)
     a, far, b = one.draw(9, 8, CPU), one.draw(3, 8, CPU), two.draw(9, 8, CPU)
@@ -96,6 +100,31 @@ def test_a_concat_task_begins_as_mini_sd(name, channels):
     trained.text_encoder.load_state_dict(base.text_encoder.state_dict())
     hintless = {k: v for k, v in batch.items() if k != "hint"}
     assert torch.allclose(one.loss(model, batch), plain.loss(trained, hintless), atol=1e-5)
+
+
+def test_a_control_begins_as_mini_sd_and_ships_as_a_pipeline_of_diffusers(tmp_path):
+    """What is stored is the difference to the U-Net of mini-sd; what is loaded is whole, and so is what diffusers reads."""
+    from diffusers import StableDiffusionControlNetPipeline
+
+    one = recipe("mini-control")
+    model, batch = one.build(), one.draw(0, 4, CPU)
+    base = load("mini-sd")
+    assert batch["hint"].dtype == torch.bool and batch["hint"].shape == (4, 1, 64, 64) and batch["hint"].any()
+    schedule = schedule_from(base.scheduler)
+    eps = Eps(lambda x, t, cond=None: base.unet(x, t, encoder_hidden_states=cond).sample, schedule)
+    plain = simple_loss(eps, batch["z"], batch["t"], batch["noise"], cond=batch["context"])
+    snr = schedule.at(batch["t"]) / (1 - schedule.at(batch["t"]))
+    assert torch.allclose(one.loss(model, batch), plain * snr_weight(snr).to(plain), atol=1e-5)
+    pipe = load("mini-control")
+    theirs = StableDiffusionControlNetPipeline.from_pretrained(export("mini-control", tmp_path / "whole"))
+    assert isinstance(pipe, StableDiffusionControlNetPipeline)
+    for part in ("unet", "controlnet"):
+        ours, there = (getattr(p, part).state_dict() for p in (pipe, theirs))
+        assert ours.keys() == there.keys() and all(torch.equal(ours[k], there[k]) for k in ours)
+    frozen = pipe.unet.state_dict()
+    assert all(torch.equal(v, frozen[k]) for k, v in base.unet.state_dict().items()), "the U-Net was to stay as it was"
+    assert pipe.controlnet.state_dict().keys() == model.state_dict().keys()
+    assert sum(p.stat().st_size for p in (data_folder() / "mini-control").rglob("*") if p.is_file()) < 1.5e6
 
 
 def test_a_pipeline_is_published_in_the_format_of_diffusers(tmp_path, monkeypatch):

@@ -27,7 +27,7 @@ from minidiff.zoo.parts import COARSEST, apply_difference, difference
 from tests.pipelines import CASES, make
 
 ROOT = Path(__file__).resolve().parents[2]
-THIN = {"mini-inpaint", "mini-layout", "mini-upscale-x2", "mini-upscale-x4", "mini-vae"}
+THIN = {"mini-control", "mini-inpaint", "mini-layout", "mini-upscale-x2", "mini-upscale-x4", "mini-vae"}
 SOME = ("mini-sd", "mini-inpaint", "mini-vae", "pixel-small-eps", "readers/final", "mini-clip", "adapters/panda-lora-small")
 
 
