@@ -29,6 +29,7 @@ METHODS = {"prompt-to-prompt": "minidiff.editing.prompt_to_prompt:prompt_to_prom
            "pix2pix-zero": "minidiff.editing.sentence_bank:edit_words",
            "plug-and-play": "minidiff.editing.plug_and_play:plug_and_play",
            "self-guidance": "minidiff.editing.self_guidance:self_guidance",
+           "h-space": "minidiff.recipes.directions:edit_towards",
            "swap-prompt": "minidiff.editing.prompt_swap:swap_prompt"}
 COMMON = ("pipe", "source", "prompt", "target", "seed", "image", "trajectory", "latents", "steps", "guidance", "size", "maps",
           "features", "like", "toward")

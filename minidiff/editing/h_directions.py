@@ -5,7 +5,7 @@ A direction is a function (h, the block's inputs, context) -> change of h, as :c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -24,7 +24,7 @@ from minidiff.steer.engine import network_of
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-__all__ = ["DeltaBlock", "FitStep", "MeanDirection", "causal_share", "fit_delta", "mean_direction"]
+__all__ = ["DeltaBlock", "FitStep", "MeanDirection", "Objective", "bottleneck", "causal_share", "fit_delta", "mean_direction"]
 
 
 class MeanDirection:
@@ -74,8 +74,8 @@ class DeltaBlock(nn.Module):
         return self.out(nn.functional.silu(self.norm(self.into(h) + e)))
 
 
-def _bottleneck(model: Denoiser, x: Tensor, t: Tensor, cond: Any, path: str, put: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(h, x0) of one pass; put: what stands in place of h."""
+def bottleneck(model: Denoiser, x: Tensor, t: Tensor, cond: Any, path: str, put: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(h, predicted x0) of one pass of the network of ``model``; put: what then stands in place of h, for all that follows."""
     seen: list[Tensor] = []
 
     class _Read(Hook):
@@ -104,9 +104,9 @@ def causal_share(model: Denoiser, before: Tensor, after: Tensor, cond: Any, t: i
     noise = row_noise(before.shape, seed=seed, t=t, rows=range(len(before)), dtype=before.dtype, device=before.device)
     level = torch.full((len(before),), t, device=before.device)
     a, s = signal_noise(model.schedule, level, before)
-    _, here = _bottleneck(model, a * before + s * noise, level, cond, path)
-    h, there = _bottleneck(model, a * after + s * noise, level, cond, path)
-    _, put = _bottleneck(model, a * before + s * noise, level, cond, path, h)
+    _, here = bottleneck(model, a * before + s * noise, level, cond, path)
+    h, there = bottleneck(model, a * after + s * noise, level, cond, path)
+    _, put = bottleneck(model, a * before + s * noise, level, cond, path, h)
     way = (there - here).flatten(1)
     return ((put - here).flatten(1) * way).sum(1) / way.square().sum(1).clamp(min=1e-12)
 
@@ -126,35 +126,46 @@ def mean_direction(model: Denoiser, before: Tensor, after: Tensor, cond: Any, ti
             some = cond[part] if isinstance(cond, Tensor) and len(cond) == len(before) else cond
             some = some.expand(len(rows), *some.shape[1:]) if isinstance(some, Tensor) and len(some) == 1 else some
             a, s = signal_noise(model.schedule, level, before[part])
-            h = [_bottleneck(model, a * x[part] + s * noise, level, some, path)[0] for x in (before, after)]
+            h = [bottleneck(model, a * x[part] + s * noise, level, some, path)[0] for x in (before, after)]
             total = total + (h[1] - h[0]).sum(0)
         table[int(t)] = total / len(before)
     return MeanDirection(table)
 
 
 class FitStep(NamedTuple):
-    """After step ``index``: the mean square error of P_t, and what it would be without the block."""
+    """After step ``index``: the error of P_t, mean square or the objective's, and what it would be without the block (NaN where
+    nobody watched)."""
 
     index: int
     loss: float
     plain: float
 
 
-def fit_delta(pipe: StableDiffusionPipeline, block: DeltaBlock, before: Tensor, after: Tensor,
+Objective = Callable[[Tensor, Tensor, Tensor], Tensor]          # (P_t shifted, P_t plain, clean latents) -> a number
+
+
+def fit_delta(pipe: StableDiffusionPipeline, block: DeltaBlock, before: Tensor, after: Tensor | Objective,
               prompts: str | Sequence[str] = "", *, steps: int = 200, batch: int = 12, lr: float = 3e-3, t_edit: int = 0,
-              seed: int = 0) -> Iterator[FitStep]:
+              watch: int = 1, seed: int = 0) -> Iterator[FitStep]:
     """Train f_t so that P_t of the noised source becomes the right answer: the paper's scheme with a truth in place of CLIP.
 
-    before, after (N, 3, H, W): pictures of sources and of their counterfactuals. Levels are drawn evenly from t_edit to T - 1;
-    nothing but ``block`` is trained, and its scale is 1. prompts: one for all, or N; they belong to the sources.
+    before, after (N, 3, H, W): pictures of sources and of their counterfactuals; or as ``after`` an objective of P_t shifted,
+    P_t plain and the clean latents where no answer is known, such as :class:`~minidiff.editing.h_clip.DirectionalLoss`. Levels
+    are drawn evenly from t_edit to T - 1; nothing but ``block`` is trained, and its scale is 1. prompts: one for all, or N; they
+    belong to the sources. watch: every so many steps a third pass measures the error without the block; an objective needs it
+    at every step.
     """
-    require(before.shape == after.shape, "after", tuple(after.shape), f"the shape of before, {tuple(before.shape)}")
+    known = isinstance(after, Tensor)
+    require(known or callable(after), "after", type(after).__name__, "pictures of right answers, or an objective")
+    if known:
+        require(before.shape == after.shape, "after", tuple(after.shape), f"the shape of before, {tuple(before.shape)}")
     prompts, n = check_prompts(prompts), len(before)
     require(len(prompts) in (1, n), "prompts", f"{len(prompts)} prompts", f"1 or {n}: one for each picture")
     model = denoiser(pipe)
     require(0 <= t_edit < model.schedule.T, "t_edit", t_edit, f"a level from 0 to {model.schedule.T - 1}", "t_edit=200")
     with torch.no_grad():
-        z, gold = (encode(pipe.vae, x.to(pipe.device, pipe.vae.dtype)) for x in (before, after))
+        z = encode(pipe.vae, before.to(pipe.device, pipe.vae.dtype))
+        gold = encode(pipe.vae, after.to(pipe.device, pipe.vae.dtype)) if known else z
     context = encode_prompt(pipe, prompts)
     optimiser = torch.optim.Adam(block.parameters(), lr=lr)
     shift = ShiftH(block)
@@ -165,14 +176,20 @@ def fit_delta(pipe: StableDiffusionPipeline, block: DeltaBlock, before: Tensor, 
         t = t.clamp(max=model.schedule.T - 1).to(z.device)
         a, s = signal_noise(model.schedule, t, z[rows])
         cond = context[rows] if len(context) == n else context.expand(batch, *context.shape[1:])
-        x = a * z[rows] + s * noise
-        with torch.no_grad():
-            plain = float((model(x, t, cond).x0 - gold[rows]).square().mean())
+        x, plain, without = a * z[rows] + s * noise, z[rows], float("nan")
+
+        def cost(p: Tensor, plain: Tensor, rows: Tensor = rows) -> Tensor:
+            return (p - gold[rows]).square().mean() if known else after(p, plain, z[rows])
+
+        if index % watch == 0 or not known:
+            with torch.no_grad():
+                plain = model(x, t, cond).x0
+                without = float(cost(plain, plain))
         with Tap(pipe.unet, shift, rows=[Row("source")]):
-            loss = (model(x, t, cond).x0 - gold[rows]).square().mean()
+            loss = cost(model(x, t, cond).x0, plain)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         for group in optimiser.param_groups:
             group["lr"] = lr * (1 - (index + 1) / steps)
-        yield FitStep(index, float(loss.detach()), plain)
+        yield FitStep(index, float(loss.detach()), without)

@@ -41,7 +41,9 @@ def _known() -> set[str]:
     """All names that are ours, those that are not here included: none of them is ever an id of the Hub."""
     from minidiff.recipes import RECIPES
     from minidiff.recipes.adapters import ADAPTERS
-    return {*RECIPES, *(f"adapters/{name}" for name in ADAPTERS), *shipped()}
+    from minidiff.recipes.directions import DIRECTIONS
+    small = (*ADAPTERS, *(f"{name}-direction" for name in DIRECTIONS))
+    return {*RECIPES, *(f"adapters/{name}" for name in small), *shipped()}
 
 
 def _folder(name: str) -> Path:

@@ -22,10 +22,13 @@ from minidiff.editing import (
     mean_direction,
     shift_strength,
 )
+from minidiff.editing.h_clip import DirectionalLoss, directional
 from minidiff.errors import BadInput
-from minidiff.latent import denoise, encode_prompt, initial_noise
+from minidiff.latent import decode, denoise, encode_prompt, initial_noise
+from minidiff.latent.clip import embed_images, embed_texts
 from minidiff.rng import normal
 from minidiff.steer import run
+from minidiff.zoo import load
 
 STEPS, PROMPTS = 4, ["a red cat on the grass", "a blue dog at night"]
 
@@ -202,3 +205,45 @@ def test_a_pixel_model_can_be_shifted_too():
     asym = last(run(model, x, steps=5, hooks=[Asymmetric(ShiftH(delta, 0.1, path="mid"))])).x
     sym = last(run(model, x, steps=5, hooks=[ShiftH(delta, 0.1, path="mid")])).x
     assert 0 < (sym - plain).abs().mean() < (asym - plain).abs().mean(), "the asymmetric step is the stronger one"
+
+
+# Where no answer is known ------------------------------------------------------------------------------------------------------
+
+
+def test_the_directional_loss_is_the_papers(pipe):
+    clip = load("mini-clip")
+    cats, dogs = ["a red cat", "a cat at night"], ["a red dog", "a dog at night"]
+    loss = DirectionalLoss(pipe, clip, cats, dogs, keep=2.0)
+    a, b = (torch.nn.functional.normalize(embed_texts(clip, texts).mean(0), dim=0) for texts in (cats, dogs))
+    z, plain, shifted = (normal((2, 4, 8, 8), "z", k) for k in range(3))
+    pictures = [decode(pipe.vae, x) for x in (z, shifted)]
+    before, after = (embed_images(clip, x) for x in pictures)
+    move, way = after - before, b - a
+    cosine = (move @ way) / move.norm(dim=1) / way.norm()
+    want = -torch.log((2 - (1 - cosine)) / 2).mean() + 2 * float(a @ b) * (shifted - plain).abs().mean()
+    assert float(loss(shifted, plain, z)) == pytest.approx(float(want), rel=1e-4)
+    assert directional(before, before + 3 * way, way).abs().max() < 1e-5
+    assert float(directional(before, before - way, way)[0]) > 1.99
+    leaf = shifted.clone().requires_grad_()
+    loss(leaf, plain, z).backward()
+    assert float(leaf.grad.abs().max()) > 0, "a gradient passes through decoder and tower"
+    for bad in ({"source": []}, {"keep": -1.0}):
+        with pytest.raises(BadInput):
+            DirectionalLoss(pipe, clip, **({"source": cats, "target": dogs} | bad))
+
+
+def test_an_objective_takes_the_place_of_answers(pipe):
+    torch.manual_seed(0)
+    before, seen = normal((6, 3, 32, 32), "before", 0).clamp(-1, 1), []
+
+    def quiet(shifted, plain, clean):
+        seen.append((shifted.shape, float((shifted - plain).detach().abs().max())))
+        return shifted.square().mean()
+
+    way = list(fit_delta(pipe, DeltaBlock.of(pipe), before, quiet, steps=25, batch=4, watch=50))
+    assert all(not math.isnan(step.plain) for step in way) and way[0].loss == pytest.approx(way[0].plain, rel=1e-5)
+    assert sum(step.plain - step.loss for step in way[-5:]) > 0 and len(seen) == 50 and seen[-1][1] > 0
+    watched = list(fit_delta(pipe, DeltaBlock.of(pipe), before, before, steps=5, batch=4, watch=2))
+    assert [math.isnan(step.plain) for step in watched] == [False, True, False, True, False]
+    with pytest.raises(BadInput, match="after"):
+        next(fit_delta(pipe, DeltaBlock.of(pipe), before, "a dog"))

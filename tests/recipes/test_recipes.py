@@ -18,6 +18,7 @@ from minidiff.latent.stable import snr_weight
 from minidiff.recipes import CONTROLS, PIXEL, READERS, RECIPES, SMALL_NET, STABLE, pixel_recipe, publish, recipe
 from minidiff.recipes.adapters import ADAPTERS
 from minidiff.recipes.blocks import sample_t
+from minidiff.recipes.directions import DIRECTIONS
 from minidiff.rng import generator
 from minidiff.train import Budget, fit
 from minidiff.world import WorldData
@@ -36,7 +37,8 @@ def parameters(model):
 
 def test_every_recipe_ships_its_model():
     assert {name for name in shipped() if not name.startswith("adapters/")} == set(RECIPES)
-    assert {name for name in shipped() if name.startswith("adapters/")} == {f"adapters/{name}" for name in ADAPTERS}
+    small = {*ADAPTERS, *(f"{name}-direction" for name in DIRECTIONS)}
+    assert {name for name in shipped() if name.startswith("adapters/")} == {f"adapters/{name}" for name in small}
 
 
 @pytest.mark.parametrize("name", RECIPES)
