@@ -112,11 +112,12 @@ def diffuseit(
     toward: Tensor | None = None,
     losses: Mapping[str, float] | None = None,
     strength: float = 1.0,
-    steps: int = 30,
+    steps: int = 20,
     guidance: float = 3.0,
-    relative: float = 0.15,
+    relative: float = 0.3,
+    until: float = 0.5,
     sampler: str = "ddim",
-    repeats: int = 0,
+    repeats: int = 8,
     restarts: int = 0,
     limit: float = 0.01,
     through_network: bool = True,
@@ -127,11 +128,12 @@ def diffuseit(
     any function pictures -> :class:`Features`. losses: name -> weight (LOSSES; {"structure": 1.0} if None); "style" needs
     ``like``, pictures (B or 1, 3, H, W); "text" needs ``toward``. latents: the noise (B, C, h, w) in place of the seed's.
 
-    relative: length of the push as a share of |eps|. sampler: "ddim", the push goes into eps; "ddpm", eta = 1 and the mean moves,
-    as published. target "" and guidance=1.0: the published form, without a prompt. repeats: how often the first step is undone by
-    one forward step and done again. restarts: how often at most a row is drawn again from new noise because its picture leaves
-    [-1, 1] by more than ``limit`` (:func:`range_loss`); the published loop has no cap. through_network: see
-    :class:`PictureView`. ``details``: "energy" (steps, B), "tries" (B,), "range" (B,).
+    relative: length of the push as a share of |eps|; until: the share of the steps that are pushed (a layout is decided early,
+    and late pushes cost the edit its look). repeats: how often the first step, where the layout is decided, is undone by one
+    forward step and done again. sampler: "ddim", the push goes into eps; "ddpm", eta = 1 and the mean moves, as published.
+    target "" and guidance=1.0: the published form, without a prompt. restarts: how often at most a row is drawn again from new
+    noise because its picture leaves [-1, 1] by more than ``limit`` (:func:`range_loss`); the published loop has no cap.
+    through_network: see :class:`PictureView`. ``details``: "energy" (steps pushed, B), "tries" (B,), "range" (B,).
     """
     check_choice("sampler", sampler, SAMPLERS)
     for name, value in (("repeats", repeats), ("restarts", restarts)):
@@ -156,7 +158,7 @@ def diffuseit(
         view = PictureView(features, lambda x: decode(pipe.vae, x), through_network=through_network)
         energy = diffuseit_energy(view, Features(seen.keys[rows], seen.pooled[rows]), weights,
                                   like=None if look is None else look[rows], toward=None if toward is None else toward[rows])
-        push = (EpsGuidance if sampler == "ddim" else PosteriorMean)(energy, relative=relative)
+        push = (EpsGuidance if sampler == "ddim" else PosteriorMean)(energy, relative=relative, until=until)
         z, times = noised(pipe, some, strength=strength, steps=steps, noise=latents[rows] if number == 0 and latents is not None
                           else _noise(pipe, some, rows, seed, number, 0))
         require(bool(times), "strength", strength, f"enough for one of {steps} steps", "strength=1.0")

@@ -59,7 +59,7 @@ def some_clip():
 
 
 def edit(pipe, x, **options):
-    options = {"features": features(), "steps": 3, "guidance": 2.0, "image": x} | options
+    options = {"features": features(), "steps": 3, "guidance": 2.0, "image": x, "until": 1.0, "repeats": 0} | options
     return diffuseit(pipe, "a cat", TEXTS[: len(x)], **options)
 
 
@@ -258,6 +258,15 @@ def test_without_a_push_it_is_sdedit_from_the_same_start(case, strength):
     assert float((ours.edit - theirs.edit).abs().max()) <= 1e-5
     pushed = edit(pipe, x, latents=z, strength=strength, relative=0.3)
     assert float((pushed.edit - theirs.edit).abs().max()) > 1e-4 and torch.equal(pushed.images["source"], x)
+
+
+def test_after_until_nothing_is_pushed():
+    pipe = shared(CASES[1])
+    x, z = pictures(pipe), initial_noise(pipe, 2, seed=5)
+    whole, half = (edit(pipe, x, latents=z, steps=4, relative=0.2, until=until) for until in (1.0, 0.5))
+    ways = [made.trajectory["edit"].latents for made in (whole, half)]
+    assert torch.allclose(ways[0][:3], ways[1][:3], atol=1e-5) and not torch.allclose(ways[0][3], ways[1][3], atol=1e-4)
+    assert whole.details["energy"].shape == (4, 2) and half.details["energy"].shape == (2, 2)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
