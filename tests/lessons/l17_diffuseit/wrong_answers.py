@@ -1,0 +1,274 @@
+"""Wrong and right answers to the exercises of lesson 17."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+
+# 17.self_similarity
+def unit(k):
+    return F.normalize(k, dim=-1)
+
+
+def s_loop(k):
+    out = torch.zeros(len(k), k.shape[1], k.shape[1], dtype=k.dtype)
+    for b, row in enumerate(k):
+        for i, a in enumerate(row):
+            for j, c in enumerate(row):
+                out[b, i, j] = a @ c / (a.norm() * c.norm())
+    return out
+
+
+def s_numpy(k):
+    a = k.numpy()
+    a = a / np.linalg.norm(a, axis=2, keepdims=True)
+    return torch.from_numpy(np.einsum("bid,bjd->bij", a, a))
+
+
+def s_less(dim):
+    def answer(k):
+        k = unit(k - k.mean(dim, keepdim=True))
+        return k @ k.mT
+    return answer
+
+
+# 17.turn
+def t_turned(k):
+    a, b = k[..., :1], k[..., 1:2]
+    return torch.cat([-b, a, -k[..., 2:]], -1)
+
+
+# 17.contrast
+def c_logits(a, b, t):
+    return unit(a) @ unit(b).detach().mT / t
+
+
+def c_of(logits):
+    return -logits.log_softmax(-1).diagonal(dim1=1, dim2=2).mean(1)
+
+
+def c_entropy(a, b, t):
+    logits = c_logits(a, b, t)
+    right = torch.arange(a.shape[1]).expand(len(a), -1)
+    return F.cross_entropy(logits.mT, right, reduction="none").mean(1)
+
+
+def c_loop(a, b, t):
+    rows = []
+    for x, y in zip(a, b.detach()):
+        cos = torch.stack([F.cosine_similarity(k[None], y) for k in x]) / t
+        rows.append(torch.stack([cos[i].exp().sum().log() - cos[i, i] for i in range(len(x))]).mean())
+    return torch.stack(rows)
+
+
+def c_without_own(a, b, t):
+    logits = c_logits(a, b, t)
+    own = torch.eye(a.shape[1], dtype=torch.bool)
+    return (torch.logsumexp(logits.masked_fill(own, -1e9), -1) - logits.diagonal(dim1=1, dim2=2)).mean(1)
+
+
+# 17.push
+def p_with(length=lambda x, e, g, s: s * e.flatten(1).norm(dim=1) / g.flatten(1).norm(dim=1), sign=1, end=None):
+    def answer(x, e, g, a, s):
+        factor = length(x, e, g, s)
+        push = (factor.view(-1, 1, 1, 1) if isinstance(factor, torch.Tensor) and factor.ndim else factor) * g
+        if end is not None:
+            return end(x, e, push, a)
+        return (x - (1 - a) ** 0.5 * (e + sign * push)) / a**0.5
+    return answer
+
+
+def p_loop(x, e, g, a, s):
+    out = []
+    for k in range(len(x)):
+        moved = e[k] + s * e[k].norm() * g[k] / g[k].norm()
+        out.append((x[k] - math.sqrt(1 - a) * moved) / math.sqrt(a))
+    return torch.stack(out)
+
+
+# 17.restart
+def r_for(draw, loss, limit, most):
+    seen = []
+    for k in range(most + 1):
+        picture = draw(k)
+        seen.append((loss(picture), k, picture))
+        if seen[-1][0] <= limit:
+            break
+    return min(seen, key=lambda row: row[:2])[2], len(seen)
+
+
+def r_recursive(draw, loss, limit, most, k=0):
+    picture = draw(k)
+    if loss(picture) <= limit or k == most:
+        return picture, k + 1
+    other, tries = r_recursive(draw, loss, limit, most, k + 1)
+    return (picture if loss(picture) <= loss(other) else other), tries
+
+
+def r_endless(draw, loss, limit, most):
+    k = 0
+    while True:
+        picture = draw(k)
+        k += 1
+        if loss(picture) <= limit:
+            return picture, k
+
+
+def r_last(draw, loss, limit, most):
+    for k in range(most + 1):
+        picture = draw(k)
+        if loss(picture) <= limit:
+            break
+    return picture, k + 1
+
+
+def r_same(draw, loss, limit, most):
+    return r_for(lambda k: draw(0), loss, limit, most)
+
+
+def r_few(draw, loss, limit, most):
+    return r_for(draw, loss, limit, max(most - 1, 0))
+
+
+def r_strict(draw, loss, limit, most):
+    return r_for(draw, loss, limit - 1e-9, most)
+
+
+def r_all(draw, loss, limit, most):
+    return r_for(draw, loss, -1.0, most)
+
+
+def r_first(draw, loss, limit, most):
+    return draw(0), 1
+
+
+# 17.best_start
+def b_sorted(starts, flips, ious, level):
+    rows = sorted(zip(starts, flips, ious))
+    best = None
+    for row in rows:
+        if row[1] >= level and (best is None or row[2] > best[2]):
+            best = row
+    return (best or max(rows, key=lambda row: row[1]))[0]
+
+
+def b_numpy(starts, flips, ious, level):
+    s, f, i = map(np.asarray, (starts, flips, ious))
+    ok = f >= level
+    if not ok.any():
+        return float(s[f.argmax()])
+    top = i[ok].max()
+    return float(s[ok & (i == top)].min())
+
+
+def b_strict(starts, flips, ious, level):
+    return b_sorted(starts, flips, ious, level + 1e-9)
+
+
+def b_most(starts, flips, ious, level):
+    return starts[flips.index(max(flips))]
+
+
+def b_large(starts, flips, ious, level):
+    ready = [(i, s) for s, f, i in zip(starts, flips, ious) if f >= level]
+    return max(ready)[1] if ready else b_most(starts, flips, ious, level)
+
+
+WRONG = {
+    "17.self_similarity": {
+        "raw": (lambda k: k @ k.mT, "long keys"), "once": (lambda k: unit(k) @ k.mT, "both are"),
+        "together": (lambda k: k @ k.mT / k.flatten(1).norm(dim=1)[:, None, None] ** 2, "together"),
+        "places": (lambda k: F.normalize(k, dim=1) @ F.normalize(k, dim=1).mT, "over places"),
+        "correlation": (s_less(1), "correlation"), "centred": (s_less(2), "own mean"),
+        "distance": (lambda k: torch.cdist(unit(k), unit(k)), "distances"),
+        "attention": (lambda k: (unit(k) @ unit(k).mT).softmax(-1), "softmax"),
+        "half": (lambda k: s_loop(k) / 2, "diagonal"), "batch": (lambda k: s_loop(k)[0], "shape"),
+    },
+    "17.turn": {
+        "same": (lambda k: k, "at least"), "longer": (lambda k: 1.5 * k, "at least"),
+        "moved": (lambda k: k + 3, "loss sees"), "shuffled": (lambda k: k.roll(1, 1), "loss sees"),
+        "axis": (lambda k: k * torch.tensor([2.0] + [1.0] * (k.shape[2] - 1)), "loss sees"),
+        "nothing": (lambda k: 0 * k, "length 0"), "half": (lambda k: torch.cat([-k[:, :1], k[:, 1:]], 1), "loss sees"),
+        "rolled": (lambda k: k.roll(1, 1).flip(2), "loss sees"),
+    },
+    "17.contrast": {
+        "plain": (lambda a, b, t: c_of(c_logits(a, b, 1)), "left out"),
+        "times": (lambda a, b, t: c_of(c_logits(a, b, 1 / t)), "sharpens"),
+        "raw": (lambda a, b, t: c_of(a @ b.detach().mT / t), "cosine"),
+        "turned": (lambda a, b, t: c_of(c_logits(a, b, t).mT), "turn the matrix"),
+        "sum": (lambda a, b, t: c_of(c_logits(a, b, t)) * a.shape[1], "not averaged"),
+        "sign": (lambda a, b, t: -c_of(c_logits(a, b, t)), "sign"),
+        "without own": (c_without_own, "all n places"),
+        "cosine": (lambda a, b, t: -c_logits(a, b, t).diagonal(dim1=1, dim2=2).mean(1), "without the others"),
+        "itself": (lambda a, b, t: c_of(c_logits(a, a, t)), "among themselves"),
+        "attached": (lambda a, b, t: c_of(unit(a) @ unit(b).mT / t), "detach"),
+        "detached": (lambda a, b, t: c_of(c_logits(a.detach(), b, t)), "no gradient"),
+        "half": (lambda a, b, t: c_of(c_logits(a, b, t)) / 2, "softmax is 1"),
+        "batch": (lambda a, b, t: c_of(c_logits(a, b, t)).mean(), "shape"),
+    },
+    "17.zero": {
+        "all": ({"structure", "contrast", "style", "divergence", "range"}, "cross-entropy"),
+        "two": ({"structure", "style"}, "step before"), "no range": ({"structure", "style", "divergence"}, "range"),
+        "no style": ({"structure", "range", "divergence"}, "style"), "word": ("structure", "set of names"),
+        "other": ({"keys"}, "none of"), "no structure": ({"style", "range", "divergence"}, "structure"),
+    },
+    "17.push": {
+        "down": (p_with(sign=-1), "walks up"), "raw": (p_with(lambda x, e, g, s: s), "depends on the loss"),
+        "unit": (p_with(lambda x, e, g, s: s / g.flatten(1).norm(dim=1)), "whatever eps"),
+        "batch": (p_with(lambda x, e, g, s: s * e.norm() / g.norm()), "whole batch"),
+        "x": (p_with(lambda x, e, g, s: s * x.flatten(1).norm(dim=1) / g.flatten(1).norm(dim=1)), "not of |eps|"),
+        "eps": (p_with(end=lambda x, e, push, a: e + push), "p_t is asked"),
+        "p_t": (p_with(end=lambda x, e, push, a: (x - (1 - a) ** 0.5 * e) / a**0.5 - push), "belongs to eps"),
+        "square": (p_with(lambda x, e, g, s: s * e.flatten(1).norm(dim=1) / g.flatten(1).norm(dim=1) ** 2), "square"),
+        "no abar": (p_with(end=lambda x, e, push, a: x - (1 - a) ** 0.5 * (e + push)), "divide by"),
+        "no roots": (p_with(end=lambda x, e, push, a: (x - (1 - a) * (e + push)) / a), "roots"),
+        "none": (p_with(lambda x, e, g, s: 0.0), "not moved"),
+        "half": (p_with(lambda x, e, g, s: s / 2 * e.flatten(1).norm(dim=1) / g.flatten(1).norm(dim=1)), "along"),
+    },
+    "17.mean_push": {
+        "no alpha": (lambda a, b: (1 - b) / (1 - a), "left out"),
+        "turned": (lambda a, b: (1 - a) / ((1 - b) * (a / b) ** 0.5), "turned"),
+        "under": (lambda a, b: (1 - b) / (1 - a) / (a / b) ** 0.5, "above the fraction"),
+        "sigma": (lambda a, b: (1 - a / b) * (1 - b) / (1 - a), "alone"),
+        "no root": (lambda a, b: a / b * (1 - b) / (1 - a), "root"),
+        "sigma once": (lambda a, b: ((a / b) * (1 - b) / (1 - a) / (1 - a / b)) ** 0.5, "place of"),
+        "exchanged": (lambda a, b: (b / a) ** 0.5 * (1 - a) / (1 - b), "turned"), "one": (lambda a, b: 1.0, "tiny"),
+    },
+    "17.restart": {
+        "endless": (r_endless, "at most"), "last": (r_last, "smallest"), "same": (r_same, "same noise"),
+        "few": (r_few, "stopped after"), "strict": (r_strict, "good enough"), "all": (r_all, "are right"),
+        "first": (r_first, "stopped after"), "picture": (lambda *a: r_for(*a)[0], "pair"),
+        "less": (lambda *a: (lambda p, k: (p, k - 1))(*r_for(*a)), "says"),
+    },
+    "17.best_start": {
+        "iou": (lambda s, f, i, level: s[i.index(max(i))], "largest iou of all"), "most": (b_most, "flips most"),
+        "strict": (b_strict, "exactly"), "large": (b_large, "smaller start"),
+        "index": (lambda s, f, i, level: float(s.index(b_sorted(s, f, i, level))), "place in the list"),
+        "level": (lambda s, f, i, level: level, "cross out"),
+        "smallest": (lambda s, f, i, level: min([a for a, b in zip(s, f) if b >= level], default=b_most(s, f, i, level)),
+                     "smallest start"),
+    },
+}
+
+HONEST = {
+    "17.self_similarity": {"loop": s_loop, "numpy": s_numpy},
+    "17.turn": {"turned": t_turned, "longer": lambda k: -2 * k, "doubled": lambda k: 3 * k},
+    "17.contrast": {"cross-entropy": c_entropy, "loop": c_loop},
+    "17.zero": {"list": ["range", "style", "structure", "divergence"],
+                "frozen": frozenset(("range", "style", "structure", "divergence"))},
+    "17.push": {"loop": p_loop, "steps": p_with()},
+    "17.mean_push": {"plain": lambda a, b: math.sqrt(a / b) * (1 - b) / (1 - a),
+                     "long": lambda a, b: ((1 - a / b) * (1 - b) / (1 - a)) / ((1 - a / b) / (a / b) ** 0.5)},
+    "17.restart": {"for": r_for, "recursive": r_recursive},
+    "17.best_start": {"sorted": b_sorted, "numpy": b_numpy},
+}
+
+EQUIVALENT: dict[str, dict[str, str]] = {
+    "17.turn": {f"return {k} * keys": "any negative factor: lengths of keys do not count" for k in (-1.5, -2.0)}
+    | {"return -0.999 * keys": "the same, to a thousandth"},
+}
+ONCE: dict[str, dict[str, str]] = {}
