@@ -60,7 +60,9 @@ def guarded(function: Callable[..., Any], *, finite: bool = True) -> Callable[..
         try:
             for name, value in given.items():
                 p = signature.parameters[name]
-                if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and value is not p.default:
+                if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) or value is p.default:
+                    continue
+                if finite or not isinstance(value, float) or math.isfinite(value):
                     _check(name, value, hints[name], p.annotation, finite)
             _one_rank({name: value for name, value in given.items() if hints[name] is Tensor})
         except BadInput:
@@ -157,13 +159,13 @@ def _holds_numbers(name: str, value: Tensor) -> None:
 
 
 def _one_rank(given: dict[str, Any]) -> None:
-    """Pictures beside pictures: (C, H, W) beside (B, C, H, W) would be spread over the batch without a word."""
-    ranks = {name: x.ndim for name, x in given.items() if isinstance(x, Tensor) and x.is_floating_point() and x.ndim >= 3}
-    if len(set(ranks.values())) > 1:
-        odd = min(ranks, key=ranks.__getitem__)
-        others = ", ".join(f"{name} {tuple(given[name].shape)}" for name in ranks if name != odd)
-        raise BadInput(odd, f"shape {tuple(given[odd].shape)} beside {others}",
-                       "tensors of one number of dimensions", f"{odd}[None] if it is one picture")
+    """Pictures beside pictures: one (C, H, W) beside (B, C, H, W) would be spread over the batch without a word."""
+    tensors = {name: x for name, x in given.items() if isinstance(x, Tensor) and x.is_floating_point() and x.ndim >= 3}
+    for odd, x in tensors.items():
+        for name, y in tensors.items():
+            if x.ndim + 1 == y.ndim and x.shape == y.shape[1:]:
+                raise BadInput(odd, f"shape {tuple(x.shape)} beside {name} {tuple(y.shape)}",
+                               "tensors of one number of dimensions", f"{odd}[None] if it is one picture")
 
 
 def _fits(value: Any, hint: Any) -> bool:

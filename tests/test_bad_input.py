@@ -1,6 +1,8 @@
 """Bad input from every corner: a clear error that names what came and what was expected, and nothing overwritten."""
 
+import math
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from safetensors.torch import save_file
 from minidiff import load
 from minidiff.cli import main
 from minidiff.diffusion import Eps, ddim, ddpm, dpm2m, invert, last, linear, make_schedule, q_sample, scaled_linear, zero_terminal
-from minidiff.errors import BadInput, CheckpointError
+from minidiff.errors import BadInput, CheckpointError, RangeWarning, check_pictures
 from minidiff.files import data_folder
 from minidiff.manifest import write_card
 from minidiff.measure import Reader, explain, frechet, mini_lpips, read
@@ -18,7 +20,7 @@ from minidiff.nets import UNet
 from minidiff.recipes import recipe
 from minidiff.rng import normal
 from minidiff.train import fit
-from minidiff.world import ImageFolder, Scene, Scenes, Thing, parse, render, sample_scenes
+from minidiff.world import ImageFolder, Scene, Scenes, Thing, WorldData, parse, render, sample_scenes
 
 X = normal((2, 3, 16, 16), "bad")
 NAN = X.clone()
@@ -200,3 +202,56 @@ def test_the_command_refuses_in_one_sentence(words, tmp_path, capsys):
     printed = capsys.readouterr().err
     assert printed.startswith("minidiff:") and "Traceback" not in printed
     assert kept.read_bytes() == b"precious" and [p.name for p in tmp_path.iterdir()] == ["x.png"]
+
+
+# ---- pictures of another range ---------------------------------------------------------------------------------------
+
+
+def takers():
+    """Every public function that takes pictures of a person, with the call that gives it some."""
+    import sweep
+    import sweep_upper
+
+    from minidiff import editing, latent, measure, morphing, personal
+    pipe, reader = sweep.pipe(), measure.Reader(8).eval()
+    return {
+        "read": lambda x: measure.read(x, reader), "features": lambda x: measure.features(x, reader),
+        "mini_lpips": lambda x: measure.mini_lpips(x, x, reader), "encode": lambda x: latent.encode(pipe.vae, x),
+        "invert_image": lambda x: latent.invert_image(pipe, x, "a cat", steps=1),
+        "sdedit": lambda x: editing.sdedit(pipe, "a cat", image=x, steps=1),
+        "direct_inversion": lambda x: editing.direct_inversion(pipe, x, "a cat", steps=1),
+        "examples": lambda x: personal.examples(pipe, x, word="cat"),
+        "textual_inversion": lambda x: personal.textual_inversion(pipe, x, word=sweep_upper.new_name()),
+        "slerp_morph": lambda x: morphing.slerp_morph(pipe, x, x, weights=2, steps=1),
+    }
+
+
+@pytest.mark.parametrize("name", ["read", "features", "mini_lpips", "encode", "invert_image", "sdedit", "direct_inversion",
+                                  "examples", "textual_inversion", "slerp_morph"])
+def test_pictures_of_another_range(name):
+    take = takers()[name]
+    good = WorldData(32).images(16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        take(good)
+    with pytest.raises(BadInput, match=r"expected pictures in \[-1, 1\].*/ 127.5 - 1 if they are in 0..255"):
+        take((good + 1) * 127.5)
+    with pytest.warns(RangeWarning, match=r"If they are in \[0, 1\], write \w+ \* 2 - 1") as seen:
+        take((good + 1) / 2)
+    assert {w.filename for w in seen if w.category is RangeWarning} == {__file__}, "it points to the line that was written"
+
+
+def test_honest_pictures_pass_in_silence():
+    good = WorldData(32).images(16)
+    honest = {"dark": good.clamp(max=-0.5), "one grey": torch.zeros(2, 3, 8, 8), "one white": torch.ones(2, 3, 8, 8),
+              "pale grey": 0.5 + 0.05 * good, "one dark corner": torch.cat([good.abs()[:1], good[:1]]), "decoded": 1.4 * good,
+              "noised": good + torch.randn(good.shape, generator=torch.Generator().manual_seed(0))}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for images in honest.values():
+            check_pictures("images", images)
+    with pytest.warns(RangeWarning):
+        check_pictures("images", good.abs())
+    for wrong in (good[0], good[:, :1], good.to(torch.uint8), good[:0], good * math.nan, 20 * good):
+        with pytest.raises(BadInput, match="images"):
+            check_pictures("images", wrong)

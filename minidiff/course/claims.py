@@ -108,6 +108,7 @@ CLAIMS: dict[str, Claim] = {}
 def claim(id: str, text: str, *, unit: str, target: str, n: int, small: int, reader: str = "none") -> Callable:
     """Register a function ``f(n) -> Outcome`` as the claim ``id`` ("03.ddim_50"). target: "<= 1.3", ">= 0.9" or "1.0 +- 0.1"."""
     require(re.fullmatch(r"\d\d\.[a-z0-9_]+", id) is not None, "id", repr(id), "a lesson and a name", "'03.ddim_50'")
+    require(1 <= small <= n, "n, small", (n, small), "positive numbers, no more samples on a page than in the stored row")
     limits(target)
 
     def register(run: Callable[[int], Outcome]) -> Callable[[int], Outcome]:

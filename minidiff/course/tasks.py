@@ -29,7 +29,7 @@ from functools import cache
 from types import CodeType
 from typing import Any
 
-from minidiff.course.rooms import enter
+from minidiff.course.rooms import enter, rooms
 from minidiff.errors import BadInput, check_choice, require
 
 __all__ = ["BEGIN", "END", "EXERCISES", "Exercise", "checks", "exercise", "exercises", "find", "solve"]
@@ -89,6 +89,7 @@ EXERCISES: dict[str, Exercise] = {}
 def exercise(id: str, title: str, *, hints: tuple[str, ...], points: int = 1) -> Callable[[Callable], Callable]:
     """Register the decorated function, which is the solution, as the exercise ``id``, such as "02.posterior_mean"."""
     require(re.fullmatch(r"\d\d\.[a-z0-9_]+", id) is not None, "id", repr(id), "a lesson and a name", "'02.posterior_mean'")
+    require(points >= 1, "points", points, "1 or more")
 
     def register(answer: Callable) -> Callable:
         EXERCISES[id] = Exercise(id, title, points, tuple(hints), answer)
@@ -154,6 +155,8 @@ def _imports(function: Callable) -> str:
 
 def exercises(lesson: str | None = None) -> dict[str, Exercise]:
     """All exercises, or those of one lesson ("02"), in the order in which they were written."""
+    if lesson is not None:
+        check_choice("lesson", lesson, rooms())
     enter("exercises", lesson)
     return {id: e for id, e in EXERCISES.items() if lesson is None or id.startswith(f"{lesson}.")}
 
@@ -161,7 +164,7 @@ def exercises(lesson: str | None = None) -> dict[str, Exercise]:
 def find(id: str) -> Exercise:
     """The exercise called ``id``; an unknown id is an error that names the nearest."""
     require(isinstance(id, str), "id", repr(id), "the name of an exercise", "check('02.posterior_mean', posterior_mean)")
-    known = exercises(id[:2]) if re.match(r"\d\d\.", id) else {}
+    known = exercises(id[:2]) if re.match(r"\d\d\.", id) and id[:2] in rooms() else {}
     if id not in known:
         check_choice("exercise", id, exercises())
     return known[id]

@@ -22,6 +22,7 @@ from minidiff.editing.sdedit import sdedit
 from minidiff.editing.self_guidance import look, self_guidance
 from minidiff.editing.sentence_bank import edit_words, put_word, sentence_bank, word_direction
 from minidiff.editing.words import align_words, refine_mapper, replace_mapper, word_values
+from minidiff.guard import guard
 
 __all__ = ["INVERSIONS", "AddNoise", "Asymmetric", "Blend", "Boost", "CopyModule", "CopyQK", "Coupled", "DeltaBlock",
            "EditResult", "EmphasiseValue", "FitEmpty", "IgnoreKey", "Inversion", "LocalBlend", "MeanDirection",
@@ -33,3 +34,5 @@ __all__ = ["INVERSIONS", "AddNoise", "Asymmetric", "Blend", "Boost", "CopyModule
            "null_text_inversion", "paste_moved", "pix2pix_zero", "plug_and_play", "prompt_to_prompt", "put_word",
            "refine_mapper", "replace_mapper", "run_edit", "sdedit", "self_guidance", "sentence_bank", "shift_strength",
            "silhouettes", "source_of", "swap_prompt", "swept", "text_target", "track", "word_direction", "word_values"]
+
+guard(globals(), __all__)

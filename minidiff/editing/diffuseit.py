@@ -28,7 +28,7 @@ from minidiff.editing.key_losses import (
 )
 from minidiff.editing.result import EditResult, finished
 from minidiff.editing.sdedit import noised
-from minidiff.errors import check_choice, check_images, require
+from minidiff.errors import check_choice, check_pictures, require
 from minidiff.latent.autoencoder import decode
 from minidiff.latent.clip import embed_images, embed_texts
 from minidiff.latent.pipeline import check_prompts, schedule_from, scheduler_options
@@ -140,7 +140,7 @@ def diffuseit(
         require(isinstance(value, int) and value >= 0, name, value, "a whole number, 0 or more", f"{name}=0")
     prompts = check_prompts(source, argument="source")
     image = text_to_image(pipe, prompts, seed=seed, steps=steps, guidance=guidance) if image is None else image
-    check_images("image", image, channels=3)
+    check_pictures("image", image)
     goals, n = check_prompts(target, argument="target"), len(image)
     for name, texts in (("source", prompts), ("target", goals)):
         require(len(texts) in (1, n), name, f"{len(texts)} prompts", f"1 or {n}: one for each picture")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from minidiff.editing.drag_points import cells, features_at, motion_loss, track
 from minidiff.editing.result import EditResult
-from minidiff.errors import check_images, checks_first, require
+from minidiff.errors import check_images, check_pictures, checks_first, require
 from minidiff.latent.pipeline import check_prompts, denoiser, encode_prompt, scheduler_options, whole
 from minidiff.latent.sample import invert_image
 from minidiff.steer import CFG, Hook, Pin, Row, Site, StepContext, Tap, Trajectory, run
@@ -76,7 +76,9 @@ def dragging(pipe: StableDiffusionPipeline, z: Tensor, t: int, context: Tensor, 
     enlarged to half the picture. near: a handle has arrived within so many cells; a picture whose handles all have is left as
     it is (Adam's momentum would move it on).
     """
-    iterations = whole("iterations", iterations, 0)
+    iterations, supervise, search = (whole(name, value, 0) for name, value in
+                                     (("iterations", iterations), ("supervise", supervise), ("search", search)))
+    check_images("z", z, channels=pipe.unet.config.in_channels)
     handles, targets = _points("handles", handles, len(z)).to(z), _points("targets", targets, len(z)).to(z)
     require(handles.shape == targets.shape, "targets", f"shape {tuple(targets.shape)}", f"{tuple(handles.shape)}: one a handle")
     grid = tuple(z.shape[-2:])
@@ -150,7 +152,7 @@ def drag(pipe: StableDiffusionPipeline, prompt: Any, image: Tensor, handles: Any
     :func:`minidiff.personal.picture_lora`, serves all of it. ``details``: "film" (all states), "handles" (B, K, 2) as last
     tracked, "t".
     """
-    check_images("image", image, channels=3)
+    check_pictures("image", image)
     prompts = check_prompts(prompt, argument="prompt")
     require(len(prompts) in (1, len(image)), "prompt", f"{len(prompts)} prompts", f"1 or {len(image)}: one for each picture")
     prompts = prompts * len(image) if len(prompts) == 1 else prompts

@@ -61,6 +61,8 @@ def motion_loss(features: Tensor, places: Tensor, goals: Tensor, *, radius: int 
     features (B, C, H, W); places, goals (B, K, 2) in cells. Where less than one cell is left d is what is left, and handles
     within ``near`` cells no longer pull. sg: no gradient passes, so the content at the handle moves to the goal and not back.
     """
+    require(goals.shape == places.shape and places.shape[-1] == 2, "goals", f"shape {tuple(goals.shape)} beside places of shape "
+            f"{tuple(places.shape)}", "(B, K, 2), a goal for each place")
     way = goals - places
     left = way.norm(dim=-1, keepdim=True)
     step = way / left.clamp(min=1.0)
@@ -87,6 +89,8 @@ def swept(handles: Tensor, targets: Tensor, reach: float, size: int | tuple[int,
 
     What a person paints who wants the thing and its goal to be free, and all else kept.
     """
+    require(handles.shape == targets.shape and handles.shape[-1] == 2, "targets", f"shape {tuple(targets.shape)} beside handles "
+            f"of shape {tuple(handles.shape)}", "(B, K, 2), a target for each handle")
     high, wide = (size, size) if isinstance(size, int) else size
     y, x = torch.meshgrid((torch.arange(high) + 0.5) / high, (torch.arange(wide) + 0.5) / wide, indexing="ij")
     spots = torch.stack([x, y], -1)[:, :, None, None]                                              # (H, W, 1, 1, 2)

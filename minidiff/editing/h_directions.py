@@ -116,6 +116,7 @@ def mean_direction(model: Denoiser, before: Tensor, after: Tensor, cond: Any, ti
                    seed: int = 0, chunk: int = 32) -> MeanDirection:
     """The mean of h(after, noised) - h(before, noised) over pairs (N, C, h, w), at each of these levels; nothing is trained."""
     require(before.shape == after.shape, "after", tuple(after.shape), f"the shape of before, {tuple(before.shape)}")
+    require(chunk >= 1, "chunk", chunk, "1 or more pairs at a time", "chunk=32")
     table = {}
     for t in timesteps:
         total: Tensor | float = 0.0
@@ -159,6 +160,8 @@ def fit_delta(pipe: StableDiffusionPipeline, block: DeltaBlock, before: Tensor, 
     require(known or callable(after), "after", type(after).__name__, "pictures of right answers, or an objective")
     if known:
         require(before.shape == after.shape, "after", tuple(after.shape), f"the shape of before, {tuple(before.shape)}")
+    for name, value in (("steps", steps), ("batch", batch)):
+        require(value >= 1, name, value, "1 or more", f"{name}=12")
     prompts, n = check_prompts(prompts), len(before)
     require(len(prompts) in (1, n), "prompts", f"{len(prompts)} prompts", f"1 or {n}: one for each picture")
     model = denoiser(pipe)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from minidiff.editing.result import EditResult
 from minidiff.editing.sdedit import sdedit
-from minidiff.errors import check_images, require
+from minidiff.errors import check_pictures, require
 from minidiff.latent.concat import poisson_blend
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def cut_and_paste(images: Tensor, mask: Tensor, shift: Tensor, *, rim: int = 2) 
     handles. rim: the hole is so many pixels wider than the mask, as shadows and soft edges stand around a thing. The fill is the
     membrane of ``poisson_blend``, which knows nothing of what was behind.
     """
-    check_images("images", images, channels=3)
+    check_pictures("images", images)
     wanted = (len(images), 1, *images.shape[-2:])
     fits = isinstance(mask, Tensor) and mask.shape == wanted
     require(fits, "mask", f"shape {tuple(getattr(mask, 'shape', ()))}", f"shape {wanted}: the thing in each picture")

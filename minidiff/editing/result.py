@@ -145,6 +145,7 @@ def source_of(pipe: StableDiffusionPipeline, source: str | Sequence[str], target
     require(len(given) <= 1, "seed, image, trajectory, latents, inversion", " and ".join(given), "one of them", "seed=0")
     require(ready is not None or inversion is None or image is not None, "inversion", repr(inversion), "a picture to invert",
             f"image=picture, inversion={inversion!r}")
+    require(steps >= 1, "steps", steps, "1 or more", "steps=50")
     n = max(len(prompts), len(targets))
     if image is not None:
         image = image[None] if isinstance(image, Tensor) and image.ndim == 3 else image

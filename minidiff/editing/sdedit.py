@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minidiff.diffusion.sample import visits
 from minidiff.editing.result import EditResult, finished
-from minidiff.errors import check_images, require
+from minidiff.errors import check_pictures, require
 from minidiff.latent.autoencoder import encode
 from minidiff.latent.pipeline import check_prompts, schedule_from, scheduler_options
 from minidiff.latent.sample import denoise, initial_noise
@@ -29,7 +29,7 @@ def noised(pipe: StableDiffusionPipeline, image: Tensor, *, strength: float, noi
     strength: the share of the ``steps`` that are done, the last int(strength * steps), as in diffusers' image-to-image; 0: the
     latents themselves and no timestep. noise: (B, C, h, w) in place of that of the seed.
     """
-    check_images("image", image, channels=3)
+    check_pictures("image", image)
     good = isinstance(strength, (int, float)) and 0 <= strength <= 1
     require(good, "strength", strength, "a share of the steps in [0, 1]", "strength=0.5")
     with torch.no_grad():
@@ -52,7 +52,7 @@ def sdedit(pipe: StableDiffusionPipeline, target: str | Sequence[str], *, image:
     (section 3.2 of the paper calls the level t_0). 0: the autoencoder's round trip; 1: all steps, and still not pure noise.
     latents: the noise (B, C, h, w) in place of that of the seed. No attention is read and no source prompt is asked for.
     """
-    check_images("image", image, channels=3)
+    check_pictures("image", image)
     prompts, n = check_prompts(target, argument="target"), len(image)
     require(len(prompts) in (1, n), "target", f"{len(prompts)} prompts", f"1 or {n}: one for each picture")
     prompts = prompts * n if len(prompts) == 1 else prompts

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from minidiff.errors import check_images, require
+from minidiff.errors import check_images, check_pictures, require
 from minidiff.latent.bottleneck import Codebook, kl_standard_normal, reparametrise
 from minidiff.latent.discriminator import PatchDiscriminator, adaptive_weight, frozen, hinge_d_loss, hinge_g_loss
 from minidiff.measure import Reader, mini_lpips
@@ -119,7 +119,7 @@ def encode(vae: nn.Module, images: Tensor, *, generator: torch.Generator | None 
     Scaled by the autoencoder's own ``scaling_factor`` (and shifted, where its config has a shift), so they have about
     unit variance. For a VQModel: the vectors before the codebook, which is what latent diffusion diffuses.
     """
-    check_images("images", images, channels=3)
+    check_pictures("images", images)
     parts = []
     for x in images.split(chunk):
         out = vae.encode(x)
@@ -148,7 +148,7 @@ def latent_scale(vae: nn.Module, images: Tensor, *, chunk: int = 64) -> float:
     on the draw.
     """
     require(len(images) >= 2000, "images", len(images), "at least 2,000 pictures", "WorldData(64, level='full').images(2000)")
-    check_images("images", images, channels=3)
+    check_pictures("images", images)
     require(hasattr(vae, "encode") and not hasattr(vae, "quantize"), "vae", type(vae).__name__,
             "an autoencoder with a Gaussian posterior, such as AutoencoderKL")
     generator = torch.Generator().manual_seed(0)

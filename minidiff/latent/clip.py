@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minidiff.errors import check_images, require
+from minidiff.errors import check_pictures, require
 from minidiff.latent.text import make_tokenizer, text_config, token_ids
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Contrastive(nn.Module):
 
 
 def _resized(clip: nn.Module, images: Tensor) -> Tensor:
-    check_images("images", images, channels=3)
+    check_pictures("images", images)
     side = clip.config.vision_config.image_size
     if images.shape[-2:] == (side, side):
         return images

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minidiff.errors import check_images, require
+from minidiff.errors import check_pictures, require
 from minidiff.latent.autoencoder import decode, encode
 from minidiff.latent.pipeline import check_prompts
 from minidiff.latent.sample import text_to_image
@@ -72,7 +72,7 @@ def inpaint_hint(vae: nn.Module, images: Tensor, mask: Tensor) -> Tensor:
     The order of channels is that of ``StableDiffusionInpaintPipeline``. images (B, 3, H, W) in [-1, 1]; mask as
     :func:`random_masks`.
     """
-    check_images("images", images, channels=3)
+    check_pictures("images", images)
     _check_mask(mask, images)
     z = encode(vae, images * (mask < 0.5))
     return torch.cat((F.interpolate(mask, size=z.shape[-2:]), z), dim=1)
@@ -125,7 +125,7 @@ def back_project(small: Tensor, made: Tensor, *, rounds: int = 3) -> Tensor:
     Back-projection (Irani and Peleg 1991): what is missing after shrinking is enlarged and added; each of the ``rounds``
     leaves less. Values stay in [-1, 1].
     """
-    check_images("small", small, channels=3)
+    check_pictures("small", small)
     high, wide = small.shape[-2:]
     require(made.ndim == 4 and made.shape[-2] % high == 0 and made.shape[-1] % wide == 0, "made", f"shape {tuple(made.shape)}",
             f"four axes, the last two whole multiples of {high} and {wide}")
@@ -137,7 +137,7 @@ def back_project(small: Tensor, made: Tensor, *, rounds: int = 3) -> Tensor:
 
 def lowres_hint(small: Tensor, grid: tuple[int, int]) -> Tensor:
     """The small picture (B, 3, h, w) at latent size: as it is, or its pixels in blocks as channels (space to depth)."""
-    check_images("small", small, channels=3)
+    check_pictures("small", small)
     high, wide = small.shape[-2:]
     block = high // grid[0]
     require(block > 0 and (high, wide) == (grid[0] * block, grid[1] * block), "small", f"a picture of {high} x {wide}",

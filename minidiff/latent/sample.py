@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from minidiff.diffusion import last
-from minidiff.errors import BadInput, check_images, require
+from minidiff.errors import BadInput, check_pictures, require
 from minidiff.latent.autoencoder import decode, encode
 from minidiff.latent.pipeline import check_prompts, denoiser, encode_prompt, latent_shape, scheduler_options, whole
 from minidiff.rng import normal
@@ -172,7 +172,7 @@ def invert_image(
 
     ``Trajectory.of(invert_image(...))`` is what the editing methods take.
     """
-    check_images("images", images, channels=3)
+    check_pictures("images", images)
     prompts = check_prompts(prompts)
     require(len(prompts) in (1, len(images)), "prompts", f"{len(prompts)} prompts", f"1 or {len(images)}: one for each picture")
     options = scheduler_options(pipe)

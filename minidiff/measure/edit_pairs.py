@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minidiff.errors import check_choice, check_images, require
+from minidiff.errors import check_choice, check_pictures, require
 from minidiff.measure.prompts import prompt_of, two_things
 from minidiff.measure.reader import Reader
 from minidiff.measure.synthesis import explain
@@ -61,7 +61,7 @@ class EditPairs:
         """
         if images is None:
             return _truth(self.source, self.target, render(self.source).images, torch.ones(len(self), dtype=torch.bool), reader)
-        check_images("images", images, channels=3)
+        check_pictures("images", images)
         require(len(images) == len(self), "images", f"{len(images)} pictures", f"{len(self)}: one for each prompt")
         images = images.detach().float().cpu()
         found, rows, valid = explain(images, reader, steps=steps), [], []

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minidiff.errors import check_choice, check_images, require
+from minidiff.errors import check_choice, check_pictures, require
 from minidiff.measure.edit_pairs import EditTruth
 from minidiff.measure.interval import Estimate, bootstrap
 from minidiff.measure.reading import Reading, read
@@ -85,7 +85,7 @@ def masked_psnr(x: Tensor, y: Tensor, where: Tensor) -> Tensor:
 @torch.no_grad()
 def edit_score(images: Tensor, truth: EditTruth) -> EditScores:
     """Score edited pictures (n, 3, S, S) in [-1, 1] against ``truth`` (``edit_pairs(...).truth(reader, source_pictures)``)."""
-    check_images("images", images, channels=3)
+    check_pictures("images", images)
     require(images.shape == truth.images.shape, "images", f"shape {tuple(images.shape)}", f"{tuple(truth.images.shape)}")
     images = images.detach().float().cpu().clamp(-1, 1)
     got = read(images, truth.reader)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minidiff.errors import check_images, require
+from minidiff.errors import check_pictures, require
 from minidiff.measure.reader import Reader
 
 __all__ = ["features", "mini_lpips"]
@@ -15,7 +15,7 @@ __all__ = ["features", "mini_lpips"]
 @torch.no_grad()
 def features(images: Tensor, reader: Reader, *, chunk: int = 256) -> Tensor:
     """Feature vectors (N, 64) float32 of pictures (N, 3, S, S) in [-1, 1]: the reader's pooled last layer."""
-    check_images("images", images, channels=3)
+    check_pictures("images", images)
     return torch.cat([reader(part).features for part in images.split(chunk)]).float()
 
 
@@ -25,8 +25,8 @@ def mini_lpips(x: Tensor, y: Tensor, reader: Reader) -> Tensor:
     x, y: (B, 3, S, S) in [-1, 1], of the same shape; differentiable. 0 means the same picture. The form is that of
     LPIPS (Zhang et al. 2018, eq. 1) without learned weights, on the reader's own layers.
     """
-    check_images("x", x, channels=3)
-    check_images("y", y, channels=3)
+    check_pictures("x", x)
+    check_pictures("y", y)
     require(x.shape == y.shape, "y", f"shape {tuple(y.shape)}", f"the shape of x, {tuple(x.shape)}")
     total = torch.zeros(len(x), device=x.device)
     layers_x, layers_y = reader(x).layers, reader(y).layers

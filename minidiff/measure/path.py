@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from minidiff.errors import check_images, require
+from minidiff.errors import check_pictures, require
 from minidiff.measure.features import mini_lpips
 from minidiff.measure.reader import Reader
 from minidiff.measure.reading import read
@@ -26,7 +26,7 @@ def _paths(frames: Tensor) -> Tensor:
     frames = frames[None] if isinstance(frames, Tensor) and frames.ndim == 4 else frames
     good = isinstance(frames, Tensor) and frames.ndim == 5 and frames.shape[1] >= 2
     require(good, "frames", getattr(frames, "shape", type(frames).__name__), "(n, 3, H, W) or (B, n, 3, H, W), n at least 2")
-    check_images("frames", frames.flatten(0, 1), channels=3)
+    check_pictures("frames", frames.flatten(0, 1))
     return frames
 
 

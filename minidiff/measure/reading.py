@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minidiff.errors import check_images
+from minidiff.errors import check_pictures
 from minidiff.measure.reader import GRID, RawReading, Reader
 from minidiff.world import ANIMALS, KINDS, MAX_THINGS, SIZE_RANGE, Scenes
 
@@ -32,7 +32,7 @@ class Reading:
 @torch.no_grad()
 def read(images: Tensor, reader: Reader, *, threshold: float = 0.35, chunk: int = 256) -> Reading:
     """Read pictures (B, 3, S, S) in [-1, 1]. ``threshold`` is the least confidence with which a thing counts."""
-    check_images("images", images, channels=3)
+    check_pictures("images", images)
     parts = [decode(reader(part), size=images.shape[-1], threshold=threshold) for part in images.split(chunk)]
     return Reading(Scenes.cat([p.scenes for p in parts]), torch.cat([p.masks for p in parts]),
                    torch.cat([p.confidence for p in parts]),

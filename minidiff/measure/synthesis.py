@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minidiff.errors import check_choice, check_images, require
+from minidiff.errors import check_choice, check_images, check_pictures, require
 from minidiff.measure.fit import FREE, fit, loosened
 from minidiff.measure.reader import Reader
 from minidiff.measure.reading import Reading, read
@@ -58,7 +58,7 @@ def gain(images: Tensor, scenes: Scenes) -> Tensor:
     1: the picture there is this thing and nothing else. 0 or less: the same scene without the thing is as good, so there is no
     such thing, or only the ghost of one. Slots without a thing have 1.
     """
-    check_images("images", images, channels=3)
+    check_pictures("images", images)
     size = images.shape[-1]
     whole = render(scenes, size)
     error = ((whole.images - images) ** 2).mean(1)
@@ -90,7 +90,7 @@ def explain(images: Tensor, reader: Reader, *, steps: int = 24, lr: float = 0.01
     of the answer then carry a ``blend``. Freedom has a price: one pale thing and one half-transparent thing may be the
     same picture. Where both ends of a morph are known, :func:`explain_between` does not have to guess.
     """
-    check_images("images", images, channels=3)
+    check_pictures("images", images)
     require(steps >= 0, "steps", steps, "a whole number >= 0")
     for name in free:
         check_choice("free", name, FREE)
@@ -138,7 +138,7 @@ def explain_between(images: Tensor, first: Scene, other: Scene, *, steps: int = 
     """
     require(steps >= 1, "steps", steps, "at least 1", "steps=24")
     require(lr > 0, "lr", lr, "a positive number", "lr=0.01")
-    check_images("images", images, channels=3)
+    check_pictures("images", images)
     ends = tuple(morph(first, other, [end] * len(images)) for end in (0.0, 1.0))
     scenes, left = morph(first, other, [0.15] * len(images)), None
     blank = Reading(scenes, torch.zeros(len(images), 3, *images.shape[2:]), scenes.present.float(), {})

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from minidiff.diffusion import lerp, slerp
-from minidiff.errors import check_choice, check_images, require
+from minidiff.errors import check_choice, check_pictures, require
 from minidiff.files import replace
 from minidiff.latent.autoencoder import decode
 from minidiff.latent.pipeline import check_prompts, denoiser, encode_prompt, scheduler_options
@@ -111,7 +111,7 @@ def check_weights(weights: int | Sequence[float], *, inside: bool = False) -> tu
 
 def _pictures(name: str, images: Any) -> Tensor:
     images = images[None] if isinstance(images, Tensor) and images.ndim == 3 else images
-    check_images(name, images, channels=3)
+    check_pictures(name, images)
     return images
 
 
@@ -133,6 +133,8 @@ def ends_of(pipe: StableDiffusionPipeline, first: Side, other: Side, prompts: tu
     (one for all or one for each; None: the empty prompt). Or both prompts: then ``seed`` is that of the noise, one for both
     ends (the same noise, as in AID) or one for each.
     """
+    require(steps >= 1, "steps", steps, "1 or more", "steps=12")
+    require(fixed_point >= 0, "fixed_point", fixed_point, "0 or more repetitions of each step", "fixed_point=1")
     kinds = {isinstance(first, Tensor), isinstance(other, Tensor)}
     require(len(kinds) == 1, "first, other", "a picture and a prompt", "two pictures, or two prompts")
     if isinstance(first, Tensor):

@@ -1,5 +1,6 @@
 """Personalisation: Textual Inversion, DreamBooth, LoRA, Custom Diffusion, on any Stable Diffusion pipeline of diffusers."""
 
+from minidiff.guard import guard
 from minidiff.personal.dreambooth import dreambooth, prior_examples, unet_parameters
 from minidiff.personal.fit import TEMPLATES, Examples, Progress, denoising_loss, examples, fit, pictures
 from minidiff.personal.lora import ATTENTION, CROSS_KV, EVERYWHERE, LoRA, load_lora
@@ -10,3 +11,5 @@ from minidiff.personal.words import FreeRows, encode_words, load_word, nearest_w
 __all__ = ["dreambooth", "prior_examples", "unet_parameters", "TEMPLATES", "Examples", "Progress", "denoising_loss", "examples",
            "fit", "pictures", "picture_lora", "ATTENTION", "CROSS_KV", "EVERYWHERE", "LoRA", "load_lora", "textual_inversion",
            "FreeRows", "encode_words", "load_word", "nearest_words", "new_word"]
+
+guard(globals(), __all__)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from minidiff.errors import check_choice, require
-from minidiff.personal.fit import Examples, Progress, examples, fit, pictures
+from minidiff.personal.fit import Examples, Progress, check_plan, examples, fit, pictures
 from minidiff.personal.lora import CROSS_KV, LoRA
 from minidiff.personal.words import FreeRows, new_word
 
@@ -54,6 +54,8 @@ def dreambooth(pipe: StableDiffusionPipeline, images: Tensor, *, word: str, clas
     train_word: move the word's vector too, at ``word_rate`` times the rate of the weights, capped at 1e-2. The new vector is
     drawn at random; left as it is, the network often learns to draw the subject for the class and ignores the word.
     """
+    check_plan(images, captions, iterations=iterations, batch=batch)
+    check_choice("free", free, FREE)
     rows = new_word(pipe, word)
     source = examples(pipe, images, word=f"{word} {class_word}", captions=captions)
     rate = lr if lr is not None else 3e-4 if lora is None else 3e-3

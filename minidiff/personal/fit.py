@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from minidiff.diffusion import Eps, Schedule, V, simple_loss
-from minidiff.errors import check_choice, check_images, require
+from minidiff.errors import check_choice, check_pictures, checks_first, require
 from minidiff.personal.words import FreeRows, encode_words
 from minidiff.rng import generator, normal
 
@@ -56,13 +56,24 @@ def examples(pipe: StableDiffusionPipeline, images: Tensor, *, word: str, captio
 
     captions: one for each picture, with "{}" where the word goes ("a {} on the grass"); the templates if left out.
     """
-    check_images("images", images, channels=3)
-    require(captions is None or len(captions) == len(images), "captions", len(captions or ()), f"{len(images)}, one a picture")
-    for text in captions or ():
-        require("{}" in text, "captions", repr(text), "a caption with {} where the new word goes", "'a {} on the grass'")
+    check_plan(images, captions, iterations=1, batch=1)
     parts = [pipe.vae.encode(part.to(pipe.device, pipe.vae.dtype)).latent_dist.mode() for part in images.split(16)]
     texts = [[t.format(word) for t in TEMPLATES]] * len(images) if captions is None else [[t.format(word)] for t in captions]
     return Examples(torch.cat(parts) * pipe.vae.config.scaling_factor, texts, weight)
+
+
+def check_plan(images: Tensor, captions: Sequence[str] | None, *, iterations: int, batch: int) -> None:
+    """What a method checks before it changes anything, so that no new word is left by a call that is refused."""
+    check_pictures("images", images)
+    require(captions is None or len(captions) == len(images), "captions", len(captions or ()), f"{len(images)}, one a picture")
+    for text in captions or ():
+        require("{}" in text, "captions", repr(text), "a caption with {} where the new word goes", "'a {} on the grass'")
+    _check_loop(iterations, batch)
+
+
+def _check_loop(iterations: int, batch: int) -> None:
+    for name, value in (("iterations", iterations), ("batch", batch)):
+        require(value >= 1, name, value, "1 or more", f"{name}=4")
 
 
 def _snr_weight(abar: Tensor, gamma: float = 5.0, most: float = 100.0) -> Tensor:
@@ -97,6 +108,7 @@ def denoising_loss(pipe: StableDiffusionPipeline, z: Tensor, prompts: Sequence[s
     return loss
 
 
+@checks_first
 def fit(pipe: StableDiffusionPipeline, sources: Sequence[Examples], groups: Iterable[dict], *, words: FreeRows | None = None,
         iterations: int = 120, batch: int = 4, seed: int = 0, weighted: bool = True) -> Iterator[Progress]:
     """The loop of all methods: yields a :class:`Progress` after each step of AdamW (no weight decay).
@@ -105,11 +117,12 @@ def fit(pipe: StableDiffusionPipeline, sources: Sequence[Examples], groups: Iter
     ``[{"params": ..., "lr": 3e-4}]``; everything else is frozen while the loop runs. The rates stay for the first half and
     fall in a straight line to zero. Batch, time and noise of step i are pure functions of (seed, i).
     """
+    _check_loop(iterations, batch)
     groups = [{**g, "params": list(g["params"])} for g in groups]
-    require(iterations >= 1, "iterations", iterations, "1 or more", "iterations=120")
     free = {id(p) for g in groups for p in g["params"]}
     require(bool(free), "groups", "no parameters", "at least one group of parameters",
             "[{'params': lora.parameters(), 'lr': 3e-3}]")
+    yield                                                                           # the arguments are good
     was = {p: p.requires_grad for m in (pipe.unet, pipe.text_encoder, pipe.vae) for p in m.parameters()}
     for p in was:
         p.requires_grad_(id(p) in free)
@@ -143,6 +156,8 @@ def fit(pipe: StableDiffusionPipeline, sources: Sequence[Examples], groups: Iter
 def pictures(pipe: StableDiffusionPipeline, prompts: Sequence[str], *, seed: int = 0, steps: int = 20, guidance: float = 4.0,
              chunk: int = 16) -> Tensor:
     """Samples (B, 3, H, W) in [-1, 1] of prompts in which new words may stand; the noise of row i depends on (seed, i)."""
+    for name, value in (("steps", steps), ("chunk", chunk)):
+        require(value >= 1, name, value, "1 or more", f"{name}=16")
     f, side = pipe.vae_scale_factor, pipe.unet.config.sample_size
     shape = (pipe.unet.config.in_channels, side, side)
     out = []

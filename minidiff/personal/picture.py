@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from minidiff.errors import check_images, require
+from minidiff.errors import check_pictures, require
 from minidiff.personal.fit import examples, fit
 from minidiff.personal.lora import LoRA
 
@@ -28,7 +28,7 @@ def picture_lora(pipe: StableDiffusionPipeline, image: Tensor, prompt: str, *, r
     rank, iterations, batch, lr: of the adapter and its AdamW; the paper's are 16, 80, 4 and 5e-4, for Stable Diffusion. On
     mini-sd twice the iterations at three times the rate hold the thing so fast that handles lag behind their targets.
     """
-    check_images("image", image, channels=3)
+    check_pictures("image", image)
     require(len(image) == 1, "image", f"{len(image)} pictures", "one: an adapter belongs to a picture", "image[:1]")
     source = examples(pipe, image, word=prompt, captions=["{}"])
     lora = LoRA(pipe.unet, rank=rank, seed=seed)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from minidiff.personal.fit import Progress, examples, fit
+from minidiff.personal.fit import Progress, check_plan, examples, fit
 from minidiff.personal.words import FreeRows, new_word
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def textual_inversion(pipe: StableDiffusionPipeline, images: Tensor, *, word: st
 
     Nothing but the rows changes, so all other prompts give the same pictures, bit for bit.
     """
+    check_plan(images, captions, iterations=iterations, batch=batch)
     rows = new_word(pipe, word, start=start, vectors=vectors)
     source = examples(pipe, images, word=word, captions=captions)
     return rows, fit(pipe, [source], [{"params": [rows.v], "lr": lr}], words=rows, iterations=iterations, batch=batch, seed=seed)

@@ -124,6 +124,7 @@ def encode_words(pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> Tenso
 
 def nearest_words(pipe: StableDiffusionPipeline, v: Tensor, k: int = 5) -> list[tuple[str, float]]:
     """The k tokens whose embeddings have the largest cosine with ``v`` (D,); letters and scraps of words are left out."""
+    require(k >= 1, "k", k, "1 or more", "k=5")
     table = pipe.text_encoder.get_input_embeddings().weight.detach()
     near = torch.nn.functional.cosine_similarity(table, v.detach().to(table)[None])
     names = pipe.tokenizer.convert_ids_to_tokens(list(range(len(table))))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from minidiff.errors import check_choice, require
+from minidiff.guard import guard
 from minidiff.recipes.adversarial import DDGANS, VAES, ddgan_recipe, small_vae_recipe
 from minidiff.recipes.clip import CLIPS, clip_recipe
 from minidiff.recipes.control import CONTROLS, control_recipe
@@ -20,6 +21,7 @@ from minidiff.recipes.pixel import PIXEL, PIXEL_NET, SMALL_NET, pixel_recipe
 from minidiff.recipes.readers import READERS, reader_recipe
 from minidiff.recipes.stable import STABLE, stable_recipe
 from minidiff.recipes.vae import AUTOENCODERS, vae_recipe
+from minidiff.rng import seeded_rng
 from minidiff.train import Recipe, load_ema
 from minidiff.world import WORLD_EDITION, ImageFolder
 from minidiff.zoo import ship
@@ -68,7 +70,8 @@ def publish(which: str | Recipe, out: str | Path, *, root: Path | None = None, a
     """
     one = recipe(which) if isinstance(which, str) else which
     require(one.export is not None, "recipe", repr(one.name), "a recipe with export=, which says how its network ships")
-    net = one.build()
+    with seeded_rng(one.seed, "build"):                             # its weights come from the run
+        net = one.build()
     meta = load_ema(out, net)
     made = {key: value for key, value in meta["settings"].items() if key not in ("images", "network")}
     facts = made | {
@@ -82,3 +85,6 @@ def publish(which: str | Recipe, out: str | Path, *, root: Path | None = None, a
     }
     return ship(as_name or one.name, functools.partial(one.export, net.eval()), facts, root=root,
                 base=one.identity.get("start") or "")
+
+
+guard(globals(), __all__)

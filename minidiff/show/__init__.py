@@ -7,6 +7,7 @@ Nothing is loaded until it is used: matplotlib only by plots, ipywidgets only by
 from __future__ import annotations
 
 from importlib import import_module
+from types import FunctionType
 
 # Modules are named apart from their functions, so that neither hides the other.
 _HOMES = {
@@ -29,6 +30,10 @@ def __getattr__(name: str) -> object:
     if name not in EXPORTS:
         raise AttributeError(f"minidiff.show has no {name!r}; it has {', '.join(EXPORTS)}")
     value = getattr(import_module(f"{__name__}.{EXPORTS[name]}"), name)
+    if isinstance(value, FunctionType):
+        from minidiff.guard import guarded  # loads torch, and so not before it is needed
+
+        value = guarded(value)
     globals()[name] = value
     return value
 

@@ -190,8 +190,10 @@ def _digits(value: Tensor) -> str:
 
 def box_mask(side: int, x: int, y: int, width: int, height: int) -> Tensor:
     """A mask (side, side) of 0 and 1: one rectangle, x and y its left upper corner in pixels, cut off at the edge."""
+    for name, value in (("side", side), ("width", width), ("height", height)):
+        require(value >= 1, name, value, "1 pixel or more")
     made = torch.zeros(side, side)
-    made[y:y + height, x:x + width] = 1
+    made[max(y, 0):max(y + height, 0), max(x, 0):max(x + width, 0)] = 1
     return made
 
 

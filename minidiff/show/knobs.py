@@ -168,6 +168,7 @@ def slider(name: str, low: float, high: float, step: float, value: float | None 
 
 def play(name: str, low: int, high: int, step: int = 1, value: int | None = None, *, milliseconds: int = 120) -> Play:
     """A slider with a play button beside it; the slider alone does everything that the button does."""
+    require(milliseconds >= 1, "milliseconds", milliseconds, "1 or more for each frame", "milliseconds=120")
     return Play(milliseconds=milliseconds, **_grid(name, low, high, step, value))
 
 

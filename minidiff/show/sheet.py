@@ -71,6 +71,7 @@ class Picture:
 
 def plural(count: int, noun: str) -> str:
     """The count and its noun: "1 row", "3 rows"."""
+    require(count >= 0, "count", count, "0 or more")
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from minidiff.errors import require
+
 if TYPE_CHECKING:
     from minidiff.show.panels import Panel
 
@@ -17,6 +19,7 @@ def sweep(panel: Panel, *, most: int = 12) -> Iterator[dict[str, Any]]:
     Yields the knobs' values after each move; the panel draws at every stop, so an error in render comes through. At the
     end all knobs stand as they stood.
     """
+    require(most >= 1, "most", most, "at least one stop a knob", "most=12")
     start = dict(panel.values)
     for name, spec in panel.specs.items():
         count = min(most, len(spec.values))

@@ -72,6 +72,7 @@ def tile(images: Images, *, columns: int | None = None, scale: int = 1, gap: int
 
     scale: array pixels a picture pixel (nearest neighbour, never blurred); gap: array pixels between pictures
     """
+    require(gap >= 0, "gap", gap, "0 or more array pixels", "gap=2")
     rows, columns, scale = _arrange(_rows(images), columns, scale, FULL)
     sheet = paper(1, 1).resize((columns * rows[0].shape[2] * scale + (columns - 1) * gap,
                                 len(rows) * rows[0].shape[1] * scale + (len(rows) - 1) * gap))
@@ -159,6 +160,8 @@ def grid(images: Images, *, columns: int | None = None, labels: Sequence[object]
 
 def spread(total: int, count: int) -> list[int]:
     """``count`` places from 0 to ``total - 1``, first and last included, as even as whole numbers allow."""
+    for name, value in (("total", total), ("count", count)):
+        require(value >= 1, name, value, "1 or more")
     if count >= total:
         return list(range(total))
     return [round(place * (total - 1) / max(count - 1, 1)) for place in range(count)]

@@ -146,6 +146,9 @@ def lr_at(images: int, *, peak: float, warmup: int, total: int, shape: str = "co
 
     shape: "cosine", half a cosine to 2 % of the peak (Loshchilov and Hutter 2017, equation 5); "linear", a line to zero.
     """
+    check_choice("shape", shape, ("cosine", "linear"))
+    require(images >= 0 and warmup >= 0 and total >= 1, "images, warmup, total", (images, warmup, total),
+            "no negative numbers of images, and a cycle of at least one")
     warmup = min(warmup, total)
     if images < warmup:
         return peak * images / warmup

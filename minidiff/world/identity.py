@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minidiff.errors import check_images
+from minidiff.errors import check_pictures
 
 if TYPE_CHECKING:
     from minidiff.world.subject import Subject
@@ -29,7 +29,7 @@ class Identity(NamedTuple):
 
 def identity(subject: Subject, images: Tensor, *, steps: int = 24) -> Identity:
     """What ``Subject.identity`` computes; images (B, 3, S, S)."""
-    check_images("images", images, channels=3)
+    check_pictures("images", images)
     small = F.avg_pool2d(images, 2)                                 # half the size is enough to find it
     side = small.shape[-1]
     best, place = torch.full((len(images),), float("inf")), torch.zeros(len(images), 3)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minidiff.errors import BadInput, check_choice, check_images, require
+from minidiff.errors import BadInput, check_choice, check_pictures, require
 from minidiff.rng import key, uniform
 from minidiff.world.backdrops import backdrop_table, paint_backdrops
 from minidiff.world.blend import colour_rgb
@@ -140,7 +140,7 @@ class Subject:
 
         Returns the pictures and the opacity (B, S, S). Differentiable in ``place``.
         """
-        check_images("images", images, channels=3)
+        check_pictures("images", images)
         require(place.shape == (len(images), 3), "place", tuple(place.shape), f"({len(images)}, 3): x, y, size")
         sprite = _premultiplied(self.sprite).to(images)
         x, y, half = place.to(images).unbind(1)

@@ -17,6 +17,7 @@ from torch import nn
 
 from minidiff.errors import BadInput, CheckpointError, require
 from minidiff.files import data_folder
+from minidiff.guard import guard
 from minidiff.latent.text import ignore_marks
 from minidiff.manifest import CARD, in_part, models_in, read_card
 from minidiff.silence import silence_libraries
@@ -170,7 +171,7 @@ def _from_path(text: str) -> Any:
         raise CheckpointError("name", f"{text!r}, {what}", _WHOLE,
                               f"load({plain!r}) for the shipped model" if plain in _known() else "")
     if (folder / "model" / CARD).is_file():                   # a run keeps its model there
-        check_files("model", folder)
+        check_files("model", folder, run=text)
         return _opened(folder / "model", text)
     if any(folder.glob("step-*/meta.json")):
         raise CheckpointError("name", f"{text!r}, a run that has written no model yet", "a run that has ended or was stopped",
@@ -235,3 +236,6 @@ def _from_hub(name: str) -> Any:
             raise CheckpointError("name", f"{name!r}, which cannot be opened ({first})", _WHOLE,
                                   "one of " + ", ".join(shipped())) from error
     return _opened(folder, name, cache=folder.parents[1])
+
+
+guard(globals(), [name for name in __all__ if name != "load"])       # load says more by itself

@@ -121,9 +121,14 @@ def _put(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def check_files(name: str, root: Path) -> None:
-    """Raise CheckpointError that names all that is wrong with the model ``name`` of ``root``."""
+def check_files(name: str, root: Path, *, run: str = "") -> None:
+    """Raise CheckpointError that names all that is wrong with the model ``name`` of ``root``; run: what the folder of a training
+    run that it belongs to was called."""
     if wrong := faults(root / name, root):
+        if run:
+            raise CheckpointError("name", f"{run!r}, where {'; '.join(f'{name}/: {one}' for one in wrong)}",
+                                  "the model as the run wrote it",
+                                  "the training command of this run again: it writes model/ anew from the newest checkpoint")
         raise CheckpointError("name", f"{name!r}, where {'; '.join(wrong)}", "the files as they were shipped",
                               f"git checkout -- data, git clean -f -- data, or minidiff train {name} --ship; outside a "
                               "checkout install the package again")

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from minidiff.errors import CheckpointError
+from minidiff.errors import CheckpointError, require
 from minidiff.files import data_folder, replace, replace_folder
 from minidiff.manifest import CARD, write_card
 from minidiff.zoo.parts import settle, slim
@@ -24,6 +24,7 @@ __all__ = ["ship", "write_net"]
 
 def write_net(net: nn.Module, config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Write a pixel model or a reader as :func:`load` reads it: config.json, model.safetensors (fp16). Returns its size."""
+    require(folder.is_dir(), "folder", repr(str(folder)), "a folder that exists")
     save_file({k: v.detach().cpu().half().contiguous() for k, v in net.state_dict().items()}, folder / "model.safetensors")
     replace(folder / "config.json", json.dumps(config, indent=1) + "\n")
     return {"parameters": sum(p.numel() for p in net.parameters())}
@@ -55,7 +56,10 @@ def ship(name: str, write: Callable[[Path], Any], facts: dict[str, Any], *, root
     """
     root = root or data_folder()
     folder = root / name
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError("root", f"{str(root)!r} ({error.strerror})", "a folder that is there or can be made") from None
     fresh = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()

@@ -5,7 +5,10 @@
     python tests/kit/hostile.py FOLDER --plain    as a control, those that do not exhaust the machine
                                                   by DiffusionPipeline.from_pretrained alone
 
-FOLDER is empty and is filled. For another diffusers put its site-packages first on PYTHONPATH.
+FOLDER is empty and is filled. For another diffusers put its packages first on PYTHONPATH; the oldest that pyproject.toml allows:
+
+    pip install --no-deps --target OLD diffusers==0.42.0 transformers==5.17.0 huggingface-hub==1.33.0
+    PYTHONPATH=OLD:. python tests/kit/hostile.py FOLDER
 """
 
 from __future__ import annotations

@@ -8,10 +8,14 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import itertools
+import os
 import types
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tiny_pipe import pipeline
 from torch import Tensor, nn
@@ -22,9 +26,12 @@ from minidiff.nets import UNet
 from minidiff.rng import normal
 from minidiff.world import Scene, Scenes, Thing, WorldData, render, sample_scenes
 
-ROOMS = ("world", "diffusion", "measure", "steer", "latent", "nets")
-SIGNED = {"offset", "index", "lam", "guidance", "t_prev"}  # whole numbers that may be below zero
+SIGNED = {"low", "x", "y", "offset", "index", "lam", "guidance", "t_prev"}  # whole numbers that may be below zero
 FREE = {"prompts", "texts", "text", "word", "negative", "words", "folder", "stream"}  # words that name no choice
+FREE |= {"alt", "caption", "title", "unit", "x", "y", "noun", "label", "lines", "action", "value", "source", "target", "prompt",
+         "other", "first", "guide", "start", "class_word", "blend", "expect", "reader", "as_name", "base"}
+ANYTHING = {"answer"}                        # arguments that take all there is
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def x(*shape: int, seed: str = "x") -> Tensor:
@@ -97,7 +104,6 @@ def schedule(T: int = 1000) -> Callable[[], dict[str, Any]]:  # noqa: N803
 
 
 WORLD = {
-    "agrees": lambda: {},
     "caption": lambda: {"scene": scene(), "index": 1, "seed": 0},
     "captions": lambda: {"scenes": scenes(), "seed": 0},
     "parse": lambda: {"text": "a red cat on the grass"},
@@ -252,14 +258,19 @@ VALID = {"world": WORLD, "diffusion": DIFFUSION, "measure": MEASURE, "steer": ST
 
 # Public functions that are not swept here, with the reason.
 ELSEWHERE = {
-    "calibrate": "reads hundreds of rendered pictures",
-    "passing": "reads hundreds of rendered pictures",
-    "score_reader": "reads hundreds of rendered pictures",
-    "reader_loss": "takes what a reader gives, never a person",
-    "decode": "measure.decode takes what a reader gives, never a person",
-    "edit_score": "takes what edit_pairs gives",
-    "score_table": "takes what edit_score gives",
-    "agrees": "takes what parse gives",
+    "measure.calibrate": "reads hundreds of rendered pictures",
+    "measure.passing": "reads hundreds of rendered pictures",
+    "measure.score_reader": "reads hundreds of rendered pictures",
+    "measure.reader_loss": "takes what a reader gives, never a person",
+    "measure.decode": "takes what a reader gives, never a person",
+    "measure.edit_score": "takes what edit_pairs gives",
+    "measure.score_table": "takes what edit_score gives",
+    "world.agrees": "takes what parse gives",
+    "measure.agrees": "takes what parse gives",
+    "course.call": "runs a learner's code and hands on what it raises",
+    "course.expect": "says what is wrong in an answer, as a Mistake",
+    "course.expect_number": "says what is wrong in an answer, as a Mistake",
+    "course.solve": "runs source text and hands on what it raises",
 }
 
 
@@ -299,8 +310,14 @@ def wrong_values(name: str, value: Any, given: dict[str, Any], takes_none: bool)
             yield "another shape", value[..., : max(1, value.shape[-1] - 3)]
         if value.ndim == 4:
             yield "one picture without a batch", value[0]
+        if value.ndim == 4 and value.shape[1] == 3 and name in ("image", "images"):
+            yield "0 to 255", (value + 1) * 127.5
         if value.dtype == torch.int64 and name == "t":
             yield "beyond the schedule", value + 10_000
+    elif isinstance(value, Path):
+        yield from (("number", 3.5), ("class", type(value)), ("no such place", Path(os.devnull, "a.png")))
+    elif isinstance(value, np.ndarray):
+        yield from (("text", "text"), ("empty", value[:0]), ("one line", value[0, 0]))
     elif isinstance(value, bool):
         yield "text", "text"
     elif isinstance(value, int):
@@ -349,16 +366,53 @@ def bad_calls(function: Callable[..., Any], valid: Callable[[], dict[str, Any]])
     if not options:
         yield "an unknown keyword", {**valid(), "stpes": 3}
     for name, value in valid().items():
-        if signature[name].kind == signature[name].VAR_POSITIONAL:
+        if name not in signature or signature[name].kind == signature[name].VAR_POSITIONAL or name in ANYTHING:
             continue
         takes_none = signature[name].default is None or "None" in str(signature[name].annotation)
         for what, bad in wrong_values(name, value, valid(), takes_none):
             yield f"{name}: {what}", {**valid(), name: bad}
 
 
-def outcome(function: Callable[..., Any], given: dict[str, Any]) -> str:
-    """clear, raw: ..., silent, or changed: an argument was written to."""
-    before = {name: value.clone() for name, value in given.items() if isinstance(value, Tensor) and not value.is_meta}
+def modules(value: Any) -> list[nn.Module]:
+    """The networks in an argument: itself, a pipeline's parts, what a denoiser wraps."""
+    if isinstance(value, nn.Module):
+        return [value]
+    if isinstance(value, type):
+        return []
+    parts = value.components.values() if hasattr(value, "components") else [getattr(value, "net", None)]
+    return [part for part in parts if isinstance(part, nn.Module)]
+
+
+def trace(given: dict[str, Any], folder: Path | None = None) -> list[tuple[str, Any]]:
+    """What a refused call must leave as it was: (whose, how it stands), for tensors, networks, this process and the files.
+
+    A tensor is named by its place in memory and by how often it was written to; a network by its hooks, its attention processors,
+    its mode and the tensors it holds.
+    """
+    found: list[tuple[str, Any]] = [("gradients", torch.is_grad_enabled()), ("dtype", torch.get_default_dtype()),
+                                    ("random numbers", torch.get_rng_state().tolist())]
+    for name, value in given.items():
+        if isinstance(value, Tensor) and not value.is_meta:
+            found.append((name, (value._version, value.requires_grad, value.nan_to_num().flatten()[:64].tolist())))
+        if isinstance(value, list | dict):
+            found.append((name, repr(value)))
+        for top in modules(value):
+            for path, module in top.named_modules():
+                hooks = sum(len(getattr(module, kind)) for kind in HOOKS)
+                found.append((f"{name}.{path}", (hooks, module.training, id(getattr(module, "processor", None)),
+                                                  "forward" in vars(module))))
+            for path, p in (*top.named_parameters(), *top.named_buffers()):
+                found.append((f"{name}.{path}", (id(p), p._version, p.requires_grad, p.dtype)))
+        if hasattr(value, "tokenizer"):
+            found.append((f"{name}.tokenizer", len(value.tokenizer)))
+    for path in sorted(folder.rglob("*")) if folder else ():
+        found.append((str(path), path.read_bytes() if path.is_file() else None))
+    return found
+
+
+def outcome(function: Callable[..., Any], given: dict[str, Any], folder: Path | None = None) -> str:
+    """clear, raw: ..., silent, or changed: what was written to, overwritten or left hooked by a call that was refused."""
+    before = trace(given, folder)
     try:
         call(function, given)
         said = "silent"
@@ -366,7 +420,8 @@ def outcome(function: Callable[..., Any], given: dict[str, Any]) -> str:
         said = "clear"
     except Exception as error:  # noqa: BLE001 (any other is what is looked for)
         said = f"raw: {type(error).__name__}: {str(error)[:80]}"
-    for name, value in before.items():
-        if not torch.equal(value.nan_to_num(), given[name].nan_to_num()):
-            return f"changed: {name}"
+    after = trace(given, folder) if said != "silent" else before
+    if before != after:
+        odd = sorted({a[0] for a, b in itertools.zip_longest(before, after, fillvalue=("", None)) if a != b})
+        return f"changed: {', '.join(odd[:3])}"
     return said

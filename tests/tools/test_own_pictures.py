@@ -43,17 +43,23 @@ def test_pixels(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     said = capsys.readouterr().out
     assert "Going on from step 1" in said and f"minidiff.load({str(out)!r})" in said.splitlines()[-1]
     model = minidiff.load(str(out))
+    given = torch.ones(1, 3, 32, 32), torch.tensor([500])
     assert model.schedule.T == 1000 and not any(p.requires_grad for p in model.parameters())
     assert main(["sample", str(out), "-n", "4", "-o", str(grid), "--steps", "2"]) == 0
     with Image.open(grid) as picture:
         assert min(picture.size) > 64
+    for damage in ("changed", "deleted", "added"):
+        file = out / "model" / ("model.safetensors" if damage != "added" else "extra.safetensors")
+        file.unlink() if damage == "deleted" else file.write_bytes(b"damaged")
+        with pytest.raises(CheckpointError, match=rf"{file.name} .*the training command of this run again") as error:
+            minidiff.load(out)
+        assert str(out) in str(error.value) and "git" not in str(error.value), "the advice is for a run, not for data/"
+        assert main(words) == 0
+        assert torch.equal(minidiff.load(out)(*given).x0, model(*given).x0), "and it works"
     with pytest.raises(CheckpointError, match="data is {'pictures': 6"):
         (folder / "5.png").unlink()
         (folder / "metadata.jsonl").unlink()
         list(minidiff.fit(minidiff.recipes.recipe("pixel-small-eps", data=folder), images=96, out=out, device="cpu"))
-    (out / "model" / "model.safetensors").write_bytes(b"damaged")
-    with pytest.raises(CheckpointError):
-        minidiff.load(out)
 
 
 def test_autoencoder_and_text_to_image(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
