@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from dataclasses import replace
@@ -59,6 +60,10 @@ def draw(i: int, n: int, device: torch.device) -> dict[str, torch.Tensor]:
 
 def loss(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     return ((model(batch["x"] + batch["noise"], batch["t"]) - batch["noise"]) ** 2).mean((1, 2, 3))
+
+
+def painted(net: TinyNet) -> torch.Tensor:
+    return net.first.weight.detach()[:4].tanh()
 
 
 def recipe(plain: bool = False, **changes: object) -> Recipe:
@@ -133,17 +138,19 @@ class Ticks:
 
 def run(out: str | None, images: int = 48, save_every: int = 16, stop: int | None = None, ticks: str | None = None,
         kill_at: int = -1, file_limit: int | None = None, user: int | None = None, report: str | None = None,
-        precision: str = "auto", **changes: object) -> None:
+        precision: str = "auto", preview: bool = False, **changes: object) -> None:
     """One job. stop: leave the loop after that step. ticks: count events there; kill_at: die by SIGKILL at that event.
+    preview: with pictures, whose writing then is a save of its own, and each of its file operations an event.
 
     file_limit: the largest file that can be written, in bytes. user: become that user. report: write there what was said.
     """
     torch.set_num_threads(1)
-    used = recipe(**changes)
+    used = recipe(**changes, **{"preview": painted} if preview else {})
     if ticks is not None:
 
         tick = Ticks(ticks, kill_at)
-        for module, name, saving in ((os, "fsync", False), (os, "rename", False), (checkpoint, "write_file", False),
+        pictures = ((os, "replace", False), (os, "chmod", False), (tempfile, "mkstemp", False), (Run, "preview", True))
+        for module, name, saving in (*pictures * preview, (os, "fsync", False), (os, "rename", False), (checkpoint, "write_file", False),
                                      (shutil, "rmtree", False), (checkpoint.CheckpointStore, "save", True),
                                      (Run, "take_step", False), (Ema, "update", False)):
             setattr(module, name, tick.around(getattr(module, name), saving))
@@ -163,7 +170,8 @@ def run(out: str | None, images: int = 48, save_every: int = 16, stop: int | Non
         os.seteuid(user)
     said: list[str] = []
     try:
-        for state in fit(used, images=images, out=out, save_every=save_every, device="cpu", precision=precision, say=said.append):
+        for state in fit(used, images=images, out=out, save_every=save_every, preview_every=save_every, device="cpu", precision=precision,
+                         say=said.append):
             if state.step == stop:
                 break
     except ValueError as error:

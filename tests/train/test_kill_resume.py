@@ -98,3 +98,21 @@ def test_a_kill_at_every_event_of_one_save(straight: Bits, nursery: Nursery, eve
         assert nursery.do(out=str(out)) == 0
         assert differing(straight, final(out)) == []
         assert_tidy(out)
+
+
+def test_a_kill_at_every_file_operation_of_a_preview_and_its_save(straight: Bits, nursery: Nursery, tmp_path: Path) -> None:
+    """The last preview and the checkpoint that vouches for it: the same weights after all, and the same pictures, byte for byte."""
+    def shown(out: Path) -> dict[str, bytes]:
+        return {p.name: p.read_bytes() for p in sorted((out / "previews").iterdir())}
+
+    whole, ticks = tmp_path / "whole", tmp_path / "ticks"
+    ticks.write_bytes(bytes(SIZE))
+    assert nursery.do(out=str(whole), ticks=str(ticks), preview=True) == 0
+    first, save, last = Ticks(str(ticks)).save_began(4), Ticks(str(ticks)).save_began(5), Ticks(str(ticks)).count
+    assert len(shown(whole)) == 3 and save - first >= 5 and last - save > 12, "previews touch the disk, and so do saves"
+    for at in range(first, last + 1):
+        out = tmp_path / f"at{at}"
+        ticks.write_bytes(bytes(SIZE))
+        assert nursery.do(out=str(out), ticks=str(ticks), kill_at=at, preview=True) == -9
+        assert nursery.do(out=str(out), preview=True) == 0
+        assert differing(straight, final(out)) == [] and shown(out) == shown(whole), at
