@@ -150,7 +150,8 @@ def run(out: str | None, images: int = 48, save_every: int = 16, stop: int | Non
 
         tick = Ticks(ticks, kill_at)
         pictures = ((os, "replace", False), (os, "chmod", False), (tempfile, "mkstemp", False), (Run, "preview", True))
-        for module, name, saving in (*pictures * preview, (os, "fsync", False), (os, "rename", False), (checkpoint, "write_file", False),
+        for module, name, saving in (*pictures * preview,
+                                     (os, "fsync", False), (os, "rename", False), (checkpoint, "write_file", False),
                                      (shutil, "rmtree", False), (checkpoint.CheckpointStore, "save", True),
                                      (Run, "take_step", False), (Ema, "update", False)):
             setattr(module, name, tick.around(getattr(module, name), saving))
@@ -170,8 +171,8 @@ def run(out: str | None, images: int = 48, save_every: int = 16, stop: int | Non
         os.seteuid(user)
     said: list[str] = []
     try:
-        for state in fit(used, images=images, out=out, save_every=save_every, preview_every=save_every, device="cpu", precision=precision,
-                         say=said.append):
+        for state in fit(used, images=images, out=out, save_every=save_every, preview_every=save_every, device="cpu",
+                         precision=precision, say=said.append):
             if state.step == stop:
                 break
     except ValueError as error:

