@@ -174,3 +174,14 @@ def test_a_mask_set_by_a_program_is_drawn_and_loses_no_painting(page: Any):
     assert page.evaluate("model.saved") == sent, "and not sent back"
     _button(page, "undo").click()
     assert _cells(page) == painted
+
+
+def test_a_box_is_cut_off_at_every_edge():
+    whole = torch.zeros(8, 8)
+    whole[:2, :3] = 1
+    assert torch.equal(show.box_mask(8, -1, -2, 4, 4), whole)
+    assert torch.equal(show.box_mask(8, 5, 6, 4, 4), whole.flip(0, 1))
+    assert not show.box_mask(8, -4, 0, 4, 4).any()
+    for wrong in ({"width": 0}, {"height": -1}, {"side": 0}):
+        with pytest.raises(BadInput, match=next(iter(wrong))):
+            show.box_mask(**{"side": 8, "x": 1, "y": 1, "width": 2, "height": 2} | wrong)
