@@ -114,6 +114,13 @@ def test_what_a_visitor_reads_first_is_short() -> None:
     assert len(board) < 0.25 * len(README) < 6000 and README.index("make lab") < 3500
 
 
+def test_what_the_autoencoder_reaches_is_its_row() -> None:
+    from minidiff.course import stored
+    said = re.search(r"The autoencoder reaches\s+([\d.]+) dB on scenes\s+of all styles \(goal (\d+)\)", README)
+    row = stored()["07.psnr"]
+    assert said and said[1] == f"{row.value:.1f}" and row.target == f">= {said[2]}"
+
+
 def test_the_notebooks_that_are_there_stand_in_the_course() -> None:
     named = re.findall(r"\(notebooks/([^)]+\.ipynb)\)", README)
     assert sorted(named) == sorted(path.name for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
