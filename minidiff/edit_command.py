@@ -16,6 +16,7 @@ from torch import Tensor
 
 from minidiff.editing.key_losses import clip_features
 from minidiff.errors import BadInput, check_choice, require
+from minidiff.guard import guarded
 from minidiff.show import grid, save_grid
 from minidiff.world import ImageFolder
 from minidiff.world.picture_file import read_image
@@ -38,7 +39,7 @@ COMMON = ("pipe", "source", "prompt", "target", "seed", "image", "trajectory", "
 def _method(name: str) -> Callable[..., Any]:
     check_choice("METHOD", name, METHODS)
     module, function = METHODS[name].split(":")
-    found = getattr(importlib.import_module(module), function)
+    found = guarded(getattr(importlib.import_module(module), function))
     if "features" in inspect.signature(found).parameters:              # a network to look at pictures with: the one that ships
         found = functools.partial(found, features=clip_features(load("mini-clip")))
     return found
@@ -95,11 +96,11 @@ def edit(given: Namespace) -> int:
     else:
         prompts, rows = [given.source] * given.seeds, [{"seed": given.seed + k} for k in range(given.seeds)]
         names = [f"seed {given.seed + k}" for k in range(given.seeds)]
-    out.mkdir(parents=True, exist_ok=True)
     shown: list[Tensor] = []
     for k, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
         texts = (prompt, given.target) if "target" in takes else (prompt,)
         made = function(pipe, *texts, steps=given.steps, guidance=given.guidance, **row, **options)
+        out.mkdir(parents=True, exist_ok=True)
         branches = list(made.images)
         for branch in branches:
             save_grid(out / f"{k:03d}_{branch}.png", made.images[branch])

@@ -40,11 +40,12 @@ def morph(given: argparse.Namespace) -> int:
 
     from minidiff.edit_command import options_of
     from minidiff.errors import check_choice, require
+    from minidiff.guard import guarded
     from minidiff.zoo import load
 
     check_choice("--method", given.method, METHODS)
     module, name = METHODS[given.method].split(":")
-    function = getattr(importlib.import_module(module), name)
+    function = guarded(getattr(importlib.import_module(module), name))
     options, out = options_of(function, given.set, fixed=FIXED), Path(given.out)
     require(out.suffix.lower() in FILES, "--out", repr(given.out), f"a file that ends in {' or '.join(FILES)}",
             f"--out {out.stem or 'morph'}.gif")

@@ -169,6 +169,41 @@ def test_words_that_cannot_be_meant(words: list[str], tmp_path: Path, capsys: py
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == files, "nothing is written"
 
 
+def method_options() -> list[tuple[str, str, str]]:
+    """(command, method, an option that is none or a number that is a word) for every method of ``edit`` and ``morph``."""
+    import importlib
+    import inspect
+
+    from minidiff import edit_command, morph_command
+    cases = []
+    for command, table, fixed in (("edit", edit_command.METHODS, edit_command.COMMON),
+                                  ("morph", morph_command.METHODS, morph_command.FIXED)):
+        for method, where in table.items():
+            module, name = where.split(":")
+            known = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+            number = next((n for n, p in known.items() if isinstance(p.default, float | int) and n not in fixed), None)
+            cases += [(command, method, text) for text in ("nosuch=1", f"{number}=much" if number else "")]
+    return [case for case in cases if case[2]]
+
+
+@pytest.mark.parametrize(("command", "method", "option"), method_options())
+def test_options_of_every_method(
+    command: str, method: str, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import inspect
+
+    from minidiff.edit_command import _method
+    texts = ["a red cat", "a blue cat"]
+    if command == "edit":
+        texts = texts if "target" in inspect.signature(_method(method)).parameters else texts[:1]
+        words = ["edit", method, *texts, "--out", str(tmp_path / "e"), "--steps", "2", "--seeds", "1"]
+    else:
+        words = ["morph", *texts, "--method", method, "-o", str(tmp_path / "m.gif"), "--steps", "2"]
+    status, said = code([*words, "--set", option], capsys)
+    assert status == 2 and "Traceback" not in said and option.partition("=")[0] in said
+    assert list(tmp_path.iterdir()) == [], "nothing is written"
+
+
 def shell(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     line = line.replace("minidiff", f"{sys.executable} -m minidiff")
     return subprocess.run(
