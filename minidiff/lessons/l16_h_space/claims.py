@@ -1,0 +1,240 @@
+"""Claims of lesson 16: what passes through the bottleneck, how strong a shift is, and what trained and mean directions do.
+
+The strengths were chosen on split "valid" with the develop reader; the rows use split "test".
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from minidiff.course.claims import Outcome, claim
+from minidiff.editing import MeanDirection, mean_direction
+from minidiff.latent import denoiser, encode, encode_prompt, schedule_from, scheduler_options
+from minidiff.lessons.l16_h_space.data import (
+    STEPS,
+    Inverted,
+    changes,
+    end_ratio,
+    inverted_pairs,
+    moved,
+    pictures_of,
+    response,
+    shares,
+)
+from minidiff.measure import EditScores, Estimate, bootstrap, edit_score, wilson
+from minidiff.recipes.directions import direction_pairs, load_direction
+from minidiff.world import render
+from minidiff.zoo import load
+
+__all__ = ["SYMMETRIC", "edited", "found", "means", "spacing_of"]
+
+STRENGTH = 0.2                                # c of the trained directions
+NIGHT = 0.2
+MEAN = 1.0                                    # of the mean directions: as they are
+SYMMETRIC = 1.0                               # the symmetric step at five times c
+SMALL = 0.02                                  # where an answer is in proportion to c
+LEVELS = (801, 481, 161)
+
+
+@functools.lru_cache(maxsize=1)
+def _pipe() -> Any:
+    return load("mini-sd")
+
+
+@functools.lru_cache(maxsize=2)
+def _reader(name: str) -> torch.nn.Module:
+    return load(f"readers/{name}")
+
+
+@functools.lru_cache(maxsize=8)
+def found(name: str, n: int, split: str = "test") -> Inverted:
+    """n sources of an edit, inverted."""
+    return inverted_pairs(_pipe(), name, n, split=split)
+
+
+@functools.lru_cache(maxsize=4)
+def means(name: str, n: int = 32) -> MeanDirection:
+    """The mean direction of an edit over n pairs of the training split, at five levels."""
+    pipe, pairs = _pipe(), direction_pairs(name, n)
+    z = [encode(pipe.vae, render(scenes).images) for scenes in (pairs.source, pairs.target)]
+    cond = encode_prompt(pipe, pairs.prompts)
+    return mean_direction(denoiser(pipe), *z, cond, range(101, 1000, 200))
+
+
+@functools.lru_cache(maxsize=16)
+def edited(name: str, how: str, n: int, strength: float = STRENGTH, split: str = "test", reader: str = "final") -> EditScores:
+    """Scores of n edits. how: "asymmetric", "symmetric", "mean" (the mean direction, asymmetric), "none" (nothing is edited)."""
+    pipe, mine = _pipe(), found(name, n, split)
+    truth = mine.pairs.truth(_reader(reader))
+    if how == "none":
+        return edit_score(mine.images, truth)
+    delta = means(name) if how == "mean" else load_direction(pipe, name)
+    z = moved(pipe, mine.noise, mine.pairs.prompts, [delta], strength, symmetric=how == "symmetric")
+    return edit_score(pictures_of(pipe, z), truth)
+
+
+def spacing_of(pipe: Any) -> dict[str, Any]:
+    """The scheduler's conventions as ``visits`` takes them."""
+    return {k: v for k, v in scheduler_options(pipe).items() if k != "clip"}
+
+
+def _share(scores: EditScores) -> Estimate:
+    """The share of pictures that are flipped, with Wilson's interval: at 0 or all of N a bootstrap would have none."""
+    flipped = scores.of("target")
+    return wilson(int(flipped.sum()), len(flipped))
+
+
+def _beside(**scores: EditScores) -> dict[str, float]:
+    """Flipped and kept of several edits, by name."""
+    return {f"{word}, {name.replace('_', ' ')}": float(s.of(key).mean()) for name, s in scores.items()
+            for word, key in (("flipped", "target"), ("kept", "preserved"))}
+
+
+# Where an edit passes --------------------------------------------------------------------------------------------------------
+
+
+@claim("16.share_place", "The bottleneck of mini-sd holds the place more than the thing: causal share of night less that of the "
+       "dog at t = 481", unit="share", target=">= 0.1", n=16, small=4)
+def share_place(n: int) -> Outcome:
+    table = {name: shares(denoiser(_pipe()), name, LEVELS, n, pipe=_pipe(), split="test") for name in ("night", "dog")}
+    m = bootstrap(torch.mean, (table["night"] - table["dog"])[:, 1].double())
+    beside = {f"{name}, t = {t}": float(v) for name, s in table.items() for t, v in zip(LEVELS, s.mean(0), strict=True)}
+    return Outcome(m.value, m.low, m.high, baseline={"no share": 0.0}, settings=beside, floor={"all of it": 1.0},
+                   why="both edits go through the skips")
+
+
+@claim("16.share_pixel", "The bottleneck of pixel-ddpm holds the kind as well: causal share of the dog at t = 481, less that of "
+       "mini-sd", unit="share", target=">= 0.3", n=16, small=4)
+def share_pixel(n: int) -> Outcome:
+    ours = shares(denoiser(_pipe()), "dog", LEVELS, n, pipe=_pipe(), split="test")
+    pixel = shares(load("pixel-ddpm"), "dog", LEVELS, n, split="test")
+    m = bootstrap(torch.mean, (pixel - ours)[:, 1].double())
+    beside = {f"{name}, t = {t}": float(v) for name, s in (("mini-sd", ours), ("pixel-ddpm", pixel))
+              for t, v in zip(LEVELS, s.mean(0), strict=True)}
+    return Outcome(m.value, m.low, m.high, baseline={"no share": 0.0}, settings=beside, floor={"all of it": 1.0},
+                   why="its skips carry the kind, too")
+
+
+# Strength --------------------------------------------------------------------------------------------------------------------
+
+
+@claim("16.dog", "A trained direction makes cats dogs by the asymmetric step where the symmetric step at the same c does not "
+       "(Kwon et al. 2023; flips gained, c = 0.2)", unit="share of pictures", target=">= 0.5", n=48, small=4, reader="final")
+def dog(n: int) -> Outcome:
+    asym, sym, none = (edited("dog", how, n) for how in ("asymmetric", "symmetric", "none"))
+    m = asym.minus(sym, "target")
+    return Outcome(m.value, m.low, m.high, baseline=_beside(no_edit=none), settings=_beside(asymmetric=asym, symmetric=sym),
+                   why="at this c the symmetric step makes some dogs, too")
+
+
+@claim("16.strong_symmetric", "The asymmetric step also makes better edits, not only stronger ones: dogs right in all respects, "
+       "asymmetric at c = 0.2 less symmetric at c = 1 (paired)", unit="share of pictures", target=">= 0", n=48, small=4,
+       reader="final")
+def strong_symmetric(n: int) -> Outcome:
+    asym, sym = edited("dog", "asymmetric", n), edited("dog", "symmetric", n, SYMMETRIC)
+    m = asym.minus(sym, "joint")
+    return Outcome(m.value, m.low, m.high, baseline=_beside(no_edit=edited("dog", "none", n)),
+                   settings=_beside(asymmetric=asym, symmetric=sym),
+                   why="with five times the strength the symmetric step makes as many dogs and keeps more")
+
+
+@claim("16.ratio", "The asymmetric run ends as much further away as the closed form for Gaussian data says: measured over "
+       "predicted ratio of small shifts (median)", unit="times", target="1 +- 0.3", n=16, small=4)
+def ratio(n: int) -> Outcome:
+    pipe = _pipe()
+    got = response(pipe, found("dog", n), load_direction(pipe, "dog"), SMALL)
+    said = end_ratio(schedule_from(pipe.scheduler), STEPS, push=got.push, spread=got.spread, **spacing_of(pipe))
+    m = bootstrap(torch.median, got.asymmetric / got.symmetric)
+    return Outcome(m.value / said, m.low / said, m.high / said, baseline={"equal strength": 1 / said},
+                   settings={"measured": m.value, "predicted": said}, why="the network is not linear")
+
+
+# Directions ------------------------------------------------------------------------------------------------------------------
+
+
+@claim("16.homogeneous", "The learnt direction is one for all pictures (Kwon et al. 2023): cosine of f_t's vector, the mean over "
+       "places, for a picture with that of the others (t = 481)", unit="cosine", target=">= 0.95", n=32, small=4)
+def homogeneous(n: int) -> Outcome:
+    block, cosines, maps = load_direction(_pipe(), "dog"), {}, {}
+    for t in LEVELS:
+        d = changes(_pipe(), block, "dog", t, n, split="test").change
+        for table, flat in ((cosines, d.mean((2, 3))), (maps, d.flatten(1))):
+            table[t] = F.cosine_similarity(flat, flat.sum(0) - flat).double()
+    m = bootstrap(torch.mean, cosines[481])
+    beside = {f"{kind}, t = {t}": float(c.mean()) for kind, table in (("vector", cosines), ("map of 8 x 8", maps))
+              for t, c in table.items()}
+    return Outcome(m.value, m.low, m.high, baseline={"independent directions": 0.0}, settings=beside,
+                   why="f_t sees the picture, and answers it")
+
+
+def _two(name: str, strength: float, n: int) -> Outcome:
+    pipe, mine = _pipe(), found(name, n)
+    deltas, truth = [load_direction(pipe, part) for part in name.split(" + ")], mine.pairs.truth(_reader("final"))
+    both = edit_score(pictures_of(pipe, moved(pipe, mine.noise, mine.pairs.prompts, deltas, strength)), truth)
+    m = _share(both)
+    return Outcome(m.value, m.low, m.high, baseline=_beside(no_edit=edit_score(mine.images, truth)),
+                   settings={"kept": float(both.of("preserved").mean())}, why="each direction takes some of the other")
+
+
+@claim("16.compose", "Two directions compose: cats become dogs and day becomes night at once (asymmetric, each at c = 0.2)",
+       unit="share of pictures", target=">= 0.6", n=24, small=4, reader="final")
+def compose(n: int) -> Outcome:
+    return _two("dog + night", STRENGTH * 2**0.5, n)
+
+
+@claim("16.compose_blue", "The same with a colour: dog and blue at once (asymmetric, each at c = 0.2 / sqrt(2))",
+       unit="share of pictures", target=">= 0.6", n=24, small=4, reader="final")
+def compose_blue(n: int) -> Outcome:
+    return _two("dog + blue", STRENGTH, n)
+
+
+@claim("16.night_kept", "Night falls and the thing stays: other attributes kept by the trained direction of the backdrop (c = "
+       "0.2)",
+       unit="share of attributes", target=">= 0.8", n=32, small=4, reader="final")
+def night_kept(n: int) -> Outcome:
+    mine, none = edited("night", "asymmetric", n, NIGHT), edited("night", "none", n)
+    m = mine.mean("preserved")
+    return Outcome(m.value, m.low, m.high, baseline=_beside(no_edit=none), settings=_beside(asymmetric=mine),
+                   why="what reads as night has lost its thing")
+
+
+@claim("16.night_flips", "and it is night: backdrop read as night after the same edit", unit="share of pictures",
+       target=">= 0.95", n=32, small=4, reader="final")
+def night_flips(n: int) -> Outcome:
+    mine, none = edited("night", "asymmetric", n, NIGHT), edited("night", "none", n)
+    m = _share(mine)
+    return Outcome(m.value, m.low, m.high, baseline=_beside(no_edit=none), settings=_beside(asymmetric=mine),
+                   why="so high a bar needs more pictures, or some were darkened only")
+
+
+def _mean_row(name: str, n: int) -> Outcome:
+    mine, none = edited(name, "mean", n, MEAN), edited(name, "none", n)
+    m = _share(mine)
+    return Outcome(m.value, m.low, m.high, baseline=_beside(no_edit=none), settings=_beside(mean_direction=mine),
+                   why="what changes lies at another cell in every picture, and little of it passes through the bottleneck")
+
+
+@claim("16.mean_night", "The mean over pairs is a direction, untrained: night (asymmetric, c = 1)", unit="share of pictures",
+       target=">= 0.5", n=16, small=4, reader="final")
+def mean_night(n: int) -> Outcome:
+    return _mean_row("night", n)
+
+
+@claim("16.mean_dog", "The same for a kind: dog", unit="share of pictures", target=">= 0.5", n=16, small=4, reader="final")
+def mean_dog(n: int) -> Outcome:
+    return _mean_row("dog", n)
+
+
+@claim("16.mean_blue", "The same for a colour: blue", unit="share of pictures", target=">= 0.5", n=16, small=4, reader="final")
+def mean_blue(n: int) -> Outcome:
+    return _mean_row("blue", n)
+
+
+@claim("16.mean_hat", "The same for what is worn: a hat", unit="share of pictures", target=">= 0.5", n=16, small=4,
+       reader="final")
+def mean_hat(n: int) -> Outcome:
+    return _mean_row("hat", n)

@@ -1,0 +1,307 @@
+"""Wrong and right answers to the exercises of lesson 16."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+cos = torch.nn.functional.cosine_similarity
+
+
+# 16.share
+def s_parts(here, there, put):
+    way, gone = (there - here).flatten(1), (put - here).flatten(1)
+    return way, gone, (gone * way).sum(1)
+
+
+def s_with(how):
+    return lambda *args: how(*s_parts(*args))
+
+
+def s_einsum(here, there, put):
+    way = there - here
+    return torch.einsum("bchw,bchw->b", put - here, way) / torch.einsum("bchw,bchw->b", way, way)
+
+
+def s_loop(here, there, put):
+    return [float(((p - a) * (b - a)).sum() / ((b - a) ** 2).sum()) for a, b, p in zip(here, there, put)]
+
+
+# 16.step
+def t_with(first, second, a_of=lambda a, b: (a, b)):
+    def answer(x, eps, shifted, abar, abar_prev):
+        a, b = a_of(abar, abar_prev)
+        e = {"plain": eps, "shifted": shifted}
+        return b**0.5 * (x - (1 - a) ** 0.5 * e[first]) / a**0.5 + (1 - b) ** 0.5 * e[second]
+    return answer
+
+
+def t_sigma(x, eps, shifted, abar, abar_prev):
+    """In the coordinates x / sqrt(abar)."""
+    s, s_prev = ((1 - a) ** 0.5 / a**0.5 for a in (abar, abar_prev))
+    return abar_prev**0.5 * (x / abar**0.5 - s * shifted + s_prev * eps)
+
+
+def t_numpy(x, eps, shifted, abar, abar_prev):
+    x, eps, shifted = (v.numpy() for v in (x, eps, shifted))
+    x0 = (x - np.sqrt(1 - abar) * shifted) / np.sqrt(abar)
+    return torch.from_numpy(np.sqrt(abar_prev) * x0 + np.sqrt(1 - abar_prev) * eps)
+
+
+# 16.wrong_term
+def w_parts(d, a, b):
+    return -((b * (1 - a) / a) ** 0.5) * d, (1 - b) ** 0.5 * d
+
+
+def w_with(how):
+    return lambda d, a, b: torch.stack(how(*w_parts(d, a, b), d, a, b))
+
+
+def w_numbers(d, abar, abar_prev):
+    p, q = w_parts(1.0, abar, abar_prev)
+    return torch.tensor([p, q, p + q], dtype=d.dtype).view(-1, *[1] * d.ndim) * d
+
+
+def w_steps(d, abar, abar_prev):
+    """Whole steps from x = 0, the shift put where it acts."""
+    zero = torch.zeros_like(d)
+
+    def made(e0, e1):
+        return abar_prev**0.5 * (0 - (1 - abar) ** 0.5 * e0) / abar**0.5 + (1 - abar_prev) ** 0.5 * e1
+    return torch.stack([made(d, zero), made(zero, d), made(d, d)])
+
+
+# 16.cosine
+def c_with(others, own=lambda flat: flat):
+    return lambda d: cos(own(d.flatten(1)), others(d.flatten(1)), dim=1)
+
+
+def c_loop(d):
+    flat = d.flatten(1)
+    out = []
+    for i in range(len(flat)):
+        rest = torch.cat([flat[:i], flat[i + 1:]]).mean(0)
+        out.append(flat[i] @ rest / (flat[i].norm() * rest.norm()))
+    return torch.stack(out)
+
+
+def c_numpy(d):
+    flat = d.flatten(1).numpy()
+    rest = flat.sum(0) - flat
+    return list((flat * rest).sum(1) / np.linalg.norm(flat, axis=1) / np.linalg.norm(rest, axis=1))
+
+
+def c_pairs(d):
+    unit = torch.nn.functional.normalize(d.flatten(1), dim=1)
+    return ((unit @ unit.T).sum(1) - 1) / (len(d) - 1)
+
+
+# 16.compose
+def k_with(how):
+    return lambda deltas, c: how(sum(a * d for a, d in zip(c, deltas)), len(deltas), c, deltas)
+
+
+def k_stack(deltas, c):
+    return torch.einsum("k,kbchw->bchw", torch.tensor(c, dtype=deltas[0].dtype), torch.stack(deltas)) * len(c) ** -0.5
+
+
+def k_loop(deltas, c):
+    out = torch.zeros_like(deltas[0])
+    for a, d in zip(c, deltas):
+        out += a * d / np.sqrt(len(deltas))
+    return out
+
+
+# 16.fires
+def f_with(module=lambda net, path: net.get_submodule(path), remove=True, guard=True, calls=1):
+    def answer(net, path, x):
+        seen = []
+        handle = module(net, path).register_forward_hook(lambda *a: seen.append(1))
+        try:
+            for _ in range(calls):
+                net(x)
+        except RuntimeError:
+            if guard:
+                handle.remove()
+            raise
+        if remove:
+            handle.remove()
+        return len(seen)
+    return answer
+
+
+def f_once(net, path, x):
+    return min(f_with()(net, path, x), 1)
+
+
+def f_inside(net, path, x):
+    """Counts what runs inside as well."""
+    return sum(f_with()(net, name, x) for name, _ in net.named_modules() if name == path or name.startswith(path + "."))
+
+
+def f_there(net, path, x):
+    net(x)
+    return int(path in dict(net.named_modules()))
+
+
+def f_walk(net, path, x):
+    for name in path.split("."):
+        net_inside = getattr(net if name == path.split(".")[0] else net_inside, name)  # noqa: F821
+    return f_with(lambda *a: net_inside)(net, path, x)
+
+
+def f_pre(net, path, x):
+    count = [0]
+
+    def add(*args):
+        count[0] += 1
+    handle = dict(net.named_modules())[path].register_forward_pre_hook(add)
+    try:
+        net(x)
+    finally:
+        handle.remove()
+    return torch.tensor(count[0])
+
+
+# 16.t_edit
+def e_far(ts, ds, level):
+    return [t for t, d in zip(ts, ds) if d >= level]
+
+
+def e_with(how, empty=None):
+    def answer(ts, ds, level, T):
+        far = e_far(ts, ds, level)
+        return how(far, ts, ds, level) if far or empty is None and how is None else (T if empty is None else empty)
+    return answer
+
+
+def e_nearest(ts, ds, level, T):
+    return ts[min(range(len(ts)), key=lambda k: abs(ds[k] - level))]
+
+
+def e_below(ts, ds, level, T):
+    near = [t for t, d in zip(ts, ds) if d < level]
+    return max(near) if near else T
+
+
+def e_sorted(ts, ds, level, T):
+    for t, d in sorted(zip(ts, ds)):
+        if d >= level:
+            return t
+    return T
+
+
+def e_tensor(ts, ds, level, T):
+    t, d = torch.tensor(ts), torch.tensor(ds, dtype=torch.float64)
+    return torch.where(d >= level, t, T).min()
+
+
+def table(*rows):
+    return [list(map(float, row)) for row in rows]
+
+
+EYE = [[1.0 if i == j else 0.0 for j in range(6)] for i in range(4)]
+HALF = 0.5**0.5
+WRONG = {
+    "16.share": {
+        "to go": (lambda *a: 1 - s_einsum(*a), "still to go"),
+        "length": (s_with(lambda way, gone, dot: dot / way.norm(dim=1)), "squared length"),
+        "cosine": (s_with(lambda way, gone, dot: dot / way.norm(dim=1) / gone.norm(dim=1)), "however short"),
+        "lengths": (s_with(lambda way, gone, dot: gone.norm(dim=1) / way.norm(dim=1)), "sideways"),
+        "sign": (lambda *a: -s_einsum(*a), "sign"),
+        "batch": (s_with(lambda way, gone, dot: (dot.sum() / way.square().sum()).expand(len(way))), "whole batch"),
+        "put": (lambda here, there, put: ((there - here) * put).flatten(1).sum(1) / (there - here).flatten(1).square().sum(1),
+                "itself"),
+        "gone": (s_with(lambda way, gone, dot: dot / gone.square().sum(1)), "whole way"),
+        "half": (lambda *a: s_einsum(*a) / 2, "halfway"),
+    },
+    "16.step": {
+        "both": (t_with("shifted", "shifted"), "symmetric"), "other": (t_with("plain", "shifted"), "only the direction"),
+        "none": (t_with("plain", "plain"), "nothing is shifted"),
+        "roots": (lambda x, e, s, a, b: b**0.5 * (x - (1 - a) * s) / a**0.5 + (1 - b) * e, "square roots"),
+        "exchanged": (t_with("shifted", "plain", lambda a, b: (b, a)), "exchanged"),
+        "x0": (lambda x, e, s, a, b: (x - (1 - a) ** 0.5 * s) / a**0.5, "put back"),
+        "scale": (lambda x, e, s, a, b: (x - (1 - a) ** 0.5 * s) / a**0.5 + (1 - b) ** 0.5 * e, "scaled"),
+        "level": (lambda x, e, s, a, b: b**0.5 * (x - (1 - a) ** 0.5 * s) / a**0.5 + (1 - a) ** 0.5 * e, "level after"),
+        "half": (lambda *a: t_sigma(*a) / 2, "plain DDIM"),
+    },
+    "16.ratio": {"same": (5.0, "25 steps"), "half": (2.5, "grows"), "noise": (2 / 1.8, "shrinks"), "prev": (9.0, "sigma itself"),
+                 "square": (20.0, "first powers"), "change": (0.2, "is asked for"), "upside": (0.1, "upside down"),
+                 "other": (7.0, "over")},
+    "16.wrong_term": {
+        "sign": (w_with(lambda p, q, *_: [-p, q, q - p]), "minus"),
+        "unscaled": (w_with(lambda p, q, d, a, b: [p / b**0.5, q, p / b**0.5 + q]), "scaled by"),
+        "exchanged": (w_with(lambda p, q, *_: [q, p, p + q]), "exchanged"),
+        "difference": (w_with(lambda p, q, *_: [p, q, p - q]), "signs differ"),
+        "roots": (w_with(lambda p, q, d, a, b: [-b * (1 - a) / a * d, (1 - b) * d, -b * (1 - a) / a * d + (1 - b) * d]), "roots"),
+        "level": (w_with(lambda p, q, d, a, b: [p, (1 - a) ** 0.5 * d, p + (1 - a) ** 0.5 * d]), "level after"),
+        "half": (w_with(lambda p, q, *_: [p / 2, q / 2, (p + q) / 2]), "at abar_prev"),
+    },
+    "16.vanishes": {
+        "word": ("orthogonal", "list of lists"), "square": (EYE[:3], "4 x 6"), "cancel": (table([1, 0, 0, 0, 0, 0],
+        [-1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0], [0, -1, 0, 0, 0, 0]), "negative"),
+        "short": (table(*([0.5 * v for v in row] for row in EYE)), "lengths"),
+        "same": (table(*[[1, 0, 0, 0, 0, 0]] * 4), "share"),
+        "pairs": (table(*[[1, 0, 0, 0, 0, 0]] * 2, *[[0, 1, 0, 0, 0, 0]] * 2), "0.71"),
+        "nan": (table([float("nan")] * 6, *EYE[1:]), "nan"),
+        "some": (table([HALF, HALF, 0, 0, 0, 0], *EYE[1:]), "other cells"),
+    },
+    "16.cosine": {
+        "itself": (c_with(lambda flat: flat.mean(0, keepdim=True)), "itself"),
+        "dot": (lambda d: (d.flatten(1) * (d.sum(0) - d).flatten(1) / (len(d) - 1)).sum(1), "dot product"),
+        "pairs": (c_pairs, "each other"),
+        "unit": (c_with(lambda flat: (flat / flat.norm(dim=1, keepdim=True)).sum(0) - flat / flat.norm(dim=1, keepdim=True)),
+                 "unit vectors"),
+        "one": (lambda d: c_loop(d).mean().expand(len(d)), "repeated"),
+        "pooled": (lambda d: cos(d.mean((2, 3)), (d.sum(0) - d).mean((2, 3)), dim=1), "over places"),
+        "sign": (lambda d: -c_loop(d), "sign"),
+        "half": (lambda d: c_loop(d) / 2, "equal changes"),
+    },
+    "16.compose": {
+        "sum": (k_with(lambda total, k, c, d: total), "missing"), "mean": (k_with(lambda total, k, c, d: total / k), "weaker"),
+        "square": (k_with(lambda total, k, c, d: total / k**2), "squared"),
+        "bare": (k_with(lambda total, k, c, d: sum(d) / k**0.5), "left out"),
+        "length": (k_with(lambda total, k, c, d: total / sum(v * v for v in c) ** 0.5), "by their number"),
+        "first": (k_with(lambda total, k, c, d: c[0] * d[0] / k**0.5), "only the first"),
+        "averaged": (k_with(lambda total, k, c, d: sum(c) / k * sum(d) / k**0.5), "averaged"),
+        "times": (k_with(lambda total, k, c, d: total * k**0.5), "multiply"),
+        "half": (k_with(lambda total, k, c, d: total / k**0.5 / 2), "one direction"),
+    },
+    "16.fires": {
+        "stays": (f_with(remove=False), "still there"), "unguarded": (f_with(guard=False), "raises"),
+        "once": (f_once, "more than"),
+        "inside": (f_inside, "silent hook"), "there": (f_there, "more than once"),
+        "double": (f_with(calls=2), "call the network"),
+        "zero": (lambda net, path, x: 0, "you counted 0"),
+    },
+    "16.t_edit": {
+        "largest": (e_with(lambda far, *_: max(far)), "largest such"), "first": (e_with(lambda far, *_: far[0]), "first such"),
+        "last": (e_with(lambda far, *_: far[-1]), "last such"),
+        "strict": (lambda ts, ds, level, T: min([t for t, d in zip(ts, ds) if d > level], default=T), "counts"),
+        "below": (e_below, "below the threshold"), "nearest": (e_nearest, "nearest"),
+        "zero": (e_with(lambda far, *_: min(far), 0), "not 0"), "index": (lambda ts, ds, level, T: 0.5, "keep the timesteps"),
+    },
+}
+
+HONEST = {
+    "16.share": {"einsum": s_einsum, "loop": s_loop},
+    "16.step": {"sigma": t_sigma, "numpy": t_numpy},
+    "16.ratio": {"whole": 10, "tensor": torch.tensor(10.0)},
+    "16.wrong_term": {"numbers": w_numbers, "whole steps": w_steps},
+    "16.vanishes": {"turned": table(*EYE[::-1]), "spread": table([HALF, HALF, 0, 0, 0, 0], [0, 0, HALF, HALF, 0, 0],
+                                                                [0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1])},
+    "16.cosine": {"loop": c_loop, "numpy": c_numpy, "sums": c_with(lambda flat: flat.sum(0) - flat)},
+    "16.compose": {"stack": k_stack, "loop": k_loop},
+    "16.fires": {"walk": f_walk, "before": f_pre},
+    "16.t_edit": {"sorted": e_sorted, "tensor": e_tensor},
+}
+
+EQUIVALENT: dict[str, dict[str, str]] = {
+    "16.cosine": {"return torch.nn.functional.cosine_similarity(flat, others)": "dim = 1 is its own default",
+                  "return torch.nn.functional.cosine_similarity(others, flat, dim=1)": "a cosine is the same both ways"},
+    "16.compose": {f"return sum((c * d for {names} in zip({lists}))) / len({of}) ** 0.5": why for names, lists, of, why in (
+        ("c, d", "deltas, coefficients", "deltas", "a product does not care which comes first"),
+        ("d, c", "coefficients, deltas", "deltas", "a product does not care which comes first"),
+        ("c, d", "coefficients, deltas", "coefficients", "there are as many of both"))},
+}
+ONCE: dict[str, dict[str, str]] = {}
