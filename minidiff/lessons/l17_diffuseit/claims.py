@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from minidiff.course.claims import Outcome, claim
-from minidiff.editing import clip_features, diffuseit, sdedit
+from minidiff.editing import clip_features, diffuseit, sdedit, text_target
 from minidiff.latent import initial_noise, text_to_image
-from minidiff.lessons.l17_diffuseit.data import layout_edits, reader_features
-from minidiff.measure import EditPairs, EditScores, EditTruth, edit_pairs, edit_score
+from minidiff.lessons.l17_diffuseit.data import layout_edits, patches, preferred, reader_features
+from minidiff.measure import EditPairs, EditScores, EditTruth, bootstrap, edit_pairs, edit_score, wilson
 from minidiff.zoo import load
 
 __all__ = ["Edited", "edited"]
@@ -148,6 +148,19 @@ def full_noise(n: int) -> Outcome:
     return _gain("kind", 1.0, n, "the keys of a small network say only roughly where a thing ends")
 
 
+@claim("17.full_reader", "The same with the keys of a network that was taught where things are, the guide reader (paired)",
+       unit="IoU gained", target=">= 0.2", n=32, small=3, reader="final")
+def full_reader(n: int) -> Outcome:
+    some = _drawn("kind", n, "test")
+    truth = some.pairs.truth(_reader("final"), some.images)
+    images = {"reader's keys": _keys("kind", n, "test", "reader"), "SDEdit 1.0": _by_noise(some, 1.0)}
+    scores = {name: edit_score(x, truth) for name, x in images.items()}
+    m = scores["reader's keys"].minus(scores["SDEdit 1.0"], "iou")
+    beside = {name: {f"{word}, {name}": float(s.of(key).mean()) for word, key in _SHOWN.items()} for name, s in scores.items()}
+    return Outcome(m.value, m.low, m.high, baseline=beside["SDEdit 1.0"], settings=beside["reader's keys"],
+                   why="a thing's place comes back, its outline is partly the old one's")
+
+
 @claim("17.best_sdedit", "and it beats SDEdit at its best strength for this easy edit (paired)", unit="IoU gained", target=">= 0",
        n=48, small=3, reader="final")
 def best_sdedit(n: int) -> Outcome:
@@ -158,3 +171,62 @@ def best_sdedit(n: int) -> Outcome:
        unit="IoU gained", target=">= 0.1", n=24, small=3, reader="final")
 def everything(n: int) -> Outcome:
     return _gain("layout", BEST["layout"], n, "at its best strength SDEdit keeps much of the layout, though it flips less often")
+
+
+@claim("17.reader_keys", "Features of the guide reader, which was taught where things are, hold the layout better than "
+       "mini-clip's keys, which were taught captions (the same edit of everything; paired)", unit="IoU gained", target=">= 0.05",
+       n=24, small=3, reader="final")
+def reader_keys(n: int) -> Outcome:
+    found = edited("layout", n)
+    theirs = edit_score(_keys("layout", n, "test", "reader"), found.truth)
+    m = theirs.minus(found.scores["keys"], "iou")
+    beside = {f"{word}, {name}": float(s.of(key).mean()) for name, s in (("reader", theirs), ("mini-clip", found.scores["keys"]))
+              for word, key in _SHOWN.items()}
+    best = theirs.minus(found.scores[f"SDEdit {BEST['layout']}"], "iou")
+    return Outcome(m.value, m.low, m.high, baseline=beside, settings={"IoU gained over SDEdit's best": best.value},
+                   why="both networks are small and their keys say much the same")
+
+
+# What fails ------------------------------------------------------------------------------------------------------------------
+
+
+@claim("17.published", "The published form, without a prompt: CLIP's caption direction, keys, divergence and range, on DDPM "
+       "steps from 0.6, make one kind of another", unit="share of pictures", target=">= 0.8", n=16, small=3, reader="final")
+def published(n: int) -> Outcome:
+    some = _drawn("kind", n, "test")
+    truth = some.pairs.truth(_reader("final"), some.images)
+    toward = text_target(_clip(), some.pairs.prompts, some.pairs.targets, some.images)
+    images = _by_keys(some, n, {"losses": PUBLISHED, "guidance": 1.0, "sampler": "ddpm", "strength": 0.6, "until": 1.0},
+                      {"target": [""] * n, "toward": toward})
+    scores = edit_score(images, truth)
+    m = wilson(int(scores.of("target").sum()), int(scores.valid.sum()))
+    return Outcome(m.value, m.low, m.high, baseline={"no edit": 0.0},
+                   settings={"kept": float(scores.of("preserved").mean()), "IoU": float(scores.of("iou").mean())},
+                   why="without a prompt this model draws no kinds, and a caption's gradient alone does not make one")
+
+
+# The keys --------------------------------------------------------------------------------------------------------------------
+
+
+@claim("17.prefers", "Keys of mini-clip's last layer say where, not what: the structure loss of the right answer is below "
+       "that of the same scene with its thing elsewhere", unit="share of pairs", target=">= 0.9", n=128, small=32)
+def prefers(n: int) -> Outcome:
+    def share(features: Any) -> float:
+        both = preferred(features, n, split="test")
+        return float((both[:, 0] < both[:, 1]).double().mean())
+
+    m = wilson(round(n * share(clip_features(_clip()))), n)
+    return Outcome(m.value, m.low, m.high, baseline={"chance": 0.5, "patches of pixels": share(patches)},
+                   settings={"layer 0": share(clip_features(_clip(), layer=0)), "layer 1": share(clip_features(_clip(), layer=1)),
+                             "guide reader": share(_look("reader"))},
+                   why="some backdrops have edges of their own where the source has its thing")
+
+
+@claim("17.where", "and how much: its structure loss of the right answer over that of the displaced one", unit="ratio",
+       target="<= 0.8", n=128, small=32)
+def where(n: int) -> Outcome:
+    both = preferred(clip_features(_clip()), n, split="test")
+    m = bootstrap(torch.mean, both[:, 0] / both[:, 1])
+    pixels = preferred(patches, n, split="test")
+    return Outcome(m.value, m.low, m.high, baseline={"patches of pixels": float((pixels[:, 0] / pixels[:, 1]).mean())},
+                   why="keys hold what a patch shows as well")

@@ -184,9 +184,10 @@ def made():
 
 def test_targets_are_the_bars():
     known = {id: c for id, c in claims().items() if id.startswith("17.")}
-    bars = {"17.full_noise": ">= 0.2", "17.best_sdedit": ">= 0", "17.everything": ">= 0.1"}
-    assert {id: c.target for id, c in known.items()} == bars
-    assert {c.reader for c in known.values()} == {"final"}
+    assert {id: c.target for id, c in known.items()} == {
+        "17.full_noise": ">= 0.2", "17.best_sdedit": ">= 0", "17.everything": ">= 0.1", "17.reader_keys": ">= 0.05",
+        "17.full_reader": ">= 0.2", "17.published": ">= 0.8", "17.prefers": ">= 0.9", "17.where": "<= 0.8"}
+    assert {c.reader for id, c in known.items() if id not in ("17.prefers", "17.where")} == {"final"}
     assert all(board.BEST[edit] in board.STRENGTHS[edit] and 1.0 in board.STRENGTHS[edit] for edit in ("kind", "layout"))
 
 
@@ -199,6 +200,32 @@ def test_rows_are_paired_differences_against_the_strength_they_name(made, monkey
         assert row.baseline[f"IoU, {other}"] == pytest.approx(iou[other])
         assert {f"flipped, {other}", f"kept, {other}"} <= row.baseline.keys() and f"IoU, {other}" not in row.settings
         assert row.settings["IoU, keys"] == pytest.approx(iou["keys"])
+    monkeypatch.setattr(board, "_keys", lambda edit, n, split, look="mini-clip": made.images["SDEdit 0.7"])
+    row = rows["17.reader_keys"].run(6)
+    assert row.value == pytest.approx(iou["SDEdit 0.7"] - iou["keys"], abs=1e-6)
+    assert row.settings["IoU gained over SDEdit's best"] == pytest.approx(iou["SDEdit 0.7"] - iou["SDEdit 0.8"], abs=1e-6)
+
+
+def test_the_readers_row_and_the_published_form(made, monkeypatch):
+    rows, asked = claims(), []
+
+    def by_keys(some, n, options, each):
+        asked.append((options, each))
+        return made.images["keys"]
+
+    pairs = edit_pairs("kind", 6, split="test")
+    drawn = SimpleNamespace(pairs=pairs, images=made.truth.images, noise=None)
+    monkeypatch.setattr(type(pairs), "truth", lambda self, reader, images: made.truth)
+    for name, value in {"_drawn": lambda *a: drawn, "_by_keys": by_keys, "_keys": lambda *a: made.images["SDEdit 0.7"],
+                        "_by_noise": lambda some, strength: made.images[f"SDEdit {strength}"]}.items():
+        monkeypatch.setattr(board, name, value)
+    row = rows["17.full_reader"].run(6)
+    near, far = (float(made.scores[name].of("iou").mean()) for name in ("SDEdit 0.7", "SDEdit 1.0"))
+    assert row.value == pytest.approx(near - far, abs=1e-6) and row.baseline["IoU, SDEdit 1.0"] == pytest.approx(far)
+    row = rows["17.published"].run(6)
+    options, each = asked[0]
+    assert options["sampler"] == "ddpm" and options["guidance"] == 1.0 and each["target"] == [""] * 6 and len(each["toward"]) == 6
+    assert row.value == float(made.scores["keys"].of("target").mean())
 
 
 def test_rows_of_a_larger_set_are_not_drawn_again(monkeypatch):
@@ -210,3 +237,11 @@ def test_rows_of_a_larger_set_are_not_drawn_again(monkeypatch):
     assert len(drawn) == 2
     board._first(4, "b", lambda: drawn.append(1), cut)
     assert len(drawn) == 3, "another key is another set"
+
+
+def test_preference_rows(monkeypatch):
+    both = torch.tensor([[0.1, 0.2], [0.2, 0.4], [0.3, 0.2], [0.1, 0.4]], dtype=torch.float64)
+    monkeypatch.setattr(board, "preferred", lambda features, n, split: both)
+    rows = claims()
+    assert rows["17.prefers"].run(4).value == 0.75 and rows["17.prefers"].run(4).baseline["chance"] == 0.5
+    assert rows["17.where"].run(4).value == pytest.approx((0.5 + 0.5 + 1.5 + 0.25) / 4)
