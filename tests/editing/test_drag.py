@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
@@ -137,6 +138,25 @@ def test_only_the_free_part_moves_and_a_picture_that_has_arrived_is_left_alone(c
     assert torch.allclose(first.abs()[first != 0], torch.tensor(0.05), rtol=1e-2), "the first step of Adam is lr long"
     assert states[-1].z.requires_grad is False and not pipe.unet.up_blocks[0]._forward_hooks
     assert all(s.x0.shape == z.shape and s.handles.shape == handles.shape for s in states)
+
+
+def test_a_picture_that_has_arrived_is_not_carried_on_and_tracking_compares_with_the_start(monkeypatch):
+    """The first picture is told that it has arrived after two steps; Adam still has momentum then."""
+    pipe, calls = shared(CASES[1]), []
+    goals = cells(torch.tensor([[[0.8, 0.5]], [[0.8, 0.5]]]), tuple(pipe.vae_scale_factor * 4 for _ in "hw"))
+
+    def arrives(features, first, places, *, radius):
+        calls.append(first)
+        return torch.cat([goals[:1] if len(calls) >= 2 else places[:1], places[1:]])
+
+    monkeypatch.setattr(sys.modules["minidiff.editing.drag"], "track", arrives)
+    states = list(dragging(pipe, initial_noise(pipe, 2, seed=1), 601, encode_prompt(pipe, [PROMPT] * 2), [(0.2, 0.5)],
+                           [(0.8, 0.5)], iterations=5, lr=0.05))
+    assert [s.going.tolist() for s in states] == [[True, True]] * 2 + [[False, True]] * 4
+    assert not torch.equal(states[2].z[0], states[1].z[0]), "the step before it arrived is missing"
+    assert torch.equal(states[5].z[0], states[2].z[0]), "momentum carried on a picture that had arrived"
+    assert not torch.equal(states[5].z[1], states[2].z[1])
+    assert len(calls) == 5 and all(torch.equal(first, calls[0]) for first in calls), "tracking compares with another step"
 
 
 def test_the_latent_goes_down_the_motion_loss():
