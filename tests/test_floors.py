@@ -180,7 +180,7 @@ def test_no_file_is_a_pickle_and_data_is_small() -> None:
     files = tracked()
     assert not [str(path) for path in files if path.suffix in PICKLES], "pickles run code when opened: ship safetensors"
     size = sum(path.stat().st_size for path in files if path.relative_to(ROOT).parts[0] == "data")
-    assert size <= 60e6, f"data/ holds {size / 1e6:.0f} MB"
+    assert size <= 64e6, f"data/ holds {size / 1e6:.0f} MB"
 
 
 def test_no_file_names_a_place_on_one_machine() -> None:
