@@ -105,8 +105,8 @@ def _break_sdedit(value: Any) -> None:
     "Work on out.clone(): the tensor that came belongs to the network.",
 ))
 def inject(out, rows):
-    """out: what a module returned for a whole batch, (number of blocks * n, ...); rows: (branch, text) of each
-    block, in order, such as ("source", "empty"), ("edit", "prompt"). Nothing is said about that order.
+    """out: what a module returned for a whole batch, (number of blocks * n, ...); rows: (branch, text) of
+    each block, in order, such as ("source", "empty"), ("edit", "prompt"). Nothing is said about that order.
 
     Returns a new tensor in which every block of the branch "edit" is the block ("source", "prompt").
     """
@@ -188,8 +188,8 @@ def hook(out, change):
     """out: what a block returned: a tensor, or a tuple whose first member is the tensor that goes on (a down
     block returns it with all its skips). change: a function of that tensor.
 
-    The broken version had two lines, `if isinstance(out, torch.Tensor): return change(out)`, and the edit looked
-    like no edit. Returns out with its tensor changed and everything else as it came; raises TypeError for
+    The broken version was `if isinstance(out, torch.Tensor): return change(out)`, and the edit looked like
+    no edit. Returns out with its tensor changed and everything else as it came; raises TypeError for
     anything else.
     """
     ### BEGIN SOLUTION

@@ -47,7 +47,7 @@ class Strengths:
     """SDEdit of the same pictures at several strengths, beside other editors: share edited against what is kept."""
 
     def __init__(self, pipe: Any, truth: EditTruth, targets: Sequence[str], others: Mapping[str, Tensor], *,
-                 strengths: Sequence[float] = (0.2, 0.4, 0.6, 0.8, 1.0), steps: int = 12, guidance: float = 4.0, shown: int = 4
+                 strengths: Sequence[float] = (0.2, 0.4, 0.6, 0.8, 1.0), steps: int = 12, guidance: float = 4.0, shown: int = 3
                  ) -> None:
         self.images = {s: sdedit(pipe, list(targets), image=truth.images, strength=s, steps=steps, guidance=guidance).edit
                        for s in strengths}
@@ -84,7 +84,7 @@ class Shares:
         """Sources and edits at these shares; below, the IoU by the share of q and k, one line for each share of the features."""
         for name, value, known in (("features", features, self.features), ("attention", attention, self.attention)):
             require(value in known, name, value, f"one of {', '.join(map(str, known))}")
-        top = lay_out([_thin(x) for x in (self.source, self.images[features, attention])], 2, row_labels=["source", "edit"])
+        top = lay_out([_thin(x) for x in (self.source[:3], self.images[features, attention][:3])], 2, row_labels=["source", "edit"])
         lines = {f"features {f:g}": (self.attention, [self.points[f, a][1] for a in self.attention]) for f in self.features}
         lines["chosen"] = ([attention], [self.points[features, attention][1]])
         graph = curve(lines, x="share of the steps with the source's q and k", y="IoU", height=2.6, alt="IoU by shares")
