@@ -84,7 +84,8 @@ class Shares:
         """Sources and edits at these shares; below, the IoU by the share of q and k, one line for each share of the features."""
         for name, value, known in (("features", features, self.features), ("attention", attention, self.attention)):
             require(value in known, name, value, f"one of {', '.join(map(str, known))}")
-        top = lay_out([_thin(x) for x in (self.source[:3], self.images[features, attention][:3])], 2, row_labels=["source", "edit"])
+        shown = (self.source[:3], self.images[features, attention][:3])
+        top = lay_out([_thin(x) for x in shown], 2, row_labels=["source", "edit"])
         lines = {f"features {f:g}": (self.attention, [self.points[f, a][1] for a in self.attention]) for f in self.features}
         lines["chosen"] = ([attention], [self.points[features, attention][1]])
         graph = curve(lines, x="share of the steps with the source's q and k", y="IoU", height=2.6, alt="IoU by shares")
