@@ -80,12 +80,15 @@ def edited(edit: str, n: int, split: str = "test", reader: str = "final") -> Edi
     return Edited({name: edit_score(x, truth) for name, x in whole.items()}, whole, truth, pairs.prompts, pairs.targets)
 
 
-def _beside(found: Edited, *what: str) -> dict[str, dict[str, float]]:
-    """Means by name, such as "right, sdedit 0.4": those of SDEdit as baseline, ours as settings. what: "right", "IoU", "both"."""
-    values = {"right": lambda s: s.target, "IoU": lambda s: s.iou, "both": lambda s: both(s).double()}
-    means = {name: {f"{word}, {name}": float(values[word](s).nanmean()) for word in what} for name, s in found.scores.items()}
-    others = {k: v for name, table in means.items() if name.startswith("sdedit") for k, v in table.items()}
-    return {"baseline": others, "settings": means["plug-and-play"]}
+def _settings(found: Edited, *what: str) -> dict[str, float]:
+    """Means by name, such as "right, sdedit 0.4". what: "right", "IoU"."""
+    values = {"right": lambda s: s.target, "IoU": lambda s: s.iou}
+    return {f"{word}, {name}": float(values[word](s).nanmean()) for word in what for name, s in found.scores.items()
+            if name != "counterfactual"}
+
+
+def _rivals(found: Edited) -> list[str]:
+    return [name for name in found.scores if name.startswith("sdedit")]
 
 
 @claim("15.joint", "Plug-and-Play changes the colour and keeps the thing in its place, both at once (Tumanyan et al. 2023)",
@@ -95,7 +98,8 @@ def joint(n: int) -> Outcome:
     m = wilson(int(both(found.scores["plug-and-play"]).sum()), n)
     floor = {"counterfactual through the autoencoder": float(both(found.scores["counterfactual"]).double().mean())}
     return Outcome(m.value, m.low, m.high, floor=floor, why="an edit must be right and in its place; either may fail",
-                   **_beside(found, "both", "right"))
+                   baseline={name: float(both(found.scores[name]).double().mean()) for name in _rivals(found)},
+                   settings=_settings(found, "right"))
 
 
 @claim("15.iou", "at equal edit rate it keeps the thing's place better than SDEdit, taken at the least strength that edits as "
@@ -104,10 +108,11 @@ def iou(n: int) -> Outcome:
     found = edited("colour", n)
     other = as_often(found)
     m = found.scores["plug-and-play"].minus(found.scores[other], "iou")
-    beside = _beside(found, "IoU", "right")
-    beside["settings"][f"gained over {other}"] = m.value
-    floor = {"counterfactual through the autoencoder": float(found.scores["counterfactual"].iou.nanmean())}
-    return Outcome(m.value, m.low, m.high, why="a weak SDEdit keeps much of the place, too", floor=floor, **beside)
+    gains = {name: float((found.scores[name].iou - found.scores[other].iou).nanmean())
+             for name in (*_rivals(found), "counterfactual") if name != other}
+    return Outcome(m.value, m.low, m.high, why="a weak SDEdit keeps much of the place, too",
+                   floor={"counterfactual": gains.pop("counterfactual")}, settings=_settings(found, "IoU", "right"),
+                   baseline={f"{name} over {other}": gain for name, gain in gains.items()})
 
 
 @claim("15.gold", "and its picture is nearer to the right answer: mean squared error over that of the best SDEdit (paired)",
@@ -117,9 +122,10 @@ def gold(n: int) -> Outcome:
     errors = {name: gold_error(s) for name, s in found.scores.items()}
     best = min((name for name in errors if name.startswith("sdedit")), key=lambda name: float(errors[name].mean()))
     m = bootstrap(lambda a, b: a.mean() / b.mean(), errors["plug-and-play"], errors[best], paired=True)
-    beside = {f"error, {name}": float(e.mean()) for name, e in errors.items() if name != "counterfactual"}
-    return Outcome(m.value, m.low, m.high, baseline=beside, why="a backdrop that is redrawn costs both of them as much",
-                   floor={"error of the counterfactual": float(errors["counterfactual"].mean())})
+    beside = {name: float(errors[name].mean() / errors[best].mean()) for name in (*_rivals(found), "counterfactual")}
+    return Outcome(m.value, m.low, m.high, why="a backdrop that is redrawn costs both of them as much",
+                   floor={"counterfactual": beside.pop("counterfactual")}, baseline=beside,
+                   settings={f"error, {name}": float(e.mean()) for name, e in errors.items() if name != "counterfactual"})
 
 
 @claim("15.backdrop", "A backdrop is layout: Plug-and-Play, which keeps layout, changes it less often than a strong SDEdit "
@@ -127,7 +133,9 @@ def gold(n: int) -> Outcome:
 def backdrop(n: int) -> Outcome:
     found = edited("backdrop", n)
     m = found.scores["plug-and-play"].minus(found.scores["sdedit 0.9"], "target")
-    return Outcome(m.value, m.low, m.high, why="what counts as layout is the model's", **_beside(found, "right", "IoU"))
+    return Outcome(m.value, m.low, m.high, why="what counts as layout is the model's",
+                   baseline={"no edit": -float(found.scores["sdedit 0.9"].target.mean())},
+                   settings=_settings(found, "right", "IoU"))
 
 
 # ControlNet ------------------------------------------------------------------------------------------------------------------
@@ -141,4 +149,4 @@ def control_fresh(n: int) -> Outcome:
     same = {"latents": initial_noise(pipe, n, seed=15), "steps": 3, "guidance": GUIDANCE}
     hinted, plain = control(pipe, prompts, hint, controlnet=fresh, **same), denoise(pipe, prompts, **same)
     gap = float((last(hinted).x - last(plain).x).abs().max())
-    return Outcome(gap, gap, gap, why="some path of it does not end in zeros")
+    return Outcome(gap, gap, gap, floor={"no ControlNet": 0.0}, why="some path of it does not end in zeros")

@@ -161,11 +161,13 @@ def test_rows_are_paired_and_their_targets_are_the_bars(monkeypatch):
     assert {id: known[id].target for id in bars} == bars and all(known[id].n == 96 for id in list(bars)[:3])
     assert as_often(found) == "sdedit 0.6", "the least strength that edits as often"
     joint, iou, gold = (known[id].run(8) for id in ("15.joint", "15.iou", "15.gold"))
-    assert joint.value == 1.0 and joint.baseline["both, sdedit 0.4"] == 0.0
+    assert joint.value == 1.0 and joint.baseline["sdedit 0.4"] == 0.0 and joint.settings["right, sdedit 0.6"] == 1.0
     near = found.scores["plug-and-play"].iou - found.scores["sdedit 0.6"].iou
     assert iou.value == pytest.approx(float(near.mean())) and iou.low <= iou.value <= iou.high
-    assert "IoU, plug-and-play" in iou.settings and "IoU, sdedit 0.8" in iou.baseline
-    assert gold.value < 0.01 and gold.baseline["error, sdedit 0.4"] > 0
+    gap = found.scores["sdedit 0.8"].iou - found.scores["sdedit 0.6"].iou
+    assert iou.baseline["sdedit 0.8 over sdedit 0.6"] == pytest.approx(float(gap.mean())) and "sdedit 0.6 over" not in str(iou)
+    assert iou.settings["IoU, plug-and-play"] == pytest.approx(iou.value + iou.settings["IoU, sdedit 0.6"])
+    assert gold.value < 0.01 and min(gold.baseline.values()) == 1.0 and gold.settings["error, sdedit 0.4"] > 0
 
 
 def test_both_asks_for_the_edit_and_the_place_and_errors_are_squares():
