@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from minidiff.course.claims import Outcome, claim
-from minidiff.course.controls import control_scenes
+from minidiff.course.controls import control_scenes, controlled
 from minidiff.course.samples import shipped
 from minidiff.diffusion import last
 from minidiff.editing import control, direct_inversion, new_controlnet, plug_and_play, sdedit
@@ -139,6 +139,18 @@ def backdrop(n: int) -> Outcome:
 
 
 # ControlNet ------------------------------------------------------------------------------------------------------------------
+
+
+@claim("15.control_iou", "A picture drawn after a silhouette has its things there: overlap of the hint with what a reader finds "
+       "(Zhang et al. 2023)", unit="IoU", target=">= 0.7", n=64, small=2, reader="final")
+def control_iou(n: int) -> Outcome:
+    m = bootstrap(torch.mean, controlled(n).iou.double())
+    beside = {how: controlled(n, how) for how in ("no hint", "another's hint", "the world's own")}
+    return Outcome(m.value, m.low, m.high, floor={"rendered scenes": float(beside["the world's own"].iou.mean())},
+                   baseline={how: float(beside[how].iou.mean()) for how in ("no hint", "another's hint")},
+                   settings={"kind and colour as said": float(controlled(n).right.double().mean()),
+                             "the same without a hint": float(beside["no hint"].right.double().mean())},
+                   why="a small model follows the blob more than its rim")
 
 
 @claim("15.control_fresh", "A fresh ControlNet changes nothing, bit by bit", unit="largest difference of the latents",
