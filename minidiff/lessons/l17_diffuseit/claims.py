@@ -149,7 +149,7 @@ def full_noise(n: int) -> Outcome:
 
 
 @claim("17.full_reader", "The same with the keys of a network that was taught where things are, the guide reader (paired)",
-       unit="IoU gained", target=">= 0.2", n=32, small=3, reader="final")
+       unit="IoU gained", target=">= 0.2", n=64, small=3, reader="final")
 def full_reader(n: int) -> Outcome:
     some = _drawn("kind", n, "test")
     truth = some.pairs.truth(_reader("final"), some.images)
