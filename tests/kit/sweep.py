@@ -218,6 +218,7 @@ MEASURE = {
     "prdc": lambda: {"real": features(), "made": features(seed="b"), "k": 2},
     "read": lambda: {"images": pictures(), "reader": reader(), "threshold": 0.35, "chunk": 2},
     "residual": lambda: {"images": pictures(), "rendered": pictures()},
+    "silhouette_iou": lambda: {"images": pictures(), "silhouettes": torch.zeros(3, 3, 32, 32), "reader": reader()},
     "total_variation": lambda: {"p": torch.tensor([0.5, 0.5]), "q": torch.tensor([0.2, 0.8])},
     "wilson": lambda: {"successes": 3, "n": 9, "level": 0.95},
 }
@@ -244,6 +245,7 @@ LATENT = {
     "make_unet": lambda: {"size": 8, "channels": 4, "widths": (16, 16), "context": 16, "heads": 2},
     "schedule_from": lambda: {"scheduler": pipe().scheduler},
     "scheduler_options": lambda: {"pipe": pipe()},
+    "random_pipeline": lambda: {"size": 16, "seed": 0},
     "snr_weight": lambda: {"snr": torch.tensor([0.1, 3.0]), "gamma": 5.0, "most": 100.0},
     "text_to_image": lambda: {"pipe": pipe(), "prompts": "a red cat", "steps": 1, "guidance": 2.0, "seed": 0, "chunk": 2},
     "token_ids": lambda: {"tokenizer": pipe().tokenizer, "texts": ["a red cat"]},
