@@ -11,7 +11,8 @@ from minidiff.options import number
 __all__ = ["METHODS", "add_parsers", "morph"]
 
 # name on the command line -> where it is; a method takes (pipe, first, other, prompts, weights=, steps=, guidance=)
-METHODS = {"slerp": "minidiff.morphing.interpolate:slerp_morph", "aid": "minidiff.morphing.aid:aid"}
+METHODS = {"slerp": "minidiff.morphing.interpolate:slerp_morph", "aid": "minidiff.morphing.aid:aid",
+           "diffmorpher": "minidiff.morphing.diffmorpher:diffmorpher", "impus": "minidiff.morphing.impus:impus"}
 FIXED = ("pipe", "first", "other", "prompts", "weights", "steps", "guidance")
 FILES = (".gif", ".png")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")

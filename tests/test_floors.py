@@ -21,7 +21,7 @@ FLOORS = {
     "nets": 1, "diffusion": 1, "train": 1, "measure": 1,
     "steer": 2,
     "latent": 3,
-    "editing": 4, "personal": 4, "morphing": 4,
+    "editing": 4, "personal": 4, "morphing": 4.5,              # morphs fit adapters to their pictures: on top of personal
     "zoo": 5, "recipes": 5,
     "course": 6,
     "lessons": 7,

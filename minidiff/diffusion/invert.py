@@ -54,10 +54,11 @@ def lerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
     return (1 - weight) * a + weight * b
 
 
-def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
+def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
     """Along the great circle (Shoemake 1985), one angle for each row: sin((1-w) o)/sin(o) a + sin(w o)/sin(o) b.
 
-    a, b: (B, ...). Where the two are parallel (angle below 1e-4) it is lerp. Refuses opposite directions: no circle is shortest.
+    a, b: (B, ...); weight: one for all rows, or (B,). Where the two are parallel (angle below 1e-4) it is lerp. Refuses opposite
+    directions: no circle is shortest.
     """
     require(a.shape == b.shape, "b", f"shape {tuple(b.shape)}", f"the shape of a, {tuple(a.shape)}")
     wide = torch.float64 if a.dtype == torch.float64 else torch.float32

@@ -21,7 +21,7 @@ from minidiff.steer.loop import State, invert, run
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-__all__ = ["denoise", "initial_noise", "invert_image", "start_noise", "text_to_image"]
+__all__ = ["denoise", "initial_noise", "invert_image", "invert_latents", "start_noise", "text_to_image"]
 
 
 def initial_noise(pipe: StableDiffusionPipeline, n: int, *, seed: int = 0, size: int | tuple[int, int] | None = None) -> Tensor:
@@ -175,10 +175,25 @@ def invert_image(
     check_pictures("images", images)
     prompts = check_prompts(prompts)
     require(len(prompts) in (1, len(images)), "prompts", f"{len(prompts)} prompts", f"1 or {len(images)}: one for each picture")
+    scheduler_options(pipe)
+    with torch.no_grad():
+        z = encode(pipe.vae, images.to(pipe.device, pipe.vae.dtype))
+    return invert_latents(pipe, z, encode_prompt(pipe, prompts), steps=steps, fixed_point=fixed_point, guider=guider, hooks=hooks)
+
+
+def invert_latents(
+    pipe: StableDiffusionPipeline,
+    z: Tensor,
+    text: Tensor,
+    *,
+    steps: int | Sequence[int] = 50,
+    fixed_point: int = 0,
+    guider: Guider | None = None,
+    hooks: Sequence[Hook] = (),
+) -> Iterator[State]:
+    """:func:`invert_image` of clean latents (B, C, h, w) with any embeddings (B or 1, L, D) in place of prompts."""
     options = scheduler_options(pipe)
     if options.pop("clip") is not None:
         raise BadInput("scheduler", "clip_sample=True", "clip_sample=False: a clip has no inverse")
-    with torch.no_grad():
-        z = encode(pipe.vae, images.to(pipe.device, pipe.vae.dtype))
-    texts = {"prompt": encode_prompt(pipe, prompts), "empty": encode_prompt(pipe, "")}
+    texts = {"prompt": text, "empty": encode_prompt(pipe, "")}
     return invert(denoiser(pipe), z, texts, steps=steps, fixed_point=fixed_point, guider=guider, hooks=hooks, **options)

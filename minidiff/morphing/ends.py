@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +30,7 @@ __all__ = ["FIRST", "MIXES", "OTHER", "Ends", "MorphResult", "check_weights", "e
 FIRST, OTHER = "first", "other"                  # the branches of the two ends
 MIXES = {"slerp": slerp, "lerp": lerp}
 Side = Tensor | str | Sequence[str]
+Mix = Callable[[Tensor, Tensor, float], Tensor]   # (a, b, w) -> noise between them
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,20 +160,23 @@ def _each(prompts: str | Sequence[str], n: int) -> list[str]:
 
 
 def walk(pipe: StableDiffusionPipeline, ends: Ends, weights: Mapping[str, float], *, hooks: Sequence[Hook] = (), steps: int = 12,
-         guidance: float = 1.0, mix: str = "slerp", guide: Tensor | None = None, with_ends: bool = True) -> Iterator[State]:
+         guidance: float = 1.0, mix: str | Mix = "slerp", guide: Tensor | None = None, with_ends: bool = True) -> Iterator[State]:
     """One run of all frames of B morphs, each frame a branch of the engine: FIRST, the names of ``weights``, OTHER.
 
-    A frame at weight w begins with ``mix`` of the two noises and has the embedding lerp(text, text', w), or ``guide`` (B, L, D)
-    in its place. with_ends=False leaves the ends out, for methods whose frames do not look at them.
+    A frame at weight w begins with ``mix`` of the two noises (a name, or a function of both and w) and has the embedding
+    lerp(text, text', w), or ``guide`` (B, L, D) in its place. with_ends=False leaves the ends out, for methods whose frames
+    do not look at them.
     """
-    check_choice("mix", mix, MIXES)
+    if not callable(mix):
+        check_choice("mix", mix, MIXES)
+    between = mix if callable(mix) else MIXES[mix]
     good = isinstance(guidance, (int, float)) and not isinstance(guidance, bool) and math.isfinite(guidance)
     require(good, "guidance", repr(guidance), "a finite number", "guidance=1.0")
     taken = [name for name in weights if name in (FIRST, OTHER)]
     require(not taken, "weights", repr(taken), f"names other than {FIRST!r} and {OTHER!r}")
     way = {FIRST: 0.0, **weights, OTHER: 1.0} if with_ends else dict(weights)
     empty = {"empty": encode_prompt(pipe, "")} if guidance != 1.0 else {}
-    z = {name: MIXES[mix](*ends.noise, w) if 0 < w < 1 else ends.noise[int(w)] for name, w in way.items()}
+    z = {name: between(*ends.noise, w) if 0 < w < 1 else ends.noise[int(w)] for name, w in way.items()}
     texts = {name: {"prompt": guide if guide is not None and 0 < w < 1 else lerp(*ends.text, w), **empty}
              for name, w in way.items()}
     return run(denoiser(pipe), z, texts, steps=steps, guider=CFG(guidance), hooks=hooks, **scheduler_options(pipe))

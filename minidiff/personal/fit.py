@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,7 +18,7 @@ from minidiff.rng import generator, normal
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-__all__ = ["TEMPLATES", "Examples", "Progress", "denoising_loss", "examples", "fit", "pictures"]
+__all__ = ["TEMPLATES", "Examples", "Progress", "denoising_loss", "draw_t", "examples", "fit", "only_free", "pictures"]
 
 # words around the new one, where no caption says what else is in the picture
 TEMPLATES = ("a {}", "the {}", "a picture of a {}", "an image of a {}", "a drawing of a {}")
@@ -82,17 +82,18 @@ def _snr_weight(abar: Tensor, gamma: float = 5.0, most: float = 100.0) -> Tensor
     return ((snr + 1).clamp(max=gamma) / snr).clamp(max=most)
 
 
-def _draw_t(n: int, T: int, where: torch.Generator) -> Tensor:
+def draw_t(n: int, T: int, where: torch.Generator) -> Tensor:
     """Half of the times evenly, half from the middle, where shapes are decided: sigmoid(N(0.4, 1))."""
     evenly, middle = torch.rand(n, generator=where), torch.sigmoid(0.4 + torch.randn(n, generator=where))
     return (torch.where(torch.rand(n, generator=where) < 0.5, evenly, middle) * T).long().clamp(max=T - 1)
 
 
-def denoising_loss(pipe: StableDiffusionPipeline, z: Tensor, prompts: Sequence[str], t: Tensor, noise: Tensor, *,
+def denoising_loss(pipe: StableDiffusionPipeline, z: Tensor, prompts: Sequence[str] | Tensor, t: Tensor, noise: Tensor, *,
                    weighted: bool = True) -> Tensor:
     """|| eps - eps_theta(z_t, t, c(prompt)) ||^2 (B,), the loss of every method here (Gal et al. 2023, eq. 2).
 
-    weighted: by min(SNR + 1, 5) / SNR, as mini-sd was trained; False is the plain mean.
+    prompts: B of them, or their embeddings (B, L, D). weighted: by min(SNR + 1, 5) / SNR, as mini-sd was trained; False is
+    the plain mean.
     """
     kind = pipe.scheduler.config.prediction_type
     wraps = {"epsilon": Eps, "v_prediction": V}
@@ -102,10 +103,25 @@ def denoising_loss(pipe: StableDiffusionPipeline, z: Tensor, prompts: Sequence[s
     def net(x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         return pipe.unet(x, t, encoder_hidden_states=cond).sample
 
-    loss = simple_loss(wraps[kind](net, schedule), z, t, noise, cond=encode_words(pipe, prompts))
+    cond = prompts if isinstance(prompts, Tensor) else encode_words(pipe, prompts)
+    loss = simple_loss(wraps[kind](net, schedule), z, t, noise, cond=cond)
     if weighted and kind == "epsilon":
         loss = loss * _snr_weight(schedule.at(t)).to(loss)
     return loss
+
+
+@contextmanager
+def only_free(pipe: StableDiffusionPipeline, params: Iterable[Tensor]) -> Iterator[None]:
+    """While it lasts, of the pipeline's own parameters only those among ``params`` want gradients; then all is as it was."""
+    free = {id(p) for p in params}
+    was = {p: p.requires_grad for m in (pipe.unet, pipe.text_encoder, pipe.vae) for p in m.parameters()}
+    for p in was:
+        p.requires_grad_(id(p) in free)
+    try:
+        yield
+    finally:
+        for p, needed in was.items():
+            p.requires_grad_(needed)
 
 
 @checks_first
@@ -119,25 +135,22 @@ def fit(pipe: StableDiffusionPipeline, sources: Sequence[Examples], groups: Iter
     """
     _check_loop(iterations, batch)
     groups = [{**g, "params": list(g["params"])} for g in groups]
-    free = {id(p) for g in groups for p in g["params"]}
+    free = [p for g in groups for p in g["params"]]
     require(bool(free), "groups", "no parameters", "at least one group of parameters",
             "[{'params': lora.parameters(), 'lr': 3e-3}]")
     yield                                                                           # the arguments are good
-    was = {p: p.requires_grad for m in (pipe.unet, pipe.text_encoder, pipe.vae) for p in m.parameters()}
-    for p in was:
-        p.requires_grad_(id(p) in free)
     optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
     rates = [g["lr"] for g in optimiser.param_groups]
     T = pipe.scheduler.config.num_train_timesteps
     try:
-        with torch.enable_grad(), words if words is not None else nullcontext():
+        with only_free(pipe, free), torch.enable_grad(), words if words is not None else nullcontext():
             for i in range(iterations):
                 for group, rate in zip(optimiser.param_groups, rates, strict=True):
                     group["lr"] = rate * min(1.0, 2 * (1 - i / iterations))
                 drawn = [s.batch(batch, seed, i) for s in sources]
                 z = torch.cat([latents for latents, _ in drawn])
                 weight = torch.cat([torch.full((len(d[0]),), s.weight) for s, d in zip(sources, drawn, strict=True)])
-                t = _draw_t(len(z), T, generator("personal t", seed, i)).to(z.device)
+                t = draw_t(len(z), T, generator("personal t", seed, i)).to(z.device)
                 noise = normal(tuple(z.shape), "personal noise", seed, i).to(z)
                 loss = denoising_loss(pipe, z, [p for _, texts in drawn for p in texts], t, noise, weighted=weighted)
                 mean = (loss * weight.to(loss)).sum() / batch
@@ -146,8 +159,6 @@ def fit(pipe: StableDiffusionPipeline, sources: Sequence[Examples], groups: Iter
                 optimiser.step()
                 yield Progress(i + 1, iterations, float(mean.detach()))
     finally:
-        for p, needed in was.items():
-            p.requires_grad_(needed)
         if words is not None:
             words.write()
 

@@ -48,8 +48,9 @@ class LoRA(nn.Module):
         require(isinstance(rank, int) and rank >= 1, "rank", repr(rank), "a whole number, 1 or more", "rank=4")
         self.rank, self.alpha, self.scale, self.rows = rank, float(rank if alpha is None else alpha), 1.0, rows
         self.targets = tuple(targets)
-        self._layers = {path: layer for path, layer in network.named_modules()
-                        if isinstance(layer, (nn.Linear, nn.Conv2d)) and ("." + path).endswith(tuple("." + t for t in targets))}
+        ends = tuple("." + t for t in targets)                     # peft hides what it adapts in base_layer
+        self._layers = {path: layer for path, layer in network.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))
+                        and ("." + path).removesuffix(".base_layer").endswith(ends)}
         require(bool(self._layers), "targets", repr(self.targets), "endings of paths of Linear or Conv2d layers",
                 f"targets={ATTENTION}")
         self.A, self.B = nn.ParameterDict(), nn.ParameterDict()
@@ -68,20 +69,26 @@ class LoRA(nn.Module):
         """The adapted layers."""
         return list(self._layers)
 
+    @property
+    def attached(self) -> bool:
+        """Whether the network runs with the adapter, through its hooks or merged."""
+        return bool(self._handles) or self._merged is not None
+
+    def low(self, path: str, x: Tensor) -> Tensor:
+        """(alpha / r) B A x: what a layer's own low-rank path adds to its output for the input x, before ``scale``."""
+        check_choice("path", path, self.paths)
+        A, B, layer = self.A[_key(path)], self.B[_key(path)], self._layers[path]
+        if isinstance(layer, nn.Conv2d):
+            return self.alpha / self.rank * F.conv2d(F.conv2d(x, A, None, layer.stride, layer.padding, layer.dilation), B)
+        return self.alpha / self.rank * (x @ A.T @ B.T)
+
     def _add(self, path: str, x: Tensor, y: Tensor) -> Tensor:
         if self.scale == 0:
             return y
-        A, B, layer = self.A[_key(path)], self.B[_key(path)], self._layers[path]
-        part = x if self.rows is None else x[self.rows]
-        if isinstance(layer, nn.Conv2d):
-            low = F.conv2d(F.conv2d(part, A, None, layer.stride, layer.padding, layer.dilation), B)
-        else:
-            low = part @ A.T @ B.T
-        low = self.scale * self.alpha / self.rank * low
+        low = self.scale * self.low(path, x if self.rows is None else x[self.rows])
         if self.rows is None:
             return y + low
-        y = y.clone()
-        y[self.rows] += low
+        y[self.rows] += low                       # the layer's own fresh output: many adapters, one tensor
         return y
 
     def attach(self) -> LoRA:

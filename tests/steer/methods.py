@@ -24,7 +24,20 @@ from minidiff.editing.result import Source, run_edit
 from minidiff.editing.self_guidance import self_guidance
 from minidiff.editing.words import refine_mapper, replace_mapper, word_values
 from minidiff.latent import decode, denoise, denoiser, encode_prompt, scheduler_options
-from minidiff.morphing import Ends, Inner, Outer, midpoints, noise_levels, walk
+from minidiff.morphing import (
+    Ends,
+    Impus,
+    Inner,
+    LerpLoRA,
+    Outer,
+    midpoints,
+    mixed_attention,
+    noise_levels,
+    slerp_adain,
+    twin,
+    walk,
+)
+from minidiff.personal import LoRA
 from minidiff.rng import normal
 from minidiff.steer import CFG, Energy, EpsGuidance, LatentGuidance, MeanGuidance, Pin, Recorder, Trajectory, run
 from tests.pipelines import CASES, shared
@@ -201,6 +214,30 @@ def _morphed(hooks: Callable) -> Callable:
     return sample
 
 
+def _adapters(pipe, numbers, size):
+    """Detached adapters of random weights, each a function of its number."""
+    loras = [LoRA(pipe.unet, rank=2, seed=k).detach().requires_grad_(False) for k in numbers]
+    for k, lora in zip(numbers, loras, strict=True):
+        for path, b in lora.B.items():
+            b.copy_(size * normal(tuple(b.shape), "B", k, path).to(b))
+    return loras
+
+
+def _diffmorphed(pipe, z, prompts, strength, rows):
+    texts, w = (prompts, _swap(prompts)), {"edit": 0.4 * strength}
+    both = Ends((z, z.roll(1, -1)), texts, tuple(encode_prompt(pipe, t) for t in texts))
+    hooks = [LerpLoRA(*_adapters(pipe, range(2), 0.2 * strength), w), mixed_attention(w)]
+    return last(walk(pipe, both, w, steps=STEPS, guidance=GUIDANCE, hooks=hooks, mix=slerp_adain)).z
+
+
+def _impused(pipe, z, prompts, strength, rows):
+    texts, sides = (prompts, _swap(prompts)), (twin(pipe), twin(pipe))
+    loras = tuple(_adapters(side, rows, 0.2 * strength) for side in sides)
+    fit = Impus((z, z.roll(1, -1)), tuple(encode_prompt(pipe, t) for t in texts), *sides, loras)
+    at = [0.4 * strength] * len(prompts)
+    return {"edit": fit.latents(range(len(prompts)), at, guidance=(GUIDANCE, GUIDANCE), steps=STEPS)}
+
+
 def _midpoint(pipe, z, prompts, strength, rows):
     route = noise_levels(pipe, STEPS, [1.0])[0]
     return {"edit": midpoints(pipe, z, z.roll(1, -1), encode_prompt(pipe, prompts), route, guidance=GUIDANCE, rows=rows)}
@@ -230,5 +267,7 @@ METHODS = [
     Method("slerp", _morphed(lambda w: []), "edit", "first"),
     Method("aid, inner", _morphed(lambda w: [Inner(w, until=1.0)]), "edit", "first"),
     Method("aid, outer", _morphed(lambda w: [Outer(w, fused=False, until=1.0)]), "edit", "first"),
+    Method("diffmorpher", _diffmorphed, "edit", "first"),
+    Method("impus", _impused, "edit"),
     Method("wang and golland", _midpoint, "edit", neutral=False),
 ]

@@ -10,12 +10,14 @@ from PIL import Image
 
 from minidiff.cli import main
 from minidiff.morph_command import METHODS
-from minidiff.morphing import aid, slerp_morph
+from minidiff.morphing import aid, diffmorpher, impus, slerp_morph
 from minidiff.show import pixels
 from minidiff.world import render, sample_scenes
 from minidiff.world.folder import read_image
 from minidiff.zoo import load
 from tests.pipelines import CASES, make
+
+FITS = {"diffmorpher": ("iterations",), "impus": ("embeddings", "iterations", "unconditional")}
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +42,13 @@ def read(path: Path, pipe: object) -> object:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_film_of_two_pictures(method: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "x.png"
-    assert main(call(folder, "-o", str(out), "--method", method, "--frames", "4", "--text", "a red cat", "a blue tree")) == 0
+    few = {name: 2 for name in FITS.get(method, ())}
+    more = ["--text", "a red cat", "a blue tree", *(part for name in few for part in ("--set", f"{name}=2"))]
+    assert main(call(folder, "-o", str(out), "--method", method, "--frames", "4", *more)) == 0
     pipe = load(str(folder / "pipe"))
     ends = [read(folder / f"{k}.png", pipe) for k in range(2)]
-    function = {"slerp": slerp_morph, "aid": aid}[method]
-    made = function(pipe, *ends, ("a red cat", "a blue tree"), weights=4, steps=2)
+    function = {"slerp": slerp_morph, "aid": aid, "diffmorpher": diffmorpher, "impus": impus}[method]
+    made = function(pipe, *ends, ("a red cat", "a blue tree"), weights=4, steps=2, **few)
     with Image.open(out) as sheet:
         got = np.asarray(sheet)
     side, scale = made.images.shape[-1], max(1, 256 // made.images.shape[-1])

@@ -1,0 +1,359 @@
+"""Exercises of lesson 22: adapters mixed, moments mixed, equal hops two ways, rules refitted, guidance between two networks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from minidiff.course.answers import Mistake, call, expect, expect_number, fits, number
+from minidiff.course.tasks import checks, exercise
+from minidiff.rng import normal
+
+__all__: list[str] = []
+
+
+@exercise("22.lerp_delta", "Between two adapters", points=2, hints=(
+    "Delta W of one adapter is B A. Mix the two products.",
+    "(1 - w) * Ba @ Aa + w * Bb @ Ab",
+))
+def lerp_delta(Aa, Ba, Ab, Bb, w):
+    """Delta W (out, in) on the line between those of two adapters. Aa, Ab (r, in); Ba, Bb (out, r); w: a number."""
+    ### BEGIN SOLUTION
+    return (1 - w) * Ba @ Aa + w * Bb @ Ab
+    ### END SOLUTION
+
+
+@checks(lerp_delta)
+def _lerp_delta(fn: Any) -> None:
+    for r, wide, high, w in ((2, 5, 4, 0.3), (3, 4, 6, 0.8)):
+        Aa, Ab = normal((2, r, wide), "22 A", r, dtype=torch.float64)
+        Ba, Bb = normal((2, high, r), "22 B", r, dtype=torch.float64)
+        a, b = Ba @ Aa, Bb @ Ab
+        want = (1 - w) * a + w * b
+        mixed = [(1 - w) * p + w * q for p, q in ((Aa, Ab), (Ba, Bb))]
+        expect(call(fn, Aa, Ba, Ab, Bb, number(w), shape=(high, wide)), want, wrong=fits({
+            "That is lerp of the factors: B of one adapter then meets A of the other.": mixed[1] @ mixed[0],
+            "The weights are exchanged: w = 0 is the first picture.": w * a + (1 - w) * b,
+            "That is the sum of both adapters; a frame in the middle would get each in full.": a + b,
+            "Only the first adapter.": (1 - w) * a,
+            "A is mixed, but B is the first adapter's alone.": Ba @ mixed[0],
+            "B is mixed, but A is the first adapter's alone.": mixed[1] @ Aa,
+            "Half and half, whatever w is.": (a + b) / 2,
+        }, want), otherwise="(1 - w) B A of the first, plus w B A of the other.")
+
+
+@exercise("22.factor_norm", "Break it: mix the factors", points=2, hints=(
+    "Multiply out: (Ba + Bb)/2 (Aa + Ab)/2 has four products, each with weight 1/4. All four are independent and of one norm.",
+    "Norm squared: 4 / 16 against 2 / 4. The root of the quotient.",
+))
+def factor_norm():
+    """Two adapters with independent random factors, all of one size. At w = 1/2: the norm of the product of the mixed
+    factors, over the norm of the mixed Delta W?
+    """
+    ### BEGIN SOLUTION
+    return (4 / 16) ** 0.5 / (2 / 4) ** 0.5
+    ### END SOLUTION
+
+
+@checks(factor_norm)
+def _factor_norm(value: Any) -> None:
+    expect_number(value, 0.5**0.5, tol=0.008, wrong={
+        "That is the quotient of the squared norms, or the norm over that of one adapter alone: take the root, against the mixed "
+        "Delta W.": 0.5,
+        "One quarter is the weight of each product; there are four of them.": 0.25,
+        "Then the two would be the same, and they are where both adapters share A.": 1.0,
+        "Upside down: the mixed factors give less.": 2**0.5,
+        "Independent products add in squares.": 2.0,
+    }, otherwise="Four independent products with weight 1/4, against two with weight 1/2; squares add.")
+
+
+@exercise("22.adain", "The moments between", points=2, hints=(
+    "Subtract z's own mean, divide by its own standard deviation, then give it the mixed ones; all over the last two axes.",
+    "m, s of each with mean((2, 3), keepdim=True) and std((2, 3), correction=0, keepdim=True).",
+))
+def adain(z, a, b, w):
+    """z (n, C, h, w) with, in each channel of each row, mean and standard deviation on the line between those
+    of a and b. a, b: like z; w: a number. Standard deviations over all h x w places (correction=0).
+    """
+    ### BEGIN SOLUTION
+    mean = [x.mean((2, 3), keepdim=True) for x in (z, a, b)]
+    std = [x.std((2, 3), correction=0, keepdim=True) for x in (z, a, b)]
+    return ((1 - w) * std[1] + w * std[2]) * (z - mean[0]) / std[0] + (1 - w) * mean[1] + w * mean[2]
+    ### END SOLUTION
+
+
+@checks(adain)
+def _adain(fn: Any) -> None:
+    for shape, w in (((2, 3, 4, 5), 0.3), ((3, 2, 5, 3), 0.85)):
+        shifts = normal((3, *shape[:2], 1, 1), "22 mean", 0, dtype=torch.float64)
+        z, a, b = (s * normal(shape, "22 adain", k, dtype=torch.float64) + shifts[k] for k, s in enumerate((0.7, 0.5, 1.8)))
+        m = [x.mean((2, 3), keepdim=True) for x in (z, a, b)]
+        s = [x.std((2, 3), correction=0, keepdim=True) for x in (z, a, b)]
+
+        def mixed(p: list, w: float = w) -> Any:
+            return (1 - w) * p[1] + w * p[2]
+
+        unit = (z - m[0]) / s[0]
+        want = mixed(s) * unit + mixed(m)
+        rows = [[f(x) for x in (z, a, b)] for f in (lambda x: x.mean((1, 2, 3), keepdim=True),
+                                                    lambda x: x.std((1, 2, 3), correction=0, keepdim=True))]
+        var = ((1 - w) * s[1] ** 2 + w * s[2] ** 2).sqrt()
+        expect(call(fn, z, a, b, number(w), shape=shape), want, wrong=fits({
+            "Moments of whole rows: each channel has its own.": mixed(rows[1]) * (z - rows[0][0]) / rows[1][0] + mixed(rows[0]),
+            "The weights are exchanged: w = 0 is a.": (w * s[1] + (1 - w) * s[2]) * unit + w * m[1] + (1 - w) * m[2],
+            "z keeps its own spread; divide by its standard deviation.": mixed(s) * (z - m[0]) + mixed(m),
+            "z keeps its own mean; subtract it first.": mixed(s) * z / s[0] + mixed(m),
+            "The new mean is missing.": mixed(s) * unit,
+            "The new standard deviation is missing.": unit + mixed(m),
+            "Variances are mixed; DiffMorpher mixes standard deviations.": var * unit + mixed(m),
+            "The moments of a alone: where is b?": s[1] * unit + m[1],
+        }, want), otherwise="(mixed std) (z - mean z) / std z + (mixed mean), channel by channel.")
+
+
+@exercise("22.cube_root", "Predict: where do the frames go?", hints=(
+    "The way behind weight w is w^3 of the whole. Which w has 30 % of it behind?",
+    "0.3 ** (1 / 3)",
+))
+def cube_root():
+    """A path whose picture has gone w^3 of its way at weight w. Respaced to eleven frames at equal hops: at
+    which weight is frame 3 (the ends are frames 0 and 10)?
+    """
+    ### BEGIN SOLUTION
+    return 0.3 ** (1 / 3)
+    ### END SOLUTION
+
+
+@checks(cube_root)
+def _cube_root(value: Any) -> None:
+    expect_number(value, 0.3 ** (1 / 3), tol=0.004, wrong={
+        "That is the way behind weight 0.3; you need its inverse.": 0.027,
+        "That is where it was before: evenly spaced weights.": 0.3,
+        "There are ten hops between eleven frames: 3 / 10, not 3 / 11.": (3 / 11) ** (1 / 3),
+        "Square root: the speed profile is a cube.": 0.3**0.5,
+        "Counted from the other end.": 1 - 0.3 ** (1 / 3),
+        "The speed is 3 w^2; what counts is the way, its integral.": (0.3 / 3) ** 0.5,
+    }, otherwise="The weight whose cube is 3 / 10.")
+
+
+@exercise("22.bisect", "Halve until the hop fits", points=3, hints=(
+    "Keep low and high with gap(low) < delta < gap(high); look in the middle; replace one of the two.",
+    "In a loop: w = (low + high) / 2 and g = gap(w); return w if abs(g - delta) <= tol; then (low, high) is (w, high) if "
+    "g < delta, else (low, w).",
+))
+def bisect(gap, here, delta, tol):
+    """The weight w in (here, 1] at which the hop from ``here`` is delta, to within tol.
+
+    gap: w -> distance of the frame at w from the frame at here, growing with w and 0 at here; each call draws
+    a picture, so call it as rarely as halving needs. If even gap(1) is at most delta + tol, w is 1.
+    """
+    ### BEGIN SOLUTION
+    if gap(1.0) <= delta + tol:
+        return 1.0
+    low, high = here, 1.0
+    while True:
+        w = (low + high) / 2
+        g = gap(w)
+        if abs(g - delta) <= tol:
+            return w
+        low, high = (w, high) if g < delta else (low, w)
+    ### END SOLUTION
+
+
+@checks(bisect)
+def _bisect(fn: Any) -> None:
+    for here, delta, tol, power, scale in ((0.0, 0.2, 0.01, 3.0, 1.0), (0.35, 0.11, 0.004, 0.5, 1.3), (0.6, 0.3, 0.01, 2.0, 0.4),
+                                           (0.2, 0.05, 0.002, 5.0, 2.0), (0.9, 0.03, 0.002, 1.0, 1.0),
+                                           (0.5, 0.495, 0.01, 1.0, 1.0), (0.5, 0.4895, 0.01, 1.0, 1.0),
+                                           (0.5, 0.4995, 0.0004, 1.0, 1.0)):
+        asked: list[float] = []
+
+        def way(w: float, power: float = power, scale: float = scale) -> float:
+            return scale * w**power
+
+        def gap(w: Any, here: float = here, asked: list[float] = asked, way: Any = way) -> float:
+            if len(asked) > 100:
+                raise Mistake("More than a hundred pictures for one hop: it never stops. Which half is kept?")
+            if not 0 <= float(w) <= 1:
+                raise Mistake(f"It asks for a weight of {float(w):.3g}, outside of [0, 1].")
+            asked.append(float(w))
+            return abs(way(float(w)) - way(here))
+
+        w = float(call(fn, gap, here, delta, tol, shape=()))
+        if way(1.0) - way(here) <= delta + tol:
+            if abs(w - 1) > 1e-9:
+                raise Mistake("The other end is near enough: then the answer is 1.")
+            continue
+        if abs(way(w) - way(here) - delta) > tol * 1.001:
+            if abs(way(w) - delta) <= tol * 1.001:
+                raise Mistake("That hop is measured from 0; it begins at here.")
+            if w < here:
+                raise Mistake("That frame lies before here; the path goes on from here.")
+            raise Mistake(f"The hop there is {way(w) - way(here):.3g}, and {delta} +- {tol} is asked for.")
+        low, high, least = here, 1.0, 1
+        while True:
+            middle = (low + high) / 2
+            least += 1
+            g = way(middle) - way(here)
+            if abs(g - delta) <= tol:
+                break
+            low, high = (middle, high) if g < delta else (low, middle)
+        if len(asked) > least + 3:
+            raise Mistake(f"It draws {len(asked)} pictures where halving needs {least}; each is a run of the network.")
+
+
+@exercise("22.two_networks", "Guidance between two networks", points=2, hints=(
+    "The tent: 3 in the middle, 1.5 at both ends, straight between. One weight a row, so it needs three more axes.",
+    "s = 3 - 1.5 * 2 * (w - 0.5).abs(); u + s.view(-1, 1, 1, 1) * (c - u)",
+))
+def two_networks(u, c, w):
+    """IMPUS's guided prediction of n frames: weight 1.5 at both ends, 3 in the middle, straight between.
+
+    u (n, C, h, w): of the network that was fitted with the empty prompt; c: of the one fitted with the
+    pictures' embeddings; w (n,): where each frame lies, in [0, 1].
+    """
+    ### BEGIN SOLUTION
+    s = 3 - 1.5 * 2 * (w - 0.5).abs()
+    return u + s.view(-1, 1, 1, 1) * (c - u)
+    ### END SOLUTION
+
+
+@checks(two_networks)
+def _two_networks(fn: Any) -> None:
+    for shape, where in (((3, 2, 4, 5), (0.1, 0.5, 0.85)), ((4, 3, 2, 3), (0.0, 0.3, 1.0, 0.6))):
+        u, c = normal((2, *shape), "22 guide", shape[0], dtype=torch.float64)
+        w = torch.tensor(where, dtype=torch.float64)
+
+        def guided(s: Any, u: Any = u, c: Any = c) -> Any:
+            return u + torch.as_tensor(s, dtype=torch.float64).expand(len(u)).view(-1, 1, 1, 1) * (c - u)
+
+        s = 3 - 3 * (w - 0.5).abs()
+        want = guided(s)
+        expect(call(fn, u, c, w, shape=shape), want, wrong=fits({
+            "The tent is upside down: 1.5 belongs at the ends.": guided(1.5 + 3 * (w - 0.5).abs()),
+            "The slope is half of what it should be: at the ends that is 2.25.": guided(3 - 1.5 * (w - 0.5).abs()),
+            "3 everywhere; at the ends the pictures would come back too strong.": guided(3.0),
+            "1.5 everywhere.": guided(1.5),
+            "u and c are exchanged.": c + s.view(-1, 1, 1, 1) * (u - c),
+            "Ho and Salimans count from the conditional prediction: that is 1 + s in this weight.": guided(s + 1),
+            "A straight line from 1.5 to 3; it comes down again.": guided(1.5 + 1.5 * w),
+            "abs() is missing: one half of the way gets more than 3.": guided(3 - 3 * (w - 0.5)),
+        }, want), otherwise="u + s (c - u), s a tent over w.")
+
+
+@exercise("22.bias", "Predict: whose fault is it?", hints=(
+    "c = e and u = e + b, so u + s (c - u) = e + b - s b.",
+    "(1 - s) b with s = 3; now its size, over that of b at s = 1.5.",
+))
+def bias():
+    """After fine-tuning, the conditional network predicts the right noise e. The other one has never seen the two
+    pictures and predicts e + b. By which factor is the guided prediction's error in the middle (s = 3) larger
+    than at an end (s = 1.5)?
+    """
+    ### BEGIN SOLUTION
+    return (3 - 1) / (1.5 - 1)
+    ### END SOLUTION
+
+
+@checks(bias)
+def _bias(value: Any) -> None:
+    expect_number(value, 4.0, tol=0.03, wrong={
+        "The error does not grow with s but with s - 1: at s = 1 the other network is not asked (and 2 b is the error in the "
+        "middle, not the factor).": 2.0,
+        "That would be with 1 + s.": 4 / 2.5,
+        "The prediction with s = 1 has no error: divide by the one at s = 1.5.": 1.0,
+        "Upside down.": 0.25,
+        "The error is no square.": 16.0,
+        "That is the error at an end, in units of b.": 0.5,
+    }, otherwise="(1 - s) b: compare s = 3 with s = 1.5.")
+
+
+@exercise("22.code_order", "Debug: a path that is longer than it should be", points=2, hints=(
+    "Which frames does the loop meet, in which order, with emb = a * emb1 + (1 - a) * emb2 and a = .1, .2, ..., 1?",
+    "From picture 1 (weight 0) to weight .9, then .8, ..., 0: one hop of .9 and nine of .1, over nine.",
+))
+def code_order():
+    """A released loop measures a path of ten hops. It begins with the picture of emb1, walks a = .1, .2, ..., 1 with
+    emb = a * emb1 + (1 - a) * emb2, sums the hops and divides by nine times the distance of the ends. What does it
+    print for a perfectly straight, even path?
+    """
+    ### BEGIN SOLUTION
+    return (0.9 + 9 * 0.1) / 9
+    ### END SOLUTION
+
+
+@checks(code_order)
+def _code_order(value: Any) -> None:
+    expect_number(value, 0.2, tol=0.002, wrong={
+        "That would be in the right order; look at which end a = .1 is close to.": 1 / 9,
+        "Divided by ten hops; the loop divides by nine.": 0.18,
+        "The first hop is not all of the way: a = .1 is one tenth short of the other end.": 1.9 / 9,
+        "That is the sum; it is divided by nine.": 1.8,
+        "Ten even hops over ten; the loop divides by nine, and its order is not that.": 0.1,
+        "Back at the start it has gone there and back: there in one hop of .9, back in nine of .1.": 2 / 9,
+    }, otherwise="Write down the ten weights that the loop meets, and the hops between them.")
+
+
+@exercise("22.squared_rule", "Refit: a rule for another yardstick", points=2, hints=(
+    "Each of ten even hops is .35 of the distance d of the ends; a squared distance gives .35^2 d^2 for it.",
+    "10 * 0.35 ** 2 / 9",
+))
+def squared_rule():
+    """IMPUS's rule leaves rank 1 where sum(hops) / (9 x distance of the ends) passes .389: a path of ten hops 3.5 times as
+    long as the straight one. What does the quotient become for the same path, ten even hops, if the distance is a
+    squared one, as MiniLPIPS is?
+    """
+    ### BEGIN SOLUTION
+    return 10 * 0.35 ** 2 / 9
+    ### END SOLUTION
+
+
+@checks(squared_rule)
+def _squared_rule(value: Any) -> None:
+    expect_number(value, 1.225 / 9, tol=0.0006, wrong={
+        "That is with lengths; squares of small hops add up to less.": 3.5 / 9,
+        "The square of the whole path; each hop is squared by itself.": 3.5**2 / 9,
+        "One hop; there are ten.": 0.35**2 / 9,
+        "Nine, not ten, stand below.": 0.1225,
+        "That is a straight path; this one is 3.5 times as long.": 0.1 / 9,
+        "That is the square of .389: numerator and denominator are squared differently.": (3.5 / 9) ** 2,
+        "The sum alone; divide by nine.": 1.225,
+    }, otherwise="Ten hops of .35, each squared, over nine.")
+
+
+@exercise("22.place_ratio", "Measure: how straight does it move?", points=2, hints=(
+    "Keep the rows that are seen, take differences of neighbours, add their lengths, divide by the length from first to last.",
+    "p = place[seen]; p.diff(dim=0).norm(dim=1).sum() / (p[-1] - p[0]).norm()",
+))
+def place_ratio(place, seen):
+    """Length of a thing's way over the straight way. place (n, 2): where the reader finds it in each frame; seen
+    (n,) bool: whether it finds it at all; frames without it are passed over, at the ends too. A number.
+    """
+    ### BEGIN SOLUTION
+    p = place[seen]
+    return p.diff(dim=0).norm(dim=1).sum() / (p[-1] - p[0]).norm()
+    ### END SOLUTION
+
+
+@checks(place_ratio)
+def _place_ratio(fn: Any) -> None:
+    for n, gone in ((7, (2, 3, 6)), (6, (0, 4)), (8, (0, 3, 7))):
+        line = torch.linspace(0, 1, n, dtype=torch.float64)[:, None]
+        place = line * torch.tensor([0.6, -0.3], dtype=torch.float64) + 0.1 * normal((n, 2), "22 place", n, dtype=torch.float64)
+        seen = torch.ones(n, dtype=torch.bool)
+        seen[list(gone)] = False
+        p = place[seen]
+        hops, straight = p.diff(dim=0), (p[-1] - p[0]).norm()
+        want = hops.norm(dim=1).sum() / straight
+        both = seen[1:] & seen[:-1]
+        expect(call(fn, place, seen, shape=()), want, wrong=fits({
+            "Frames in which nothing is found count too: their places are noise.":
+                place.diff(dim=0).norm(dim=1).sum() / (place[-1] - place[0]).norm(),
+            "Upside down: 1 is straight and more is longer.": 1 / want,
+            "Steps in x and in y added; a step's length is the root of squares.": hops.abs().sum() / straight,
+            "Squares of steps, not their lengths.": hops.square().sum() / straight**2,
+            "The mean step; add them.": hops.norm(dim=1).mean() / straight,
+            "The gaps are left out: over a frame without the thing it still has to move.":
+                place.diff(dim=0)[both].norm(dim=1).sum() / straight,
+            "The way's length; divide by the straight one.": hops.norm(dim=1).sum(),
+        }, want), otherwise="Seen places, lengths of their steps, over first to last.")
