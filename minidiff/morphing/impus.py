@@ -55,7 +55,7 @@ class RowCFG(Guider):
         return Prediction(u.x0 + s * (c.x0 - u.x0), u.eps + s * (c.eps - u.eps))
 
 
-def fit_embeddings(pipe: StableDiffusionPipeline, z: Tensor, text: Tensor, *, iterations: int = 60, lr: float = 5e-3,
+def fit_embeddings(pipe: StableDiffusionPipeline, z: Tensor, text: Tensor, *, iterations: int = 40, lr: float = 5e-3,
                    copies: int = 1, seed: int = 0) -> Tensor:
     """The whole output of the text encoder (n, L, D), fitted to each of n pictures from ``text`` on (IMPUS, section 3.1)."""
     e = text.clone().requires_grad_()
@@ -111,7 +111,7 @@ class Impus:
 
 
 def fit_impus(pipe: StableDiffusionPipeline, first: Tensor, other: Tensor, prompts: tuple[Any, Any] | None = None, *,
-              embeddings: int = 60, rank: int | None = 8, iterations: int = 40, unconditional: int = 15, lr: float = 2e-3,
+              embeddings: int = 40, rank: int | None = 8, iterations: int = 40, unconditional: int = 15, lr: float = 2e-3,
               distance: Distance = rms, rank_rule: tuple[float, float] = (18.0, 6.0), steps: int = 12, seed: int = 0,
               fixed_point: int = 1) -> Impus:
     """Fit IMPUS to B pairs of pictures (Yang et al. 2024), in the order of the released code.
@@ -154,7 +154,7 @@ def fit_impus(pipe: StableDiffusionPipeline, first: Tensor, other: Tensor, promp
 
 def impus(pipe: StableDiffusionPipeline, first: Tensor, other: Tensor, prompts: tuple[Any, Any] | None = None, *,
           weights: int | Sequence[float] = 9, spacing: bool = True, tol: float = 0.05, distance: Distance = rms,
-          guidance: float | tuple[float, float] | None = None, steps: int = 12, embeddings: int = 60, rank: int | None = 8,
+          guidance: float | tuple[float, float] | None = None, steps: int = 12, embeddings: int = 40, rank: int | None = 8,
           iterations: int = 40, unconditional: int = 15, lr: float = 2e-3, seed: int = 0,
           fit: Impus | None = None) -> MorphResult:
     """A morph by IMPUS (Yang et al. 2024) between pictures (B, 3, H, W) or (3, H, W) in [-1, 1].

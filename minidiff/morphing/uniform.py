@@ -43,7 +43,7 @@ def lora_rank(diversity: float, *, slope: float = 18.0, start: float = 6.0, most
 
 
 def uniform_path(known: dict[float, Tensor], distance: Distance, *, delta: float, tol: float = 0.05,
-                 narrowest: float = 1e-3) -> Generator[float, Tensor, list[float]]:
+                 narrowest: float = 1e-5) -> Generator[float, Tensor, list[float]]:
     """Perceptually uniform sampling (IMPUS, section 3.4): the weights from 0 to 1 at which each hop is delta.
 
     A generator: it yields a weight, is sent the frame (3, H, W) there, and returns the weights. From the frame it stands on it
@@ -72,7 +72,7 @@ def uniform_path(known: dict[float, Tensor], distance: Distance, *, delta: float
 
 
 def uniform_paths(draw: Draw, known: Sequence[dict[float, Tensor]], distance: Distance, deltas: Sequence[float], *,
-                  tol: float = 0.05, narrowest: float = 1e-3) -> list[list[float]]:
+                  tol: float = 0.05, narrowest: float = 1e-5) -> list[list[float]]:
     """:func:`uniform_path` of many paths side by side: each turn draws one frame of every path that still wants one."""
     runs = [uniform_path(k, distance, delta=d, tol=tol, narrowest=narrowest) for k, d in zip(known, deltas, strict=True)]
     done: dict[int, list[float]] = {}

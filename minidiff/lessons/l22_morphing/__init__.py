@@ -1,3 +1,6 @@
 """Lesson 22: what its notebook imports."""
 
-__all__: list[str] = []
+from minidiff.lessons.l21_interpolation.data import drawn, pairs
+from minidiff.lessons.l22_morphing.panels import Guided, Stages, thin
+
+__all__ = ["Guided", "Stages", "drawn", "pairs", "thin"]

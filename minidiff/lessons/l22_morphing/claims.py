@@ -89,7 +89,7 @@ def _outcome(found: Estimate, **more: Any) -> Outcome:
 
 @claim("22.hop_cv", "DiffMorpher (Zhang et al. 2024) makes the hops of evenly spaced frames more even than slerp of inverted "
        "noise: standard deviation over mean, nine frames, without its respacing (paired)", unit="coefficient of variation",
-       target="<= -0.2", n=8, small=2, reader="final")
+       target="<= -0.2", n=6, small=2, reader="final")
 def hop_cv(n: int) -> Outcome:
     arms = {name: _cv(morphs(stages, n)) for name, stages in (("all", MIXED), ("slerp", ()), ("lora", TAUGHT))}
     return _outcome(bootstrap(torch.mean, arms["all"] - arms["slerp"]), baseline={"slerp": float(arms["slerp"].mean())},
@@ -100,7 +100,7 @@ def hop_cv(n: int) -> Outcome:
 
 @claim("22.shorter", "What the adapters do is another thing: the path between the two pictures gets shorter (its length over "
        "the distance of its ends, LoRA, attention and AdaIN against slerp, paired)", unit="ratio of lengths",
-       target="<= -0.2", n=8, small=2, reader="final")
+       target="<= -0.2", n=6, small=2, reader="final")
 def shorter(n: int) -> Outcome:
     arms = {name: directness(morphs(stages, n), _distance) for name, stages in (("all", MIXED), ("slerp", ()), ("lora", TAUGHT))}
     return _outcome(bootstrap(torch.mean, arms["all"] - arms["slerp"]), baseline={"slerp": float(arms["slerp"].mean())},
@@ -109,7 +109,7 @@ def shorter(n: int) -> Outcome:
 
 
 @claim("22.respaced", "Respaced once, DiffMorpher's nine frames have even hops: standard deviation over mean", target="<= 0.6",
-       unit="coefficient of variation", n=8, small=2, reader="final")
+       unit="coefficient of variation", n=6, small=2, reader="final")
 def respaced_cv(n: int) -> Outcome:
     each = _cv(morphs(ALL, n))
     one = {name: float(thing_counts(morphs(stages, n)[:, 1:-1], _reader()).eq(1).double().mean())
@@ -121,7 +121,7 @@ def respaced_cv(n: int) -> Outcome:
 
 
 @claim("22.largest_hop", "Its largest hop is a small part of the way: share of the path's length", target="<= 0.3",
-       unit="share of the way", n=8, small=2, reader="final")
+       unit="share of the way", n=6, small=2, reader="final")
 def largest_hop(n: int) -> Outcome:
     arms = {name: morphs(stages, n) for name, stages in (("respaced", ALL), ("even", MIXED), ("slerp", ()))}
     straight = {f"{k}, over the distance of the ends": float((hops(x, _distance).max(1).values
@@ -162,7 +162,7 @@ def place_ratio(frames: Tensor) -> Tensor:
 
 
 @claim("22.moves", "Where only the place differs, IMPUS (Yang et al. 2024) moves the thing straight: way of its place over the "
-       "straight way, nine evenly spaced frames", unit="way over straight way", target="<= 1.10", n=6, small=2, reader="final")
+       "straight way, nine evenly spaced frames", unit="way over straight way", target="<= 1.10", n=4, small=2, reader="final")
 def moves(n: int) -> Outcome:
     rows = tuple(range(0, 4 * n, 4))
     chosen = [_chosen(max(rows) + 1)[i] for i in rows]
@@ -182,7 +182,7 @@ def moves(n: int) -> Outcome:
 
 @claim("22.unconditional", "At w = 1.5 the two pictures come back better if guidance subtracts a network that knows them too: "
        "latent RMS error at the ends without the unconditional LoRA minus that with it (IMPUS, paired)", unit="RMS error saved",
-       target=">= 0.0", n=16, small=4)
+       target=">= 0.0", n=8, small=4)
 def unconditional(n: int) -> Outcome:
     found: dict[str, list[Tensor]] = {"with": [], "without": [], "w = 1": []}
     for i in range(0, n // 2, CHUNK):
@@ -204,7 +204,7 @@ def unconditional(n: int) -> Outcome:
 
 
 @claim("22.uniform", "After bisection IMPUS's hops are equal: the largest over the mean", unit="largest over mean hop",
-       target="<= 1.3", n=8, small=2, reader="final")
+       target="<= 1.3", n=4, small=2, reader="final")
 def uniform(n: int) -> Outcome:
     each, even, leaps = [], [], []
     for i in range(0, n, CHUNK):
