@@ -27,8 +27,8 @@ def thin(images: Tensor) -> Tensor:
     return ((images.clamp(-1, 1) + 1) * 7.5).round() / 7.5 - 1
 
 
-def _strip(images: Tensor, columns: int, labels: Sequence[str] = ()) -> np.ndarray:
-    return lay_out([pixels(thin(images))], columns, labels=list(labels) or None)
+def _strip(images: Tensor, scale: int, labels: Sequence[str] = ()) -> np.ndarray:
+    return lay_out([pixels(thin(images))], scale, labels=list(labels))
 
 
 class Stages:
@@ -50,7 +50,7 @@ class Stages:
         lines = {first: (number, self.hops[first])} | {stages: (number, h)}
         graph = curve(lines, x="hop", y="size of the hop", height=2.1, level={"the largest of all": self.top},
                       alt=f"hops of {stages}").array
-        strip = _strip(self.paths[stages], len(self.paths[stages]))
+        strip = _strip(self.paths[stages], 1)
         wide = max(strip.shape[1], graph.shape[1])
         sheet = paper(wide, strip.shape[0] + 16 + graph.shape[0])
         sheet.paste(Image.fromarray(strip), ((wide - strip.shape[1]) // 2, 0))
@@ -84,5 +84,5 @@ class Guided:
         require(weight in self.images, "weight", weight, f"one of {', '.join(map(str, self.images))}")
         without, taught = self.errors[weight]
         tiles = torch.cat(self.images[weight])
-        return _strip(tiles, 4, ["first, without", "other, without", "first, with", "other, with"]), (
+        return _strip(tiles, 2, ["first, without", "other, without", "first, with", "other, with"]), (
             f"guidance {weight:g}: error of the latents {without:.3f} without the unconditional adapter, {taught:.3f} with it")
