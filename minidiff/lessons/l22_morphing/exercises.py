@@ -18,7 +18,7 @@ __all__: list[str] = []
     "(1 - w) * Ba @ Aa + w * Bb @ Ab",
 ))
 def lerp_delta(Aa, Ba, Ab, Bb, w):
-    """Delta W (out, in) on the line between those of two adapters. Aa, Ab (r, in); Ba, Bb (out, r); w: a number."""
+    """Delta W (out, in) between those of two adapters. Aa, Ab (r, in); Ba, Bb (out, r); w: a number."""
     ### BEGIN SOLUTION
     return (1 - w) * Ba @ Aa + w * Bb @ Ab
     ### END SOLUTION
@@ -48,8 +48,8 @@ def _lerp_delta(fn: Any) -> None:
     "Norm squared: 4 / 16 against 2 / 4. The root of the quotient.",
 ))
 def factor_norm():
-    """Two adapters with independent random factors, all of one size. At w = 1/2: the norm of the product of the mixed
-    factors, over the norm of the mixed Delta W?
+    """Two adapters with independent random factors, all of one size. At w = 1/2: the norm of the product of
+    the mixed factors, over the norm of the mixed Delta W?
     """
     ### BEGIN SOLUTION
     return (4 / 16) ** 0.5 / (2 / 4) ** 0.5
@@ -273,9 +273,9 @@ def _bias(value: Any) -> None:
     "From picture 1 (weight 0) to weight .9, then .8, ..., 0: one hop of .9 and nine of .1, over nine.",
 ))
 def code_order():
-    """A released loop measures a path of ten hops. It begins with the picture of emb1, walks a = .1, .2, ..., 1 with
-    emb = a * emb1 + (1 - a) * emb2, sums the hops and divides by nine times the distance of the ends. What does it
-    print for a perfectly straight, even path?
+    """A released loop measures a path of ten hops. It begins with the picture of emb1, walks a = .1, .2, ..., 1
+    with emb = a * emb1 + (1 - a) * emb2, sums the hops and divides by nine times the distance of the ends. What
+    does it print for a perfectly straight, even path?
     """
     ### BEGIN SOLUTION
     return (0.9 + 9 * 0.1) / 9
@@ -299,9 +299,9 @@ def _code_order(value: Any) -> None:
     "10 * 0.35 ** 2 / 9",
 ))
 def squared_rule():
-    """IMPUS's rule leaves rank 1 where sum(hops) / (9 x distance of the ends) passes .389: a path of ten hops 3.5 times as
-    long as the straight one. What does the quotient become for the same path, ten even hops, if the distance is a
-    squared one, as MiniLPIPS is?
+    """IMPUS's rule leaves rank 1 where sum(hops) / (9 x distance of the ends) passes .389: a path of ten hops
+    3.5 times as long as the straight one. What does the quotient become for the same path, ten even hops, if
+    the distance is a squared one, as MiniLPIPS is?
     """
     ### BEGIN SOLUTION
     return 10 * 0.35 ** 2 / 9
@@ -326,8 +326,8 @@ def _squared_rule(value: Any) -> None:
     "p = place[seen]; p.diff(dim=0).norm(dim=1).sum() / (p[-1] - p[0]).norm()",
 ))
 def place_ratio(place, seen):
-    """Length of a thing's way over the straight way. place (n, 2): where the reader finds it in each frame; seen
-    (n,) bool: whether it finds it at all; frames without it are passed over, at the ends too. A number.
+    """Length of a thing's way over the straight way. place (n, 2): where the reader finds it in each frame;
+    seen (n,) bool: whether it finds it at all; frames without it are passed over, at the ends too. A number.
     """
     ### BEGIN SOLUTION
     p = place[seen]
