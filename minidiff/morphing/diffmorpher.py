@@ -20,6 +20,7 @@ from minidiff.morphing.ends import (
     OTHER,
     Ends,
     MorphResult,
+    Side,
     check_weights,
     frames_of,
     in_order,
@@ -81,7 +82,7 @@ def respaced(draw: Callable[[Sequence[float]], Tensor], weights: Sequence[float]
     return torch.stack([known[w] for w in new]), tuple(new)
 
 
-def diffmorpher(pipe: StableDiffusionPipeline, first: Tensor, other: Tensor, prompts: tuple[Any, Any] | None = None, *,
+def diffmorpher(pipe: StableDiffusionPipeline, first: Side, other: Side, prompts: tuple[Any, Any] | None = None, *,
                 weights: int | Sequence[float] = 9, stages: Sequence[str] = STAGES, rank: int = 8, iterations: int = 40,
                 lr: float = 2e-3, loras: Sequence[LoRA] | None = None, until: float = 0.6, rounds: int = 1,
                 distance: Distance = rms, steps: int = 12, guidance: float | None = None, seed: int = 0,

@@ -17,7 +17,7 @@ from minidiff.latent.autoencoder import decode, encode
 from minidiff.latent.pipeline import denoiser, encode_prompt, scheduler_options
 from minidiff.measure.path import Distance, equal_spacing, hops, rms
 from minidiff.morphing.adapt import fit_pictures, invert_with, picture_loras
-from minidiff.morphing.ends import MorphResult, check_weights, picture_pair
+from minidiff.morphing.ends import MorphResult, Side, check_weights, picture_pair
 from minidiff.morphing.uniform import lora_rank, relative_diversity, uniform_paths
 from minidiff.personal.lora import LoRA
 from minidiff.steer import run
@@ -152,7 +152,7 @@ def fit_impus(pipe: StableDiffusionPipeline, first: Tensor, other: Tensor, promp
     return Impus(noise(both), texts, conditional, empty, (both, free))
 
 
-def impus(pipe: StableDiffusionPipeline, first: Tensor, other: Tensor, prompts: tuple[Any, Any] | None = None, *,
+def impus(pipe: StableDiffusionPipeline, first: Side, other: Side, prompts: tuple[Any, Any] | None = None, *,
           weights: int | Sequence[float] = 9, spacing: bool = True, tol: float = 0.05, distance: Distance = rms,
           guidance: float | tuple[float, float] | None = None, steps: int = 12, embeddings: int = 40, rank: int | None = 8,
           iterations: int = 40, unconditional: int = 15, lr: float = 2e-3, seed: int = 0,
