@@ -29,6 +29,7 @@ METHODS = {"prompt-to-prompt": "minidiff.editing.prompt_to_prompt:prompt_to_prom
            "diffuseit": "minidiff.editing.diffuseit:diffuseit",
            "pix2pix-zero": "minidiff.editing.sentence_bank:edit_words",
            "plug-and-play": "minidiff.editing.plug_and_play:plug_and_play",
+           "attend-and-excite": "minidiff.editing.attend:attend_and_excite",
            "self-guidance": "minidiff.editing.self_guidance:self_guidance",
            "h-space": "minidiff.recipes.directions:edit_towards",
            "swap-prompt": "minidiff.editing.prompt_swap:swap_prompt"}

@@ -64,12 +64,13 @@ def checks_first(loop: Callable[P, Iterator[T]]) -> Callable[P, Iterator[T]]:
     return call
 
 
-def check_choice(argument: str, value: object, choices: Iterable[str]) -> None:
-    """Raise unless ``value`` is one of ``choices``; the error names the nearest known words."""
+def check_choice(argument: str, value: object, choices: Iterable[object]) -> None:
+    """Raise unless ``value`` is one of ``choices``, words or numbers; the error names the nearest of them."""
     known = list(choices)
     if value not in known:
-        near = difflib.get_close_matches(str(value), known, n=3, cutoff=0.5)
-        hint = f"{argument}={near[0]!r}" if near else f"{argument}={known[0]!r}"
+        said = {str(choice): choice for choice in known}
+        near = difflib.get_close_matches(str(value), list(said), n=3, cutoff=0.5)
+        hint = f"{argument}={(said[near[0]] if near else known[0])!r}"
         raise BadInput(argument, repr(value), f"one of {', '.join(map(repr, known))}", hint)
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from minidiff.diffusion import last
+from minidiff.editing.attend import attend_and_excite, put_things
 from minidiff.editing.blended import Blend
+from minidiff.editing.composable import StructuredValues, composable, structured_text
 from minidiff.editing.controlnet import control, new_controlnet
 from minidiff.editing.coupled import Coupled
 from minidiff.editing.diffuseit import PosteriorMean, diffuseit_energy
@@ -195,6 +197,30 @@ def _null_text(pipe, way, prompts, strength):
     return Inversion("null-text", way, empty=torch.stack(fit.found))
 
 
+def _excited(loss: str) -> Callable:
+    def sample(pipe, z, prompts, strength, rows):
+        made = attend_and_excite(pipe, prompts, loss=loss, latents=z, steps=STEPS, guidance=GUIDANCE, relative=0.1 * strength,
+                                 until=1.0)
+        return {branch: way.clean for branch, way in made.trajectory.items()}
+    return sample
+
+
+def _put(pipe, z, prompts, strength, rows):
+    words = tuple("cat" if "cat" in p else "dog" for p in prompts)
+    made = put_things(pipe, prompts, {words: (0.2, 0.3)}, latents=z, steps=STEPS, guidance=GUIDANCE, relative=0.3 * strength)
+    return {branch: way.clean for branch, way in made.trajectory.items()}
+
+
+def _composed(pipe, z, prompts, strength, rows):
+    parts = [(p, "a pink house")[:1 + round(strength)] for p in prompts]
+    return {"edit": composable(pipe, parts, GUIDANCE, latents=z, steps=STEPS).trajectory["edit"].clean}
+
+
+def _structured(pipe, z, prompts, strength, rows):
+    words = [("red cat",) if "cat" in p else ("blue mushroom", "dog") for p in prompts]
+    return [StructuredValues(pipe, structured_text(pipe, prompts, words) if strength else encode_prompt(pipe, prompts))]
+
+
 def _negative_prompt(pipe, way, prompts, strength):
     return Inversion("negative-prompt", way, empty=encode_prompt(pipe, prompts if strength else ""))
 
@@ -254,6 +280,12 @@ METHODS = [
     Method("mean guidance", _with(lambda *a: [MeanGuidance(_energy(*a), relative=0.2 * a[3])])),
     Method("self-guidance", _self_guided, edited="edit", source="source"),
     Method("null-text", _inverted(_null_text), "edit", target=_swap),
+    Method("attend-and-excite", _excited("presence"), edited="edit", source="source"),
+    Method("attend-and-excite, published", _excited("published"), edited="edit", source="source"),
+    Method("syngen", _excited("syngen"), edited="edit", source="source"),
+    Method("things at places", _put, edited="edit", source="source"),
+    Method("composable", _composed, edited="edit"),
+    Method("structured values", _with(_structured)),
     Method("negative-prompt", _inverted(_negative_prompt), "edit", target=_swap),
     Method("edit-friendly", _inverted(_edit_friendly), "edit", target=_swap),
     Method("edict", _inverted(lambda pipe, way, *a: Inversion("edict", way, (Coupled(),))), "edit", target=_swap, neutral=False),

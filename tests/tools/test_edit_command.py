@@ -61,6 +61,14 @@ def test_a_folder_of_pictures_with_captions(folder: Path, tmp_path: Path) -> Non
     assert main([*call[:2], "a red cat", "a green dog", *call[2:], "--set", "inversion=edct"]) == 2
 
 
+def test_attend_and_excite_takes_its_things_as_words(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["edit", "attend-and-excite", "a red cat", "--model", str(folder), "--steps", "2", "--seeds", "1",
+            "--out", str(tmp_path / "x")]
+    assert main([*call, "--set", "things=['red cat']", "--set", "loss=published"]) == 0
+    assert "1 edits by attend-and-excite" in capsys.readouterr().out
+    assert main([*call, "--set", "things=['fox']"]) == 2 and "fox" in capsys.readouterr().err
+
+
 def test_a_method_without_a_target(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call = ["edit", "self-guidance", "a red cat", "--model", str(folder), "--steps", "2", "--seeds", "1",
             "--out", str(tmp_path / "x")]

@@ -1,0 +1,157 @@
+"""The panels of lesson 14: how hard to push, how sharp the words compete, and what a sum of predictions draws.
+
+Each ``render`` is a pure function of its knobs and gives pixels and a line of text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from minidiff.editing.attend import attend_and_excite, middle_level
+from minidiff.editing.composable import composable
+from minidiff.editing.word_losses import Things, compete
+from minidiff.errors import check_choice, require
+from minidiff.lessons.l13_self_guidance.panels import marked
+from minidiff.lessons.l14_several_objects.data import Asked
+from minidiff.show.sheet import paper
+from minidiff.show.tiles import lay_out, pixels
+from minidiff.steer.record import shape_of
+
+__all__ = ["Pushes", "Sharpness", "Sums", "crossed", "thing_maps"]
+
+
+def _coarse(images: Tensor) -> np.ndarray:
+    """Pixels in 31 levels a channel: smaller stills, and the eye hardly sees it."""
+    return pixels(((images.clamp(-1, 1) + 1) * 15).round() / 15 - 1)
+
+
+def _large(picture: np.ndarray, scale: int) -> np.ndarray:
+    return picture.repeat(scale, 0).repeat(scale, 1)
+
+
+def _painted(maps: Tensor, side: int) -> np.ndarray:
+    """Maps (K, h, w) with values in [0, 1] in viridis, each cell a square, ``side`` pixels wide: uint8 (K, side, side, 3)."""
+    from matplotlib import colormaps
+
+    coloured = np.asarray(colormaps["viridis"]((maps.clamp(0, 1) * 24).round().div(24).numpy()))[..., :3]
+    tiles = [Image.fromarray((x * 255).astype(np.uint8)).resize((side, side), Image.NEAREST) for x in coloured]
+    return np.stack([np.asarray(tile) for tile in tiles])
+
+
+def _beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    sheet = paper(left.shape[1] + 16 + right.shape[1], max(left.shape[0], right.shape[0]))
+    for tile, x in ((left, 0), (right, left.shape[1] + 16)):
+        sheet.paste(Image.fromarray(tile), (x, (sheet.height - tile.shape[0]) // 2))
+    return np.asarray(sheet)
+
+
+def thing_maps(attention: Tensor, things: Things, shape: tuple[int, int], *, sharpness: float = 20.0,
+               nouns: bool = False) -> Tensor:
+    """(B, K, h, w): each thing's map after the words have competed: the sum over its phrase, or (nouns) its noun alone.
+
+    attention: (B, N, L), heads and sites averaged.
+    """
+    weights, _ = things.weights(things.nouns if nouns else things.phrases)
+    p = compete(attention, things.words, sharpness=sharpness)
+    return torch.einsum("bnl,bkl->bkn", p, weights.to(p)).unflatten(-1, shape)
+
+
+def crossed(images: Tensor, asked: Asked, *, scale: int = 3) -> Tensor:
+    """Pictures (n, 3, H, W), enlarged, with a cross where each thing of ``asked`` should be."""
+    out = []
+    for picture, places in zip(_coarse(images), asked.places.tolist(), strict=True):
+        drawn = _large(picture, scale)
+        for x, y in places:
+            drawn = marked(drawn, goal=(x, y), scale=1)
+        out.append(torch.from_numpy(drawn.copy()).permute(2, 0, 1))
+    return torch.stack(out) / 127.5 - 1
+
+
+class Sharpness:
+    """One step's attention (1, N, L): each noun alone and each phrase, after a competition of any sharpness."""
+
+    def __init__(self, attention: Tensor, things: Things, grid: tuple[int, int], names: Sequence[str], *,
+                 sharpness: Sequence[float] = (1, 5, 20, 50, 100)) -> None:
+        self.attention, self.things, self.names, self.sharpness = attention, things, list(names), list(sharpness)
+        self.shape = shape_of(attention.shape[1], grid)
+
+    def maps(self, sharpness: float, *, nouns: bool = False) -> Tensor:
+        """(K, h, w)."""
+        return thing_maps(self.attention, self.things, self.shape, sharpness=sharpness, nouns=nouns)[0]
+
+    def render(self, *, sharpness: float) -> tuple[np.ndarray, str]:
+        """Upper row the nouns alone, lower row the phrases; black is 0, yellow is 1."""
+        check_choice("sharpness", sharpness, self.sharpness)
+        alone, whole = self.maps(sharpness, nouns=True), self.maps(sharpness)
+        nouns = [name.split()[-1] for name in self.names]
+        labels = [f"{n!r} {float(m.max()):.2f}" for n, m in zip(nouns, alone, strict=True)]
+        labels += [f"{n!r} {float(m.max()):.2f}" for n, m in zip(self.names, whole, strict=True)]
+        losses = [1 - float(m.amax((1, 2)).min()) for m in (alone, whole)]
+        text = f"sharpness {sharpness:g}: 1 - the lowest peak is {losses[0]:.2f} for nouns alone, {losses[1]:.2f} for phrases"
+        return lay_out([_painted(alone, 104), _painted(whole, 104)], 1, labels=labels), text
+
+
+class Pushes:
+    """One prompt from one noise, moved by steps of several lengths: the picture, the things' maps at the end, the loss."""
+
+    def __init__(self, pipe: Any, prompt: str, things: Sequence[str], latents: Tensor, *,
+                 shares: Sequence[float] = (0.0, 0.06, 0.15), steps: int = 20) -> None:
+        from minidiff.show import curve
+
+        self.shares, self.names, self.pictures, self.maps, self.losses = list(shares), list(things), {}, {}, {}
+        level = middle_level(pipe)
+        for share in self.shares:
+            made = attend_and_excite(pipe, prompt, things=self.names, latents=latents, steps=steps, relative=share)
+            maps = made.maps["edit"].at(steps // 2)
+            found = [maps.probs[name].mean(1) for name, site in maps.sites.items() if site.level == level]
+            a = torch.stack(found).mean(0)
+            self.maps[share] = thing_maps(a, made.details["things"], shape_of(a.shape[1], maps.grid))[0]
+            self.pictures[share], self.losses[share] = _coarse(made.edit)[0], made.details["loss"][:, 0]
+        self.curves = {share: curve({"not moved": (range(1, len(v) + 1), self.losses[self.shares[0]]),
+                                     f"{share:g} of |z|": (range(1, len(v) + 1), v)}, x="step", y="loss", height=2.2,
+                                    alt="the loss by step", markers=False).array for share, v in self.losses.items()}
+
+    def render(self, *, share: float) -> tuple[np.ndarray, str]:
+        """The picture and the maps, the loss of each step beside them."""
+        check_choice("share", share, self.shares)
+        tiles = [_large(self.pictures[share], 2), *_painted(self.maps[share], 128)]
+        sheet = lay_out([np.stack(tiles)[:2], np.stack(tiles)[2:]], 1, labels=["picture", *self.names])
+        peaks = ", ".join(f"{n} {float(m.max()):.2f}" for n, m in zip(self.names, self.maps[share], strict=True))
+        return _beside(sheet, self.curves[share]), f"a step of {share:g} |z|: peaks half way {peaks}"
+
+
+class Sums:
+    """Two prompts summed with weights (w, other): the picture, and two Gaussians whose scores are summed in the same way."""
+
+    def __init__(self, pipe: Any, parts: Sequence[str], latents: Tensor, *, weights: Sequence[float] = (-2.0, 0.0, 2.0, 4.0),
+                 first: float = 2.0, steps: int = 20) -> None:
+        require(len(parts) == 2, "parts", len(parts), "two prompts")
+        self.first, self.weights = first, list(weights)
+        made = {w: composable(pipe, parts, (first, w), latents=latents, steps=steps).edit for w in self.weights}
+        self.pictures = {w: _coarse(images)[0] for w, images in made.items()}
+
+    @staticmethod
+    def density(x: Tensor, first: float, other: float) -> Tensor:
+        """exp of the summed log densities of N(-2, 1), N(2, 1) and the broad N(0, 5), scaled to a maximum of 1."""
+        log = [-(x - m) ** 2 / (2 * v) for m, v in ((-2.0, 1.0), (2.0, 1.0), (0.0, 5.0))]
+        total = first * log[0] + other * log[1] + (1 - first - other) * log[2]
+        return (total - total.max()).exp()
+
+    def render(self, *, weight: float) -> tuple[np.ndarray, str]:
+        """The picture of the sum, and the product of the Gaussians."""
+        from minidiff.show import curve
+
+        check_choice("weight", weight, self.weights)
+        x = torch.linspace(-6, 6, 121)
+        drawn = curve({"first prompt": (x, self.density(x, 1.0, 0.0)), "second prompt": (x, self.density(x, 0.0, 1.0)),
+                       "the sum": (x, self.density(x, self.first, weight))}, x="x", y="density, highest = 1", height=2.4,
+                      alt="three bell curves", markers=False)
+        top = round(float(x[self.density(x, self.first, weight).argmax()]), 1) + 0.0
+        text = f"weights {self.first:g} and {weight:g}: the sum of the two Gaussians is highest at x = {top:.1f}"
+        return _beside(_large(self.pictures[weight], 5), drawn.array), text
