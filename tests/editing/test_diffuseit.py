@@ -226,6 +226,17 @@ def test_at_its_own_source_structure_style_and_range_are_nothing():
     assert text(Maps((4, 4)), state(shared(CASES[1]), x)).tolist() == pytest.approx([-1.0, -1.0])
 
 
+def test_style_and_text_by_hand():
+    """Squares of the difference, a mean over numbers; minus the cosine."""
+    x = 0.3 * keys(2, 3, 4, 4)
+    view = PictureView(lambda x: Features(x.flatten(2).mT, x.flatten(1)))
+    goal, now = keys(2, 48, seed=3), x.flatten(1)
+    for name, want in {"style": ((now - goal) ** 2).sum(1) / 48,
+                       "text": -(now * goal).sum(1) / (now.norm(dim=1) * goal.norm(dim=1))}.items():
+        energy = diffuseit_energy(view, view.look(x), {name: 3.0}, like=goal, toward=goal)
+        assert energy(Maps((4, 4)), state(shared(CASES[1]), x)).tolist() == pytest.approx((3 * want).tolist()), name
+
+
 def test_without_the_network_the_gradient_is_that_of_z_alone():
     pipe = make(CASES[1])
     for part in (pipe.unet, pipe.text_encoder, pipe.vae):
