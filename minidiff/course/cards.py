@@ -122,7 +122,8 @@ def small_world_scores(name: str, n: int = 256, steps: int = 25) -> dict[str, An
 
 _TASKS = {"mini-inpaint": ("08.inpaint", "08.seam"), "mini-upscale-x2": ("08.upscale_x2",),
           "mini-upscale-x4": ("08.upscale_x4",), "mini-layout": ("08.layout",),
-          "noisy-classifier": ("04.noisy_classifier",)}
+          "noisy-classifier": ("04.noisy_classifier",), "mini-parasol": ("18.style", "18.content"),
+          "parasol-tokens": ("18.retrieval",)}
 
 
 def task_scores(name: str) -> dict[str, Any]:

@@ -71,6 +71,8 @@ DECIDES: dict[str, Decision | None] = {
     "mini-inpaint": Decision(task_scores, "share painted as asked", _task),
     "mini-layout": Decision(task_scores, "IoU with the layout", _task),
     "mini-control": Decision(control_scores, "IoU with the silhouette", lambda s: s["IoU with the silhouette"][0]),
+    "mini-parasol": Decision(task_scores, "style times content", lambda s: s["18.style"][0] * s["18.content"][0]),
+    "parasol-tokens": Decision(task_scores, "share of retrieved styles that are right", lambda s: s["18.retrieval"][0]),
     "mini-upscale": Decision(task_scores, "dB over bicubic", _task),
 }
 

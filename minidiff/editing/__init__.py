@@ -12,6 +12,17 @@ from minidiff.editing.h_space import Asymmetric, Boost, ShiftH, h_space, shift_s
 from minidiff.editing.inversion import FitEmpty, Inversion, direct_inversion, negative_prompt_inversion, null_text_inversion
 from minidiff.editing.key_losses import clip_features
 from minidiff.editing.noise_maps import AddNoise, edit_friendly_inversion
+from minidiff.editing.parasol import (
+    Alone,
+    Switch,
+    blend_styles,
+    colour_statistics,
+    invert_content,
+    match_colours,
+    parasol,
+    styled,
+    token_texts,
+)
 from minidiff.editing.paste import cut_and_paste, paste_moved
 from minidiff.editing.pix2pix_zero import NoiseRegularizer, edit_direction, pix2pix_zero
 from minidiff.editing.plug_and_play import CopyModule, CopyQK, feature_layer, later_sites, plug_and_play
@@ -21,18 +32,20 @@ from minidiff.editing.result import INVERSIONS, EditResult, Source, anchors, inv
 from minidiff.editing.sdedit import sdedit
 from minidiff.editing.self_guidance import look, self_guidance
 from minidiff.editing.sentence_bank import edit_words, put_word, sentence_bank, word_direction
+from minidiff.editing.style_tokens import StyleTokens, content_code, info_nce, style_statistics
+from minidiff.editing.triplets import Triplets, rendered_triplets, retrieved_triplets
 from minidiff.editing.words import align_words, refine_mapper, replace_mapper, word_values
-from minidiff.guard import guard
 
-__all__ = ["INVERSIONS", "AddNoise", "Asymmetric", "Blend", "Boost", "CopyModule", "CopyQK", "Coupled", "DeltaBlock",
+__all__ = ["INVERSIONS", "AddNoise", "Alone", "Asymmetric", "Blend", "Boost", "CopyModule", "CopyQK", "Coupled", "DeltaBlock",
            "EditResult", "EmphasiseValue", "FitEmpty", "IgnoreKey", "Inversion", "LocalBlend", "MeanDirection",
-           "NoiseRegularizer", "Refine", "Replace", "Reweight", "SelfCopy", "ShareKV", "ShiftH", "Source", "add_control",
-           "align_words", "anchors", "blob", "causal_share", "cells", "clip_features", "coarse_level", "control",
-           "control_images", "cut_and_paste", "diffuseit", "direct_inversion", "drag", "dragging", "edict_inversion",
-           "edit_direction", "edit_friendly_inversion", "edit_words", "feature_layer", "features_at", "fit_delta", "h_space",
-           "inverted", "later_sites", "look", "mean_direction", "motion_loss", "negative_prompt_inversion", "new_controlnet",
-           "null_text_inversion", "paste_moved", "pix2pix_zero", "plug_and_play", "prompt_to_prompt", "put_word",
-           "refine_mapper", "replace_mapper", "run_edit", "sdedit", "self_guidance", "sentence_bank", "shift_strength",
-           "silhouettes", "source_of", "swap_prompt", "swept", "text_target", "track", "word_direction", "word_values"]
-
-guard(globals(), __all__)
+           "NoiseRegularizer", "Refine", "Replace", "Reweight", "SelfCopy", "ShareKV", "ShiftH", "Source", "StyleTokens",
+           "Switch", "Triplets", "add_control", "align_words", "anchors", "blend_styles", "blob", "causal_share", "cells",
+           "clip_features", "coarse_level", "colour_statistics", "content_code", "control", "control_images", "cut_and_paste",
+           "diffuseit", "direct_inversion", "drag", "dragging", "edict_inversion", "edit_direction", "edit_friendly_inversion",
+           "edit_words", "feature_layer", "features_at", "fit_delta", "h_space", "info_nce", "invert_content", "inverted",
+           "later_sites", "look", "match_colours", "mean_direction", "motion_loss", "negative_prompt_inversion",
+           "new_controlnet", "null_text_inversion", "parasol", "paste_moved", "pix2pix_zero", "plug_and_play",
+           "prompt_to_prompt", "put_word", "refine_mapper", "rendered_triplets", "replace_mapper", "retrieved_triplets",
+           "run_edit", "sdedit", "self_guidance", "sentence_bank", "shift_strength", "silhouettes", "source_of",
+           "style_statistics", "styled", "swap_prompt", "swept", "text_target", "token_texts", "track", "word_direction",
+           "word_values"]

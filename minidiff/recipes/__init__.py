@@ -17,6 +17,7 @@ from minidiff.recipes.adversarial import DDGANS, VAES, ddgan_recipe, small_vae_r
 from minidiff.recipes.clip import CLIPS, clip_recipe
 from minidiff.recipes.control import CONTROLS, control_recipe
 from minidiff.recipes.guided import CLASSIFIERS, GUIDED, classifier_recipe, guided_recipe
+from minidiff.recipes.parasol import STYLED, TOKENS, styled_recipe, tokens_recipe
 from minidiff.recipes.pixel import PIXEL, PIXEL_NET, SMALL_NET, pixel_recipe
 from minidiff.recipes.readers import READERS, reader_recipe
 from minidiff.recipes.stable import STABLE, stable_recipe
@@ -31,7 +32,7 @@ __all__ = ["RECIPES", "PIXEL", "READERS", "AUTOENCODERS", "STABLE", "CONTROLS", 
 
 _TABLES = ((READERS, reader_recipe), (PIXEL, pixel_recipe), (AUTOENCODERS, vae_recipe), (STABLE, stable_recipe),
            (CONTROLS, control_recipe), (CLIPS, clip_recipe), (GUIDED, guided_recipe), (CLASSIFIERS, classifier_recipe),
-           (DDGANS, ddgan_recipe), (VAES, small_vae_recipe))
+           (DDGANS, ddgan_recipe), (VAES, small_vae_recipe), (TOKENS, tokens_recipe), (STYLED, styled_recipe))
 RECIPES = tuple(name for table, _ in _TABLES for name in table)
 
 

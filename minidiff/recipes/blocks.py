@@ -26,17 +26,17 @@ class Blocks:
 
     make: (numbers of the rows (m,) int64 on the device, block number) -> dict of tensors of m rows. Batch i stays a pure function
     of (i, n, kind of device). keep: on CUDA so many rows are made once, kept on the device, and come back in the same batches
-    from then on; 0 makes every row anew.
+    from then on; 0 makes every row anew. keep_on_cpu: the same elsewhere, for rows that take as long to make as to learn from.
     """
 
-    def __init__(self, make: Callable[[Tensor, int], Draw], *, keep: int = 0) -> None:
-        self.make, self.keep = torch.no_grad()(make), keep
+    def __init__(self, make: Callable[[Tensor, int], Draw], *, keep: int = 0, keep_on_cpu: int = 0) -> None:
+        self.make, self.keep, self.keep_on_cpu = torch.no_grad()(make), keep, keep_on_cpu
         self._made: dict[tuple[int, int, torch.device], Draw] = {}
 
     def rows(self, i: int, n: int, device: torch.device) -> Draw:
         at_once = _AT_ONCE.get(device.type, 8)
         number, first = i // at_once, i % at_once * n
-        kept = self.keep // (n * at_once) if device.type == "cuda" else 0
+        kept = (self.keep if device.type == "cuda" else self.keep_on_cpu) // (n * at_once)
         number = number % kept if kept else number
         where = (number, n, device)
         if where not in self._made:

@@ -12,6 +12,7 @@ from torch import nn
 
 from minidiff.diffusion import X0, Eps, LearnedRange, V, make_schedule
 from minidiff.diffusion.ddgan import ddgan_schedule
+from minidiff.editing.style_tokens import StyleTokens
 from minidiff.errors import CheckpointError
 from minidiff.measure.reader import Reader
 from minidiff.nets import UNet
@@ -52,7 +53,7 @@ def _network(config: dict[str, Any], name: str) -> nn.Module:
     made = {"reader": lambda: Reader(**{"edition": 1} | net),            # readers of the first edition do not name it
             "pixel": lambda: UNet(**{k: tuple(v) if isinstance(v, list) else v for k, v in net.items()}),
             "noisy-classifier": lambda: NoisyClassifier(**net), "ddgan": lambda: LatentUNet(**net),
-            "small-vae": lambda: SmallVAE(**net)}
+            "small-vae": lambda: SmallVAE(**net), "style-tokens": lambda: StyleTokens(**net)}
     if kind not in made:
         raise CheckpointError("name", f"{name!r} of kind {kind!r}", f"a config.json of kind {', '.join(map(repr, made))}")
     return made[kind]()

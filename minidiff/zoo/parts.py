@@ -28,10 +28,14 @@ _DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 def difference(new: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What is stored of ``new``: for a weight that ``base`` has in the same shape, round((new - base) / step) as int8 and step
-    (rows,) = max |new - base| / 127 of each row; any other tensor, and vectors, as they are.
+    (rows,) = max |new - base| / 127 of each row; any other tensor, and vectors, as they are. A tensor that is base's own is left
+    out where ``new`` has all that ``base`` has: a network of which only a part was tuned.
     """
     out: dict[str, Tensor] = {}
+    whole = base.keys() <= new.keys()
     for name, x in new.items():
+        if whole and name in base and base[name].dtype == x.dtype and torch.equal(base[name], x):
+            continue
         if name not in base or base[name].shape != x.shape or x.ndim < 2 or not x.is_floating_point():
             out[name] = x
             continue
@@ -42,9 +46,10 @@ def difference(new: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[st
     return out
 
 
-def apply_difference(stored: Mapping[str, Tensor], base: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The weights again: base + step * difference, rounded to ``dtype``."""
-    out = {}
+def apply_difference(stored: Mapping[str, Tensor], base: Mapping[str, Tensor], dtype: torch.dtype, *,
+                     rest: bool = False) -> dict[str, Tensor]:
+    """The weights again: base + step * difference, rounded to ``dtype``. rest: what is not stored is base's."""
+    out = {name: x for name, x in base.items() if name not in stored} if rest else {}
     for name, x in stored.items():
         if name + _STEP in stored:
             step = stored[name + _STEP].reshape(-1, *[1] * (x.ndim - 1))
@@ -84,9 +89,10 @@ def slim(folder: Path, base: str, root: Path) -> None:
             new, old = load_file(path), load_file(there)
             dtypes = {x.dtype for x in new.values() if x.is_floating_point()}
             if len(dtypes) == 1 and (dtype := dtypes.pop()) in _DTYPES.values():
-                stored = difference(new, old)
-                if _error(new, apply_difference(stored, old, dtype)) < COARSEST:
-                    save_file(stored, folder / difference_of(name), {"dtype": str(dtype).removeprefix("torch.")})
+                stored, rest = difference(new, old), old.keys() <= new.keys()
+                if stored and _error(new, apply_difference(stored, old, dtype, rest=rest)) < COARSEST:
+                    facts = {"dtype": str(dtype).removeprefix("torch.")} | ({"rest": "base"} if rest else {})
+                    save_file(stored, folder / difference_of(name), facts)
                     differs[name] = {"from": f"{base}/{origin}", "sha256": sha256(there)}
                     path.unlink()
     for place in sorted({path.parent for path in map(folder.joinpath, shared)}, reverse=True):
@@ -109,9 +115,11 @@ def write_whole(folder: Path, root: Path, into: Path) -> Path:
     for name, source in card.get("differs", {}).items():
         file = folder / difference_of(name)
         with safe_open(file, framework="pt") as opened:
-            dtype = _DTYPES[(opened.metadata() or {})["dtype"]]
+            facts = opened.metadata() or {}
+        dtype, rest = _DTYPES[facts["dtype"]], facts.get("rest") == "base"
         (into / name).parent.mkdir(parents=True, exist_ok=True)
-        save_file(apply_difference(load_file(file), load_file(root / source["from"]), dtype), into / name, {"format": "pt"})
+        made = apply_difference(load_file(file), load_file(root / source["from"]), dtype, rest=rest)
+        save_file(made, into / name, {"format": "pt"})
     write_card(into, {k: v for k, v in card.items() if k not in ("shared", "differs")})
     return into
 

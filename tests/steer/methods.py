@@ -19,11 +19,13 @@ from minidiff.editing.h_space import h_space
 from minidiff.editing.inversion import Inversion, fit_empty
 from minidiff.editing.key_losses import Features, PictureView
 from minidiff.editing.noise_maps import AddNoise, with_noises
+from minidiff.editing.parasol import Switch
 from minidiff.editing.pix2pix_zero import pix2pix_zero
 from minidiff.editing.plug_and_play import plug_and_play
 from minidiff.editing.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, SelfCopy
 from minidiff.editing.result import Source, run_edit
 from minidiff.editing.self_guidance import self_guidance
+from minidiff.editing.style_tokens import StyleTokens
 from minidiff.editing.words import refine_mapper, replace_mapper, word_values
 from minidiff.latent import decode, denoise, denoiser, encode_prompt, scheduler_options
 from minidiff.morphing import (
@@ -41,7 +43,7 @@ from minidiff.morphing import (
 )
 from minidiff.personal import LoRA
 from minidiff.rng import normal
-from minidiff.steer import CFG, Energy, EpsGuidance, LatentGuidance, MeanGuidance, Pin, Recorder, Trajectory, run
+from minidiff.steer import CFG, Dual, Energy, EpsGuidance, LatentGuidance, MeanGuidance, Pin, Recorder, Trajectory, run
 from tests.pipelines import CASES, shared
 
 STEPS, GUIDANCE = 3, 2.5
@@ -269,6 +271,24 @@ def _midpoint(pipe, z, prompts, strength, rows):
     return {"edit": midpoints(pipe, z, z.roll(1, -1), encode_prompt(pipe, prompts), route, guidance=GUIDANCE, rows=rows)}
 
 
+def _tokened(pipe, content, guider):
+    """Contents as texts, a style by random tokens: the run of PARASOL."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        tokens = StyleTokens(width=pipe.unet.config.cross_attention_dim, length=pipe.tokenizer.model_max_length, positions=14)
+    style = 3 * tokens.requires_grad_(False).context(torch.ones(1, 64))
+    return {"prompt": encode_prompt(pipe, content), "content": encode_prompt(pipe, content), "style": style,
+            "empty": encode_prompt(pipe, "")}, guider
+
+
+def _styled(guider: Callable) -> Callable:
+    def sample(pipe, z, prompts, strength, rows):
+        texts, how = _tokened(pipe, prompts, guider(strength))
+        return {"edit": last(run(denoiser(pipe), {"edit": z}, {"edit": texts}, steps=STEPS, guider=how, rows=rows,
+                                 **scheduler_options(pipe))).x}
+    return sample
+
+
 METHODS = [
     Method("plain, recorded", _with(lambda *a: [Recorder(lambda site: True, modules=["mid_block"])])),
     Method("blended", _with(_blended)),
@@ -296,6 +316,8 @@ METHODS = [
     Method("h-space", _shifted, edited="edit", source="source"),
     Method("diffuseit, eps", _diffuseit(EpsGuidance)),
     Method("diffuseit, mean", _diffuseit(PosteriorMean)),
+    Method("parasol", _styled(lambda s: Dual(3.0 * s, GUIDANCE)), "edit"),
+    Method("parasol, switched", _styled(lambda s: Switch(CFG(GUIDANCE), Dual(3.0, GUIDANCE), at=STEPS if s == 0 else 1)), "edit"),
     Method("slerp", _morphed(lambda w: []), "edit", "first"),
     Method("aid, inner", _morphed(lambda w: [Inner(w, until=1.0)]), "edit", "first"),
     Method("aid, outer", _morphed(lambda w: [Outer(w, fused=False, until=1.0)]), "edit", "first"),

@@ -84,6 +84,17 @@ def test_a_difference_is_nearer_than_bfloat16_and_leaves_the_rest_as_it_is():
     assert off < float((new["conv"].bfloat16().float() - new["conv"]).norm() / new["conv"].norm()) < COARSEST
 
 
+def test_what_was_not_tuned_is_not_stored_again():
+    base = {k: torch.randn(4, 3, generator=torch.Generator().manual_seed(i)) for i, k in enumerate(("one", "two"))}
+    new = base | {"two": base["two"] + 0.01, "more": torch.ones(2)}
+    stored = difference(new, base)
+    assert set(stored) == {"two", "two.step", "more"}
+    again = apply_difference(stored, base, torch.float32, rest=True)
+    assert again.keys() == new.keys() and torch.equal(again["one"], base["one"]) and torch.equal(again["more"], new["more"])
+    less = {"one": base["one"]}
+    assert set(difference(less, base)) == {"one", "one.step"}, "a network that lacks a part of base is stored whole"
+
+
 @pytest.fixture
 def house(tmp_path, monkeypatch):
     """data/ with a pipeline "base" and a "near" one, tuned a little from it, stored as what differs; "far" is another."""

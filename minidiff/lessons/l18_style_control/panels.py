@@ -1,0 +1,211 @@
+"""The panels of lesson 18: styles times contents to click through, the plane of the two weights, kept steps, and style blends.
+
+Each ``render`` is a pure function of its knobs; everything is drawn beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from minidiff.diffusion import last
+from minidiff.editing.parasol import blend_styles, invert_content, parasol, styled
+from minidiff.editing.result import finished
+from minidiff.editing.style_tokens import content_code, style_statistics
+from minidiff.editing.triplets import Triplets
+from minidiff.errors import require
+from minidiff.lessons.l18_style_control.data import Codes, Marks, Models, draw, marks
+from minidiff.lessons.l18_style_control.data import shown as attributes
+from minidiff.measure import read
+from minidiff.measure.reader import Reader
+from minidiff.show import curve
+from minidiff.show.sheet import paper
+from minidiff.show.tiles import lay_out, pixels
+from minidiff.steer import Dual
+from minidiff.world import STYLES
+
+__all__ = ["Blends", "Kept", "StyleByContent", "Weights", "gallery_codes", "thin"]
+
+
+def thin(images: Tensor) -> Tensor:
+    """Pictures in 31 levels a channel: smaller stills, and the eye hardly sees it."""
+    return ((images.clamp(-1, 1) + 1) * 15).round() / 15 - 1
+
+
+def below(top: np.ndarray, graph: np.ndarray) -> np.ndarray:
+    """Two uint8 pictures, one over the other, on the course's paper."""
+    sheet = paper(max(top.shape[1], graph.shape[1]), top.shape[0] + graph.shape[0] + 8)
+    sheet.paste(Image.fromarray(top), (0, 0))
+    sheet.paste(Image.fromarray(graph), (0, top.shape[0] + 8))
+    return np.asarray(sheet)
+
+
+class StyleByContent:
+    """Every content in every style: one picture for each pair, all contents from their own noise."""
+
+    def __init__(
+        self,
+        known: Models,
+        styles: Tensor,
+        contents: Tensor,
+        reader: Reader,
+        *,
+        g_style: float = 5.0,
+        g_content: float = 4.0,
+        steps: int = 12,
+        seed: int = 18,
+    ) -> None:
+        m, n = len(styles), len(contents)
+        with torch.no_grad():
+            style = known.tokens.style_code(style_statistics(known.reader, styles)).repeat_interleave(n, 0)
+            content = content_code(known.reader, contents).repeat(m, 1)
+        from minidiff.latent import initial_noise
+
+        z = initial_noise(known.pipe, n, seed=seed).repeat(m, 1, 1, 1)
+        made = draw(known, Codes(style, content, style), Dual(g_style, g_content), latents=z, steps=steps)
+        self.styles, self.contents, self.images = styles, contents, made.unflatten(0, (m, n))
+        seen = read(made, reader).scenes
+        self.read = [[f"{STYLES[int(seen.style[i * n + j])]}" for j in range(n)] for i in range(m)]
+
+    def table(self) -> Tensor:
+        """(styles + 1, contents + 1) pictures in one: the contents on top, the styles at the left."""
+        blank = torch.ones_like(self.contents[:1])
+        rows = [torch.cat([blank, self.contents])] + [
+            torch.cat([s[None], x]) for s, x in zip(self.styles, self.images, strict=True)
+        ]
+        return torch.stack(rows)
+
+    def render(self, *, style: int, content: int) -> tuple[np.ndarray, str]:
+        """Content, style and result side by side; below, the whole table with nothing hidden."""
+        for name, value, count in (("style", style, len(self.styles)), ("content", content, len(self.contents))):
+            require(isinstance(value, int) and 0 <= value < count, name, value, f"0 to {count - 1}")
+        row = torch.stack([self.contents[content], self.styles[style], self.images[style, content]])
+        top = lay_out([pixels(thin(row))], 2, labels=["content y", "style s", "result"])
+        table = lay_out([pixels(thin(x)) for x in self.table()], 1)
+        return below(top, table), f"style {style}, content {content}: read as {self.read[style][content]}"
+
+
+class Weights:
+    """The plane (g_s, g_y): the same triplets at each pair of weights, with style and content accuracy."""
+
+    def __init__(
+        self,
+        known: Models,
+        codes: Codes,
+        found: Triplets,
+        reader: Reader,
+        *,
+        styles: Sequence[float] = (0.0, 2.0, 5.0),
+        contents: Sequence[float] = (1.0, 3.0, 5.0),
+        steps: int = 10,
+        shown: int = 4,
+    ) -> None:
+        self.g_style, self.g_content, self.n = tuple(styles), tuple(contents), len(codes.content)
+        self.y, self.s = attributes(found.y), attributes(found.s)
+        self.images, self.marks = {}, {}
+        for gs in styles:
+            for gy in contents:
+                x = draw(known, codes, Dual(gs, gy), steps=steps)
+                self.images[gs, gy], self.marks[gs, gy] = x[:shown], marks(x, found, reader)
+
+    def accuracy(self, g_style: float, g_content: float) -> tuple[float, float]:
+        """(style, content) at one pair of weights."""
+        m = self.marks[g_style, g_content]
+        return float(m.style.double().mean()), float(m.each.mean())
+
+    def render(self, *, g_style: float, g_content: float) -> tuple[np.ndarray, str]:
+        """The first pictures at these weights; below, content against style along each g_y."""
+        for name, value, known in (("g_style", g_style, self.g_style), ("g_content", g_content, self.g_content)):
+            require(value in known, name, value, f"one of {', '.join(map(str, known))}")
+        top = lay_out([pixels(thin(self.images[g_style, g_content]))], 2)
+        lines = {
+            f"g_y = {gy:g}": tuple(zip(*(self.accuracy(gs, gy) for gs in self.g_style), strict=True)) for gy in self.g_content
+        }
+        here = self.accuracy(g_style, g_content)
+        graph = curve(
+            {**lines, "here": ([here[0]], [here[1]])},
+            x="style accuracy",
+            y="content accuracy",
+            height=2.6,
+            alt="content against style accuracy",
+        )
+        return below(top, graph.array), (
+            f"g_s = {g_style:g}, g_y = {g_content:g}: style {here[0]:.2f}, content {here[1]:.2f} ({self.n} pictures)"
+        )
+
+
+class Kept:
+    """Content pictures inverted and drawn anew with the first steps held (the paper's lambda)."""
+
+    def __init__(
+        self, known: Models, style: Tensor, content: Tensor, *, keeps: Sequence[int] = (0, 4, 7, 9, 12), steps: int = 12
+    ) -> None:
+        self.content, self.style, self.keeps, self.steps = content, style, tuple(keeps), steps
+        z = invert_content(*known, content, steps=steps).noise
+        self.images = {k: parasol(*known, style, content, keep=k, latents=z, steps=steps).edit for k in keeps}
+
+    def marks(self, found: Triplets, reader: Reader) -> dict[int, Marks]:
+        """keep -> what a reader finds, of the triplets that the pictures were rendered from."""
+        return {k: marks(x, found, reader) for k, x in self.images.items()}
+
+    def render(self, *, keep: int) -> tuple[np.ndarray, str]:
+        """Rows: content, style, result."""
+        require(keep in self.keeps, "keep", keep, f"one of {', '.join(map(str, self.keeps))}")
+        rows = [pixels(thin(x)) for x in (self.content, self.style, self.images[keep])]
+        return lay_out(rows, 2, row_labels=["content y", "style s", "result"]), f"{keep} of {self.steps} steps kept from y"
+
+
+class Blends:
+    """One content in styles between two: the frames, and the reader's probabilities of both styles along the way."""
+
+    def __init__(
+        self,
+        known: Models,
+        first: Tensor,
+        second: Tensor,
+        content: Tensor,
+        reader: Reader,
+        ends: tuple[int, int],
+        *,
+        count: int = 6,
+        steps: int = 12,
+        latents: Tensor | None = None,
+    ) -> None:
+        self.weights = [k / (count - 1) for k in range(count)]
+        code = torch.cat([blend_styles(first, second, w) for w in self.weights])
+        content = content.expand(count, -1)
+        z = None if latents is None else latents.expand(count, -1, -1, -1)
+        made = last(styled(known.pipe, known.tokens, code, content, latents=z, steps=steps, guider=Dual(5.0, 4.0)))
+        self.images, self.ends = finished(known.pipe, made.x), ends
+        self.probs = read(self.images, reader).probs["style"][:, list(ends)]
+
+    def render(self, *, frame: int) -> tuple[np.ndarray, str]:
+        """All frames with the chosen one named; below, both probabilities."""
+        require(isinstance(frame, int) and 0 <= frame < len(self.weights), "frame", frame, f"0 to {len(self.weights) - 1}")
+        names = [STYLES[k] for k in self.ends]
+        labels = [f"[{w:.1f}]" if k == frame else f"{w:.1f}" for k, w in enumerate(self.weights)]
+        top = lay_out([pixels(thin(self.images))], 2, labels=labels)
+        graph = curve(
+            {name: (self.weights, self.probs[:, k]) for k, name in enumerate(names)},
+            x="weight of the second style",
+            y="probability",
+            height=2.2,
+            alt="probabilities of both styles",
+        )
+        a, b = self.probs[frame].tolist()
+        return below(top, graph.array), f"w = {self.weights[frame]:.1f}: {names[0]} {a:.2f}, {names[1]} {b:.2f}"
+
+
+def gallery_codes(known: Models, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """Style codes (N, 64) and content codes (N, 160) of a gallery (N, 3, S, S)."""
+    parts: list[Any] = []
+    with torch.no_grad():
+        for x in pictures.split(64):
+            parts.append((known.tokens.style_code(style_statistics(known.reader, x)), content_code(known.reader, x)))
+    style, content = zip(*parts, strict=True)
+    return torch.cat(style), torch.cat(content)
