@@ -35,6 +35,7 @@ from minidiff.editing.sentence_bank import edit_words, put_word, sentence_bank, 
 from minidiff.editing.style_tokens import StyleTokens, content_code, info_nce, style_statistics
 from minidiff.editing.triplets import Triplets, rendered_triplets, retrieved_triplets
 from minidiff.editing.words import align_words, refine_mapper, replace_mapper, word_values
+from minidiff.guard import guard
 
 __all__ = ["INVERSIONS", "AddNoise", "Alone", "Asymmetric", "Blend", "Boost", "CopyModule", "CopyQK", "Coupled", "DeltaBlock",
            "EditResult", "EmphasiseValue", "FitEmpty", "IgnoreKey", "Inversion", "LocalBlend", "MeanDirection",
@@ -49,3 +50,5 @@ __all__ = ["INVERSIONS", "AddNoise", "Alone", "Asymmetric", "Blend", "Boost", "C
            "run_edit", "sdedit", "self_guidance", "sentence_bank", "shift_strength", "silhouettes", "source_of",
            "style_statistics", "styled", "swap_prompt", "swept", "text_target", "token_texts", "track", "word_direction",
            "word_values"]
+
+guard(globals(), __all__)

@@ -41,6 +41,7 @@ def place() -> Path:
 
 def clear_place() -> None:
     shutil.rmtree(place())
+    adapter.cache_clear()
     place.cache_clear()
 
 
@@ -90,7 +91,7 @@ def learn(**more: Any) -> dict[str, Any]:
 
 @functools.cache
 def adapter() -> Path:
-    made = place().with_name(place().name + "-lora")
+    made = place() / "lora"
     lora = personal.LoRA(pipe().unet, rank=2)
     lora.save(made)
     lora.detach()
