@@ -39,6 +39,7 @@ def lora_rank(diversity: float, *, slope: float = 18.0, start: float = 6.0, most
     The published numbers belong to LPIPS of photographs and a path of ten hops: rank 1 below .389, then doubled every .056.
     """
     require(math.isfinite(diversity) and diversity >= 0, "diversity", diversity, "a finite number, 0 or more")
+    require(most >= 1, "most", most, "a rank, 1 or more", "most=32")
     return min(most, 2 ** max(0, math.floor(slope * diversity - start + 1e-9)))
 
 

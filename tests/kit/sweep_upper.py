@@ -23,6 +23,7 @@ from minidiff.course import EXERCISES, exercises
 from minidiff.latent import denoiser, encode_prompt
 from minidiff.latent.clip import make_clip
 from minidiff.measure import Reader, edit_pairs
+from minidiff.measure.path import rms
 from minidiff.rng import normal
 
 exercises("01")
@@ -308,6 +309,11 @@ MORPHING = {
                           "guidance": 2.0, "seed": 0},
     "named": lambda: {"weights": [0.0, 0.5, 1.0]},
     "noise_levels": lambda: {"pipe": pipe(), "steps": 4, "shares": [0.5, 0.25]},
+    "impus_guidance": lambda: {"w": torch.tensor([0.0, 0.3]), "ends": 1.5, "middle": 3.0},
+    "lora_rank": lambda: {"diversity": 0.45, "slope": 18.0, "start": 6.0, "most": 32},
+    "mixed_attention": lambda: {"weights": {"frame 1": 0.5}, "until": 0.6},
+    "relative_diversity": lambda: {"frames": image(4), "distance": rms, "order": "forward"},
+    "twin": lambda: {"pipe": pipe()},
     "slerp_morph": sides,
     "smoothest": lambda: {"distances": torch.rand(5, 5, generator=torch.Generator().manual_seed(0)), "count": 3},
     "walk": lambda: {"pipe": pipe(), "ends": both(), "weights": {"frame 1": 0.5}, "steps": 2, "guidance": 2.0, "mix": "slerp",
