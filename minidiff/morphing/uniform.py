@@ -26,7 +26,7 @@ def relative_diversity(frames: Tensor, distance: Distance, *, order: str = "forw
     1.8 / 9 in place of 1 / 9.
     """
     require(order in ("forward", "code"), "order", repr(order), "'forward' or 'code'")
-    require(len(frames) >= 3, "frames", len(frames), "3 or more: at least two hops")
+    require(frames.ndim == 4 and len(frames) >= 3, "frames", f"shape {tuple(frames.shape)}", "(n, 3, H, W), n at least 3")
     n = len(frames) - 1
     way = frames if order == "forward" else torch.cat([frames[:1], frames[:-1].flip(0)])
     total = float(distance(way[:-1], way[1:]).sum())
