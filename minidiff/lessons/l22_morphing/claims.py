@@ -87,7 +87,8 @@ def _outcome(found: Estimate, **more: Any) -> Outcome:
 
 
 @claim("22.hop_cv", "DiffMorpher (Zhang et al. 2024) makes the hops of evenly spaced frames more even than slerp of inverted "
-       "noise: standard deviation over mean, nine frames, without its respacing (paired)", unit="coefficient of variation",
+       "noise: standard deviation over mean, nine frames, without its respacing (paired)",
+       unit="coefficient of variation, minus slerp's",
        target="<= -0.2", n=6, small=2, reader="final")
 def hop_cv(n: int) -> Outcome:
     arms = {name: _cv(morphs(stages, n)) for name, stages in (("all", MIXED), ("slerp", ()), ("lora", TAUGHT))}
@@ -98,7 +99,7 @@ def hop_cv(n: int) -> Outcome:
 
 
 @claim("22.shorter", "What the adapters do is another thing: the path between the two pictures gets shorter (its length over "
-       "the distance of its ends, LoRA, attention and AdaIN against slerp, paired)", unit="ratio of lengths",
+       "the distance of its ends, LoRA, attention and AdaIN against slerp, paired)", unit="ratio of lengths, minus slerp's",
        target="<= -0.2", n=6, small=2, reader="final")
 def shorter(n: int) -> Outcome:
     arms = {name: directness(morphs(stages, n), _distance) for name, stages in (("all", MIXED), ("slerp", ()), ("lora", TAUGHT))}
