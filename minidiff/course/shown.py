@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import textwrap
 
@@ -32,6 +33,12 @@ def three_lines(row: Row, now: Row | None = None) -> str:
     lines = [f"{row.id}  {row.claim}", "; ".join([value, *_listed(row)]), f"target {row.target}: {verdict}{why}"]
     return "\n".join("\n".join(textwrap.wrap(line, WIDTH, initial_indent="" if k == 0 else "    ", subsequent_indent="    "))
                      for k, line in enumerate(lines))
+
+
+def _levels(row: Row) -> Row:
+    """The row with the baselines and floors that its own axis can show: those of a paired gain are levels, in another unit."""
+    paired = any(word in row.unit.split() for word in ("gained", "lost", "minus"))
+    return dataclasses.replace(row, baseline={"no gain": 0.0}, floor={}) if paired else row
 
 
 def _range(row: Row) -> tuple[float, float]:
@@ -84,4 +91,4 @@ def board(*ids: str, now: bool = True) -> Picture | None:
     small = [compute(id, known[id].small) if now else None for id in ids]
     rows = [kept[id] for id in ids]
     print("\n".join(three_lines(row, here) for row, here in zip(rows, small, strict=True)))
-    return _drawn(rows, small) if len(rows) > 1 else None
+    return _drawn([_levels(row) for row in rows], small) if len(rows) > 1 else None

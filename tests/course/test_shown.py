@@ -53,6 +53,12 @@ def test_slow_rows_are_shown_as_stored(little, capsys, monkeypatch) -> None:
     assert "99.b 0.2" in picture.alt and "measured now" not in picture.caption
 
 
+def test_a_gain_is_drawn_against_no_gain_and_not_against_levels() -> None:
+    gain = shown._levels(row("99.a", 0.1, "passed", unit="dB gained", baseline={"PSNR, plain": 22.0}))
+    assert gain.baseline == {"no gain": 0.0} and gain.floor == {} and shown._range(gain)[1] < 1
+    assert shown._levels(row("99.b", 0.2, "failed")).baseline == {"blur": 0.1}
+
+
 def test_a_board_refuses_what_is_not_stored_before_it_measures(little, monkeypatch) -> None:
     monkeypatch.setattr(shown, "compute", lambda *_: pytest.fail("it measured first"))
     for ids, words in (((), "none"), (("99.c",), "stored"), (("99.a", "99.x"), "99.x")):
