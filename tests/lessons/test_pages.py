@@ -43,18 +43,15 @@ QUOTED = {
     "02": {"35.7": "Ho et al. 2020", "317000": "the card of pixel-small-eps, not named on the page", "3.75": "Ho et al. 2020",
            "3.17": "Ho et al. 2020", "13.51": "Ho et al. 2020", "21.6": "the issue that is named there"},
     "04": {"13.06": "Dhariwal and Nichol 2021", "15.08": "Dhariwal and Nichol 2021"},
-    "05": {"1.74": "the exact mean at scale 4, which no cell prints yet", "6.5": "7.5 less one"},
-    "06": {"0.079": "no cell prints it yet", "0.0034": "no cell prints it yet", "1.42": "no cell prints it yet",
-           "1024": "how many pictures a finding rests on"},
+    "05": {"6.5": "7.5 less one"},
+    "06": {"1024": "how many pictures a finding rests on"},
     "07": {"5.5": "one over 0.18215", "2048": "how the stored scale was measured", "24.19": "Rombach et al. 2022",
            "24.08": "Rombach et al. 2022", "22.27": "Rombach et al. 2022", "23.07": "Rombach et al. 2022"},
     "08": {"0.18215": "Stable Diffusion's constant"},
     "09": {"0.18215": "Stable Diffusion's constant"},
     "10": {"512": "Stable Diffusion's side in pixels"},
-    "11": {"1.05": "no cell prints it yet", "3.8": "tuning on other pictures", "1.2": "tuning on other pictures"},
-    "12": {"3.9": "no cell prints it yet", "6.5": "no cell prints it yet", "7.5": "a default"},
-    "13": {"0.56": "no cell prints it yet", "0.66": "no cell prints it yet", "1.9": "no cell prints it yet",
-           "0.070": "no cell prints it yet"},
+    "11": {"3.8": "tuning on other pictures", "1.2": "tuning on other pictures"},
+    "12": {"7.5": "a default"},
 }
 
 

@@ -25,8 +25,8 @@ __all__ = ["DragFilm", "Shares", "Strengths"]
 
 
 def _thin(images: Tensor) -> np.ndarray:
-    """Pixels in 31 levels a channel: smaller stills, and the eye hardly sees it."""
-    return pixels(((images.clamp(-1, 1) + 1) * 15).round() / 15 - 1)
+    """Pixels in 21 levels a channel: smaller stills, and the eye hardly sees it."""
+    return pixels(((images.clamp(-1, 1) + 1) * 10).round() / 10 - 1)
 
 
 def _below(top: np.ndarray, graph: np.ndarray) -> np.ndarray:
