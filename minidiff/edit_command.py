@@ -41,7 +41,8 @@ def _method(name: str) -> Callable[..., Any]:
     check_choice("METHOD", name, METHODS)
     module, function = METHODS[name].split(":")
     found = guarded(getattr(importlib.import_module(module), function))
-    if "features" in inspect.signature(found).parameters:              # a network to look at pictures with: the one that ships
+    features = inspect.signature(found).parameters.get("features")
+    if features is not None and features.default is inspect.Parameter.empty:   # a network to look with: the one that ships
         found = functools.partial(found, features=clip_features(load("mini-clip")))
     return found
 

@@ -21,6 +21,52 @@ class Standing(NamedTuple):
 
 
 SAID: dict[str, list[Standing]] = {
+    "14": [
+        Standing("Six heat maps of 8 by 8 cells: dog and heart", "Six heat maps of 8 by 8 cells: dog and heart",
+                 {"sharpness": "100"}),
+        Standing("A picture with the maps of its three things", "A picture with the maps of its three things",
+                 {"share": "0.15"}),
+        Standing("A picture drawn from the sum of two predictions", "A picture drawn from the sum of two predictions",
+                 {"weight": "2.0"}),
+    ],
+    "15": [
+        Standing("Sources and SDEdits at a strength", "Sources and SDEdits at a strength",
+                 {"strength": "0.6"}),
+        Standing("Sources and edits, above lines of IoU", "Sources and edits, above lines of IoU",
+                 {"features": "0.8", "attention": "0.0"}),
+        Standing("A predicted picture, the same with handles", "A predicted picture, the same with handles",
+                 {"frame": "4"}),
+    ],
+    "16": [
+        Standing("Three predicted pictures: of the source", "Three predicted pictures: of the source",
+                 {"model": "mini-sd", "edit": "dog", "t": "481"}),
+        Standing("Three rows of three pictures: sources, asymmetric", "Three rows of three pictures: sources, asymmetric",
+                 {"value": "0.2"}),
+        Standing("Two rows of three pictures: sources and edits", "Two rows of three pictures: sources and edits",
+                 {"value": "400"}),
+    ],
+    "17": [
+        Standing("Three pictures with a framed patch", "Three pictures with a framed patch",
+                 {"row": "4", "column": "3"}),
+        Standing("Three rows of three pictures, sources, edits", "Three rows of three pictures, sources, edits",
+                 {"start": "1.0", "push": "0.3"}),
+    ],
+    "18": [
+        Standing("A content picture, a style picture and the result", "A content picture, a style picture and the result",
+                 {"style": "4", "content": "1"}),
+        Standing("Four pictures, and a graph of content against style", "Four pictures, and a graph of content against style",
+                 {"g style": "5.0", "g content": "4.0"}),
+        Standing("Three rows of five pictures: contents, styles", "Three rows of five pictures: contents, styles",
+                 {"keep": "4"}),
+        Standing("Six pictures from flat to neon style", "Six pictures from flat to neon style",
+                 {"frame": "3"}),
+    ],
+    "22": [
+        Standing("A strip of nine pictures by DiffMorpher", "A strip of nine pictures by DiffMorpher",
+                 {"stages": "all, respaced"}),
+        Standing("Four pictures at guidance 3", "Four pictures at guidance 3",
+                 {"weight": "3.0"}),
+    ],
     "00": [
         Standing("A scene builder", "A scene builder: a red cat on the grass",
                  {"kind": "cat", "colour": "red", "pattern": "plain", "wears": "nothing", "backdrop": "grass", "style": "flat"}),

@@ -70,7 +70,7 @@ def test_every_argument_of_a_recipe_is_part_of_its_identity(name: str, tmp_path:
             (tmp_path / "a.txt").write_text("a red square")
             value = ImageFolder(tmp_path, size=64)
         elif argument in given and given[argument] == value:
-            value = {"t_sampling": "uniform", "predicts": "eps"}[argument]
+            value = {"t_sampling": "uniform", "predicts": "eps", "start": "mini-inpaint", "tokens": "others"}[argument]
         one = make(name, **(given | {argument: value}))
         if argument in BY_SHAPES:
             shapes = [{k: v.shape for k, v in r.build().state_dict().items()} for r in (make(name, **given), one)]

@@ -207,15 +207,6 @@ def _rises(x: Tensor, table: Tensor) -> tuple[float, float, float]:
     return m.value, m.low, m.high
 
 
-@claim(
-    "18.guidance",
-    "More style weight, more style: rank correlation of g_s and style accuracy",
-    unit="Spearman",
-    target=">= 0.9",
-    n=32,
-    small=6,
-    reader="final",
-)
 def guidance(n: int) -> Outcome:
     table = torch.stack([scored(n, g, SUM[1]).style for g in STYLES_AT], 1)
     settings = {f"g_s = {g:g}": float(v) for g, v in zip(STYLES_AT, table.double().mean(0), strict=True)}
@@ -243,15 +234,6 @@ def kept(n: int, keep: int, split: str = "test", reader: str = "final") -> tuple
     return marks(images, found, _reader(reader)), psnr(images, y)
 
 
-@claim(
-    "18.keep",
-    "The more first steps are kept from y (the paper's lambda), the less of s's style: rank correlation",
-    unit="Spearman",
-    target="<= -0.9",
-    n=16,
-    small=3,
-    reader="final",
-)
 def keep(n: int) -> Outcome:
     made = [kept(n, k) for k in KEEPS]
     table = torch.stack([m.style for m, _ in made], 1)
@@ -261,14 +243,6 @@ def keep(n: int) -> Outcome:
     )
 
 
-@claim(
-    "18.reconstructs",
-    "With all steps kept y comes back: dB below the autoencoder's own round trip",
-    unit="dB lost",
-    target="<= 1",
-    n=16,
-    small=3,
-)
 def reconstructs(n: int) -> Outcome:
     y = render(triplets(n).y, 64).images
     with torch.no_grad():
@@ -297,15 +271,6 @@ def blended(n: int, split: str = "test", reader: str = "final") -> Tensor:
     return torch.stack(out, 1)
 
 
-@claim(
-    "18.blend",
-    "Between two style codes the second style comes in gradually: rank correlation of the weight and its probability",
-    unit="Spearman",
-    target=">= 0.9",
-    n=12,
-    small=3,
-    reader="final",
-)
 def blend(n: int) -> Outcome:
     table = blended(n)
     between = ((table[:, 1:-1] > 0.1) & (table[:, 1:-1] < 0.9)).double().mean()
