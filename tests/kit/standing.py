@@ -149,7 +149,7 @@ SAID: dict[str, list[Standing]] = {
     ],
     "13": [
         Standing("The final picture, and the noun's map", "which sites have the cross on the thing at step 1?", {"step": "2"}),
-        Standing("A source picture with a ring", "at (8, 0) it is smaller, darker", {"dx": "8", "dy": "0"}),
+        Standing("A source picture with a ring", "at (8, 0) it is smaller and has a dark tip", {"dx": "8", "dy": "0"}),
         Standing("An edited picture beside a curve", "At 0.4 the energy falls from 0.070", {"push": "0.4"}),
     ],
     "19": [
