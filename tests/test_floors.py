@@ -177,10 +177,13 @@ def test_top_level_holds_what_the_design_says() -> None:
 
 
 def test_no_file_is_a_pickle_and_data_is_small() -> None:
+    """At most 60 MB, and 15 more for the models of lessons 14 to 18."""
     files = tracked()
     assert not [str(path) for path in files if path.suffix in PICKLES], "pickles run code when opened: ship safetensors"
-    size = sum(path.stat().st_size for path in files if path.relative_to(ROOT).parts[0] == "data")
-    assert size <= 64e6, f"data/ holds {size / 1e6:.0f} MB"
+    sizes = {path.relative_to(ROOT): path.stat().st_size for path in files if path.relative_to(ROOT).parts[0] == "data"}
+    later = sum(n for path, n in sizes.items() if path.parts[1] in ("mini-control", "mini-parasol", "parasol-tokens")
+                or path.parent.name.endswith("-direction"))
+    assert sum(sizes.values()) - later <= 60e6 and later <= 15e6, f"data/ holds {sum(sizes.values()) / 1e6:.0f} MB"
 
 
 def test_no_file_names_a_place_on_one_machine() -> None:

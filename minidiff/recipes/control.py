@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from minidiff.diffusion import Schedule
 from minidiff.editing.controlnet import add_control, control_loss, new_controlnet, silhouettes
 from minidiff.files import data_folder
 from minidiff.latent.autoencoder import encode
@@ -34,9 +35,13 @@ def control_recipe(name: str, *, seed: int, start: str, images: tuple[int, int],
     drop: share of captions that are left empty, so that it reads the hint where no word helps (the paper drops half). Scenes are
     those of the world that ``start`` was trained in: without variation of the backdrop where its card says the first edition.
     """
-    @functools.lru_cache(maxsize=1)
+    @functools.lru_cache(maxsize=2)
     def base(device: torch.device) -> Any:
-        return load(start, device=device)
+        return load(start).to(device)
+
+    @functools.lru_cache(maxsize=1)
+    def schedule() -> Schedule:
+        return schedule_from(base(torch.device("cpu")).scheduler)
 
     def as_in_training(scenes: Scenes) -> Scenes:
         return scenes if card(start)["world_edition"] > 1 else scenes.replace(vary=torch.zeros_like(scenes.vary))
@@ -63,9 +68,9 @@ def control_recipe(name: str, *, seed: int, start: str, images: tuple[int, int],
         return batch | {"t": draw_t(n, 1000, rng), "noise": noise(batch["z"].shape, rng)}
 
     def loss(model: nn.Module, batch: Draw) -> Tensor:
-        pipe = base(batch["z"].device)
+        unet = base(batch["z"].device).unet
         hint = batch["hint"].float().expand(-1, 3, -1, -1)
-        return control_loss(model, pipe.unet, schedule_from(pipe.scheduler), batch["z"], batch["t"], batch["noise"],
+        return control_loss(model, unet, schedule(), batch["z"], batch["t"], batch["noise"],
                             batch["context"], hint)
 
     return Recipe(name=name, seed=seed, build=build, draw=draw, loss=loss, batch=16, lr=lr, warmup=800, ema=0.995,

@@ -19,6 +19,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tu
 
     q (..., N, d), k and v (..., L, d), mask added to the scores -> (..., N, d) and (..., N, L); rows of the latter sum to 1.
     """
+    require(q.ndim == k.ndim == v.ndim, "q", f"{q.ndim} axes beside {k.ndim} of k and {v.ndim} of v", "equally many",
+            "q[None] if it is one row")
     scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
     probs = (scores if mask is None else scores + mask).softmax(-1)
     return probs @ v, probs

@@ -66,7 +66,7 @@ def card(name: str) -> dict[str, Any]:
     return json.loads((_folder(name) / CARD).read_text(encoding="utf-8"))
 
 
-def load(name: str | os.PathLike[str], *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
+def load(name: str | os.PathLike[str], *, device: Any = "cpu", dtype: torch.dtype = torch.float32) -> Any:
     """A model ready to use: in evaluation mode, all of it in ``dtype``, without gradients. name is one of three things:
 
     - a shipped name, each of its files checked against the sha256 on its card: "pixel-..." gives a wrapped network (Eps, X0, V
@@ -77,9 +77,9 @@ def load(name: str | os.PathLike[str], *, device: torch.device | str = "cpu", dt
       :func:`export`, or by ``minidiff train``. A Path, "./name", "name/" and "~/name" are always folders, never a shipped name;
     - an id of the Hugging Face Hub, "owner/name": the only one that touches the network.
 
-    dtype: torch.float32, float64, float16 or bfloat16, whatever the files hold. Weights come from safetensors only, and no code
-    that a folder brings is run (:mod:`minidiff.zoo.check`). Raises CheckpointError when a file is missing, truncated, changed,
-    not ours or not finite, BadInput for a device that is not there.
+    device: a torch.device or its name. dtype: torch.float32, float64, float16 or bfloat16, whatever the files hold. Weights
+    come from safetensors only, and no code that a folder brings is run (:mod:`minidiff.zoo.check`). Raises CheckpointError
+    when a file is missing, truncated, changed, not ours or not finite, BadInput for a device that is not there.
     """
     require(isinstance(name, (str, os.PathLike)) and os.fspath(name) != "", "name", repr(name), "the name of a model",
             "load('mini-sd')")
@@ -111,7 +111,7 @@ def _is_here(owner: str) -> bool:
     return Path(owner).is_dir() or any(name.startswith(owner + "/") for name in _known())
 
 
-def _device(device: torch.device | str) -> torch.device:
+def _device(device: Any) -> torch.device:
     try:
         place = torch.device(device)
         torch.empty(1, device=place)
@@ -238,4 +238,4 @@ def _from_hub(name: str) -> Any:
     return _opened(folder, name, cache=folder.parents[1])
 
 
-guard(globals(), [name for name in __all__ if name != "load"])       # load says more by itself
+guard(globals(), __all__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from minidiff import recipes
 from minidiff.errors import BadInput, CheckpointError
+from minidiff.files import data_folder
 from minidiff.recipes import RECIPES, recipe
 from minidiff.recipes.blocks import fingerprint
 from minidiff.train import fit
@@ -62,8 +64,9 @@ def test_every_argument_of_a_recipe_is_part_of_its_identity(name: str, tmp_path:
     given = table[name]
     before = settings(make(name, **given))
     assert json.loads(json.dumps(before)) == before and before["data"], "data is named, in JSON"
-    for argument in set(inspect.signature(make).parameters) - LENGTH - {"tokens"}:      # only one such model ships (2026-11-27)
-        value = OTHER[argument]
+    for argument in set(inspect.signature(make).parameters) - LENGTH:
+        own = data_folder() / "parasol-tokens"
+        value = str(shutil.copytree(own, tmp_path / "own")) if argument == "tokens" else OTHER[argument]
         if argument == "lr_shape" and before["lr_shape"] == value:
             value = "cosine"
         elif argument == "data" and name != "pixel-ddpm":
@@ -71,7 +74,7 @@ def test_every_argument_of_a_recipe_is_part_of_its_identity(name: str, tmp_path:
             (tmp_path / "a.txt").write_text("a red square")
             value = ImageFolder(tmp_path, size=64)
         elif argument in given and given[argument] == value:
-            value = {"t_sampling": "uniform", "predicts": "eps", "start": "mini-inpaint", "tokens": "others"}[argument]
+            value = {"t_sampling": "uniform", "predicts": "eps", "start": "mini-inpaint"}[argument]
         one = make(name, **(given | {argument: value}))
         if argument in BY_SHAPES:
             shapes = [{k: v.shape for k, v in r.build().state_dict().items()} for r in (make(name, **given), one)]

@@ -201,17 +201,30 @@ def leak(n: int) -> Outcome:
 # Knobs -----------------------------------------------------------------------------------------------------------------------
 
 
+STILL = {"a knob without effect": 0.0}
+
+
 def _rises(x: Tensor, table: Tensor) -> tuple[float, float, float]:
     """Rank correlation of x (K,) with the mean of the columns of table (n, K), and its interval over pictures."""
     m = bootstrap(lambda rows: spearman(x, rows.mean(0)), table.double(), n=200)
     return m.value, m.low, m.high
 
 
+@claim(
+    "18.guidance",
+    "More style weight, more style: rank correlation of g_s and style accuracy",
+    unit="Spearman",
+    target=">= 0.9",
+    n=32,
+    small=6,
+    reader="final",
+)
 def guidance(n: int) -> Outcome:
     table = torch.stack([scored(n, g, SUM[1]).style for g in STYLES_AT], 1)
     settings = {f"g_s = {g:g}": float(v) for g, v in zip(STYLES_AT, table.double().mean(0), strict=True)}
     return Outcome(
-        *_rises(torch.tensor(STYLES_AT), table), settings=settings, why="two neighbouring weights differ by few pictures"
+        *_rises(torch.tensor(STYLES_AT), table), baseline=STILL, settings=settings,
+        why="two neighbouring weights differ by few pictures"
     )
 
 
@@ -234,15 +247,33 @@ def kept(n: int, keep: int, split: str = "test", reader: str = "final") -> tuple
     return marks(images, found, _reader(reader)), psnr(images, y)
 
 
+@claim(
+    "18.keep",
+    "The more first steps are kept from y (the paper's lambda), the less of s's style: rank correlation",
+    unit="Spearman",
+    target="<= -0.9",
+    n=16,
+    small=3,
+    reader="final",
+)
 def keep(n: int) -> Outcome:
     made = [kept(n, k) for k in KEEPS]
     table = torch.stack([m.style for m, _ in made], 1)
     settings = {f"style, keep {k}": float(m.style.double().mean()) for k, (m, _) in zip(KEEPS, made, strict=True)}
     return Outcome(
-        *_rises(torch.tensor(KEEPS).double(), table), settings=settings, why="the style is all there after a few free steps"
+        *_rises(torch.tensor(KEEPS).double(), table), baseline=STILL, settings=settings,
+        why="the style is all there after a few free steps"
     )
 
 
+@claim(
+    "18.reconstructs",
+    "With all steps kept y comes back: dB below the autoencoder's own round trip",
+    unit="dB lost",
+    target="<= 1",
+    n=16,
+    small=3,
+)
 def reconstructs(n: int) -> Outcome:
     y = render(triplets(n).y, 64).images
     with torch.no_grad():
@@ -271,12 +302,22 @@ def blended(n: int, split: str = "test", reader: str = "final") -> Tensor:
     return torch.stack(out, 1)
 
 
+@claim(
+    "18.blend",
+    "Between two style codes the second style only grows, if in a leap: rank correlation of the weight and its probability",
+    unit="Spearman",
+    target=">= 0.9",
+    n=12,
+    small=3,
+    reader="final",
+)
 def blend(n: int) -> Outcome:
     table = blended(n)
     between = ((table[:, 1:-1] > 0.1) & (table[:, 1:-1] < 0.9)).double().mean()
     settings = {f"w = {w:g}": float(v) for w, v in zip(BLENDS, table.double().mean(0), strict=True)}
     return Outcome(
         *_rises(torch.tensor(BLENDS), table),
+        baseline=STILL,
         settings=settings | {"frames undecided": float(between)},
         why="a style is a class to the model",
     )

@@ -145,7 +145,8 @@ def test_kept_steps_and_blends_over_their_range(known, pictures):
 def test_targets_are_the_bars():
     known = {id: c for id, c in claims().items() if id.startswith("18.")}
     bars = {"18.style": ">= 0.85", "18.content": ">= 0.85", "18.style_gain": ">= 0.5", "18.joint": ">= 0.1",
-            "18.leak": "<= 0.1", "18.retrieval": ">= 0.9"}
+            "18.leak": "<= 0.1", "18.guidance": ">= 0.9", "18.keep": "<= -0.9", "18.reconstructs": "<= 1",
+            "18.blend": ">= 0.9", "18.retrieval": ">= 0.9"}
     assert {id: c.target for id, c in known.items()} == bars
     assert all(known[id].n == 96 for id in ("18.style", "18.content", "18.joint", "18.leak"))
 
@@ -177,11 +178,11 @@ def test_rows_count_and_subtract_what_they_say(monkeypatch):
     assert rows["18.style_gain"].run(n).value == pytest.approx(0.5)
     assert rows["18.joint"].run(n).value == pytest.approx(6 / 36)
     assert rows["18.leak"].run(n).value == pytest.approx(float(free[:3].sum() / free.sum()))
-    assert board.guidance(n).value == pytest.approx(1.0)
+    assert rows["18.guidance"].run(n).value == pytest.approx(1.0)
     monkeypatch.setattr(board, "kept", lambda n, k: (made(n - k % n if k < n else 0, 0), torch.full((n,), 20.0 + k)))
-    assert board.keep(n).value < -0.9
+    assert rows["18.keep"].run(n).value < -0.9
     monkeypatch.setattr(board, "blended", lambda n: torch.tensor([[0.0, 0.2, 0.5, 0.7, 1.0]] * n))
-    assert board.blend(n).value == pytest.approx(1.0) and board.blend(n).settings["frames undecided"] == 1.0
+    assert rows["18.blend"].run(n).value == pytest.approx(1.0) and rows["18.blend"].run(n).settings["frames undecided"] == 1.0
 
 
 def test_the_retrieval_row_asks_the_truth(monkeypatch):
