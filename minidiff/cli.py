@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from minidiff.options import number, path, whole
+from minidiff.options import AnyOrder, number, path, whole
 
 __all__ = ["main", "parser"]
 
@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of every subcommand; ``minidiff COMMAND --help`` prints them."""
     top = argparse.ArgumentParser(prog="minidiff", description="A course on diffusion models, and the tools that remake it.")
     top.add_argument("--version", action="store_true", help="print the version and stop")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=AnyOrder)
 
     commands.add_parser("doctor", help="what is installed, what is missing or broken, and how to mend it")
 

@@ -6,7 +6,23 @@ import argparse
 import math
 from collections.abc import Callable
 
-__all__ = ["device", "number", "path", "whole"]
+__all__ = ["AnyOrder", "device", "number", "path", "whole"]
+
+
+class AnyOrder(argparse.ArgumentParser):
+    """A parser whose options may also stand between two positional arguments: ``notebooks run --timeout 900 FILE``."""
+
+    _mixing = False
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse has it. Its intermixed parsing calls this method again."""
+        if self._mixing:
+            return super().parse_known_args(args, namespace)
+        self._mixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._mixing = False
 
 
 def whole(low: int, high: int = 2**62) -> Callable[[str], int]:

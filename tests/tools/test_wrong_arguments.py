@@ -235,3 +235,16 @@ def test_a_pipe_in_place_of_the_output_is_refused_when_nobody_reads(tmp_path: Pa
     os.mkfifo(tmp_path / "a.png")
     assert main(["draw", "a red cat", "--size", "32", "-o", str(tmp_path / "a.png")]) == 2
     assert "a.png" in capsys.readouterr().err and (tmp_path / "a.png").is_fifo()
+
+
+@pytest.mark.parametrize(("line", "want"), [
+    ("notebooks run --timeout 900 a.ipynb", {"action": "run", "timeout": 900.0, "files": ["a.ipynb"]}),
+    ("notebooks --timeout 900 run a.ipynb", {"action": "run", "timeout": 900.0, "files": ["a.ipynb"]}),
+    ("edit sdedit red --seeds 2 blue --out x", {"source": "red", "target": "blue", "seeds": 2, "out": "x"}),
+    ("edit sdedit --out x red", {"source": "red", "target": None, "out": "x"}),
+    ("grade a --csv b", {"files": ["a", "b"], "csv": True}),
+    ("start", {"folder": "my-course"}),
+])
+def test_options_may_stand_anywhere(line: str, want: dict[str, object]) -> None:
+    given = vars(parser().parse_args(line.split()))
+    assert {name: given[name] for name in want} == want
