@@ -11,6 +11,7 @@ import torch
 
 from minidiff.options import device as device_name
 from minidiff.options import whole
+from minidiff.show import plural
 
 __all__ = ["main", "rate"]
 
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] = ()) -> int:
         torch.set_num_threads(given.threads)
     device = torch.device(given.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
-    print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"{name}, {plural(torch.get_num_threads(), 'thread')}, torch {torch.__version__}")
     for what, value, unit in _rows(device):
         print(f"{what:40} {value:10.4g} {unit}")
     return 0

@@ -171,17 +171,16 @@ def _draw(given: argparse.Namespace) -> int:
     if given.model:
         from minidiff.latent.sample import text_to_image
         from minidiff.zoo import load
-        what, pipe = f"{given.caption}, by {given.model}", load(given.model)
+        pipe = load(given.model)
         require(hasattr(pipe, "unet") and hasattr(pipe, "tokenizer"), "--model", f"{given.model!r}, a {type(pipe).__name__}",
                 "a text-to-image pipeline", "--model mini-sd")
         picture = Image.fromarray(pixels(text_to_image(pipe, given.caption, seed=given.seed))[0])
         picture = picture.resize((given.size, given.size), Image.Resampling.BICUBIC)
     else:
-        what = scene = said.scene(given.seed)
-        picture = Image.fromarray(pixels(render(Scenes.of([scene]), given.size).images)[0])
+        picture = Image.fromarray(pixels(render(Scenes.of([said.scene(given.seed)]), given.size).images)[0])
     picture.save(buffer, PICTURES[out.suffix.lower()])
     replace(out, buffer.getvalue())
-    print(f"{out}: {what}")
+    print(f"{out}: {given.caption}, seed {given.seed}, drawn by {given.model or 'the world itself'}")
     return 0
 
 

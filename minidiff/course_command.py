@@ -41,6 +41,7 @@ def start(given: argparse.Namespace) -> int:
     """Copy every notebook that is not there yet."""
     from minidiff.errors import require
     from minidiff.files import replace
+    from minidiff.show import plural
     folder = Path(given.folder)
     books = sorted(COURSE.glob("[0-9]*.ipynb"))
     require(bool(books), "DIR", f"no notebooks in {COURSE}", "a checkout of the course", "pip install --editable . there")
@@ -50,7 +51,7 @@ def start(given: argparse.Namespace) -> int:
     for book in new:
         replace(folder / book.name, book.read_bytes())
     kept = len(books) - len(new)
-    print(f"{folder}: {len(new)} notebooks copied" + (f", {kept} were there and stay as they are" if kept else ""))
+    print(f"{folder}: {plural(len(new), 'notebook')} copied" + (f"; there already, left as they are: {kept}" if kept else ""))
     print(f"Open them with: jupyter lab {folder}")
     return 0
 

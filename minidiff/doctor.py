@@ -83,8 +83,9 @@ def _devices() -> Iterator[Finding]:
         yield Finding("broken", f"torch does not import: {type(error).__name__}: {error}", "make clean, then make lab")
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = torch.get_num_threads()
-    yield Finding("ok", f"CPU: {cores} cores, torch uses {threads} threads, {torch.backends.cpu.get_cpu_capability()}")
+    from minidiff.show import plural
+    threads = plural(torch.get_num_threads(), "thread")
+    yield Finding("ok", f"CPU: {plural(cores or 1, 'core')}, torch uses {threads}, {torch.backends.cpu.get_cpu_capability()}")
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
             card = torch.cuda.get_device_properties(i)
@@ -103,8 +104,8 @@ def _model(folder: Path, name: str, data: Path) -> Iterator[Finding]:
         mend = f"git clean -fd -- {folder}; git checkout -- {folder}" if strays else f"git checkout -- {folder}"
         yield Finding("broken", f"{name}: {'; '.join(wrong)}", f"{again}{mend}   (or make it anew: minidiff train {name} --ship)")
     else:
-        size = sum(path.stat().st_size for path in files_below(folder)) / 1e6
-        yield Finding("ok", f"{name}: {size:.1f} MB, as its card says")
+        size = sum(path.stat().st_size for path in files_below(folder))
+        yield Finding("ok", f"{name}: {f'{size / 1e6:.1f} MB' if size >= 1e5 else f'{size / 1e3:.0f} kB'}, as its card says")
 
 
 def _models() -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from minidiff.editing.key_losses import clip_features
 from minidiff.errors import BadInput, check_choice, require
 from minidiff.guard import guarded
-from minidiff.show import grid, save_grid
+from minidiff.show import grid, plural, save_grid
 from minidiff.world import ImageFolder
 from minidiff.world.picture_file import read_image
 from minidiff.zoo import load
@@ -109,6 +109,6 @@ def edit(given: Namespace) -> int:
         shown.append(torch.cat([made.images[branch] for branch in branches]))
         print(f"{out / f'{k:03d}_edit.png'}: {names[k]}, {' -> '.join(map(repr, texts))}", flush=True)
     sheet = grid(shown, row_labels=names, column_labels=branches,
-                 alt=f"{given.method}: {len(shown)} rows of {', '.join(branches)}.")
-    print(f"{sheet.save(out / 'sheet.png')}: {len(shown)} edits by {given.method}")
+                 alt=f"{given.method}: {plural(len(shown), 'row')} of {', '.join(branches)}.")
+    print(f"{sheet.save(out / 'sheet.png')}: {plural(len(shown), 'edit')} by {given.method}")
     return 0

@@ -48,8 +48,9 @@ def remake(given: argparse.Namespace) -> int:
 def unpack(given: argparse.Namespace) -> int:
     """Exit code 0; what was not taken, and why, is printed."""
     from minidiff.course.unpack import unpack
+    from minidiff.show import plural
     verdicts = unpack(given.folder, given.names, force=given.force, everything=given.everything)
-    print(f"{len(verdicts)} models: {sum(v.taken for v in verdicts)} taken into data/")
+    print(f"{plural(len(verdicts), 'model')}: {sum(v.taken for v in verdicts)} taken into data/")
     return 0
 
 

@@ -34,10 +34,11 @@ def score(given: argparse.Namespace) -> int:
     if given.cards:
         from minidiff.course.cards import update_cards
         update_cards()
+    from minidiff.show import plural
     rows = score(given.claims, n=given.n, write=given.write)
     counts = {word: [row.id for row in rows if row.verdict == word] for word in ("passed", "failed", "undecided")}
     named = {word: f" ({', '.join(ids)})" if ids and word != "passed" else "" for word, ids in counts.items()}
-    print(f"{len(rows)} rows: " + "; ".join(f"{len(ids)} {word}{named[word]}" for word, ids in counts.items()))
+    print(f"{plural(len(rows), 'row')}: " + "; ".join(f"{len(ids)} {word}{named[word]}" for word, ids in counts.items()))
     if given.write:
         print("Stored in data/scoreboard.json; its pages are redrawn.")
     else:

@@ -89,8 +89,9 @@ def add_parsers(commands: Any) -> None:
 
 def site(given: argparse.Namespace) -> int:
     """Build the site and say where it begins."""
+    from minidiff.show import plural
     pages = build(given.out)
-    print(f"{Path(given.out) / 'index.html'}: {pages} lessons")
+    print(f"{Path(given.out) / 'index.html'}: {plural(pages, 'lesson')}")
     return 0
 
 

@@ -162,6 +162,7 @@ def sample(given: argparse.Namespace) -> int:
 def _from_noise(model: Any, given: argparse.Namespace) -> tuple[Any, int | None, str]:
     from minidiff.diffusion import ddim, last, row_noise
     from minidiff.errors import require
+    from minidiff.show import plural
     config = getattr(getattr(model, "base", model), "net", None)
     config = getattr(config, "config", {})
     require(hasattr(model, "schedule") and "cond_dim" in config and not config["cond_dim"], "MODEL", repr(given.model),
@@ -169,7 +170,7 @@ def _from_noise(model: Any, given: argparse.Namespace) -> tuple[Any, int | None,
     n, side = given.n or 16, 32
     x = row_noise((n, config["channels"], side, side), seed=given.seed, t=model.schedule.T, rows=range(n), stream="start")
     x = x.to(next(model.parameters()).device)
-    return last(ddim(model, x, steps=given.steps, seed=given.seed, rows=range(n))).x, None, f"{n} samples"
+    return last(ddim(model, x, steps=given.steps, seed=given.seed, rows=range(n))).x, None, plural(n, "sample")
 
 
 def _from_text(pipe: Any, given: argparse.Namespace) -> tuple[Any, int | None, str]:
@@ -177,6 +178,7 @@ def _from_text(pipe: Any, given: argparse.Namespace) -> tuple[Any, int | None, s
 
     from minidiff.errors import require
     from minidiff.latent.sample import text_to_image
+    from minidiff.show import plural
     require(given.data is None, "--data", repr(given.data), "no --data: this model draws from text")
     require(not hasattr(pipe, "controlnet"), "MODEL", f"{given.model!r}, which draws after a hint",
             "a model that draws from text alone", "minidiff.editing.control_images(pipe, prompts, hint), in Python")
@@ -190,7 +192,7 @@ def _from_text(pipe: Any, given: argparse.Namespace) -> tuple[Any, int | None, s
     texts = [text for text in prompts for _ in range(each)]
     images = text_to_image(pipe, texts, steps=given.steps, guidance=given.guidance, seed=given.seed)
     print("\n".join(f"{i + 1:3} {text}" for i, text in enumerate(texts)))
-    return images, each if each > 1 else None, f"{len(texts)} pictures of {len(set(texts))} prompts"
+    return images, each if each > 1 else None, f"{plural(len(texts), 'picture')} of {plural(len(set(texts)), 'prompt')}"
 
 
 def _round_trips(vae: Any, given: argparse.Namespace) -> tuple[Any, int | None, str]:
@@ -199,6 +201,7 @@ def _round_trips(vae: Any, given: argparse.Namespace) -> tuple[Any, int | None, 
     from minidiff.errors import require
     from minidiff.latent.autoencoder import decode, encode
     from minidiff.measure.pictures import psnr
+    from minidiff.show import plural
     from minidiff.world import ImageFolder
     require(hasattr(vae, "config") and hasattr(vae.config, "latent_channels"), "MODEL", repr(given.model),
             "a pixel model, an autoencoder, or a text-to-image pipeline")
@@ -207,4 +210,5 @@ def _round_trips(vae: Any, given: argparse.Namespace) -> tuple[Any, int | None, 
     n = given.n or 8
     x = ImageFolder(given.data, size=64).images(n).to(next(vae.parameters()).device)
     y = decode(vae, encode(vae, x)).clamp(-1, 1)
-    return torch.stack((x, y), 1).flatten(0, 1), 2 * min(4, n), f"{n} pictures with their round trips, {psnr(x, y).mean():.1f} dB"
+    said = f"{plural(n, 'picture')} with round trips, {psnr(x, y).mean():.1f} dB"
+    return torch.stack((x, y), 1).flatten(0, 1), 2 * min(4, n), said

@@ -198,7 +198,8 @@ def test_start_copies_the_notebooks_once(tmp_path: Path, capsys: pytest.CaptureF
     assert all((mine / path.name).read_bytes() == path.read_bytes() for path in books)
     (mine / books[0].name).write_text("my work")
     (mine / books[1].name).unlink()
-    assert main(["start", str(mine)]) == 0 and f"1 notebooks copied, {len(books) - 1} were there" in capsys.readouterr().out
+    assert main(["start", str(mine)]) == 0
+    assert f"1 notebook copied; there already, left as they are: {len(books) - 1}\n" in capsys.readouterr().out
     assert (mine / books[0].name).read_text() == "my work" and (mine / books[1].name).read_bytes() == books[1].read_bytes()
     assert main(["start", str(ROOT / "notebooks")]) == 2
     (tmp_path / "file").write_text("x")
