@@ -1,6 +1,6 @@
 """Thirty copies with planted answers, graded by the command: are the points right, and how long does it take?
 
-Called as ``python tests/kit/class_of_30.py [DIR]`` it writes copies of the course's own lessons into DIR (a temporary folder
+Called as ``python tests/kit/graded_class.py [DIR]`` it writes copies of the course's own lessons into DIR (a temporary folder
 where it is left out), runs ``minidiff grade DIR --csv`` on them, and prints for each what was planted, the points it must get,
 the points it got and the note; then the minutes. Exit code 0 if every copy got what was planted.
 """
