@@ -7,6 +7,7 @@ import base64
 import html
 import re
 import tempfile
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ __all__ = ["add_parsers", "build", "site"]
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = ".minidiff-site"
+SAYS = 60               # characters of a card's text at least: shorter first sentences are followed by the next one
 CSS = """
 :root { color-scheme: light; --line: #ddd8cc; --ink: #22252b; --soft: #666c76; --paper: #fdfcf9; --code: #f4f1ea; }
 * { box-sizing: border-box; }
@@ -38,7 +40,8 @@ th, td { border: 1px solid var(--line); padding: 0.3rem 0.55rem; text-align: lef
 math { font-size: 1.05em; font-family: "Cambria Math", "STIX Two Math", "Latin Modern Math", math; }
 .no-math-font :is(msub, msubsup) > :nth-child(2) { position: relative; top: 0.28em; }
 .no-math-font msup > :nth-child(2), .no-math-font msubsup > :nth-child(3) { position: relative; top: -0.35em; }
-math math[display="block"] { margin: 0.8rem 0; overflow-x: auto; overflow-y: hidden; }
+math[display="block"] { margin: 0.8rem 0; }
+main :is(p, ul, ol) { overflow-x: auto; overflow-y: hidden; padding-bottom: 0.3em; }
 details { border: 1px solid var(--line); border-radius: 4px; padding: 0.4rem 0.8rem; } summary { cursor: pointer; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1.2rem; padding: 0; list-style: none; }
 .card { border: 1px solid var(--line); border-radius: 6px; overflow: hidden; background: #fff; }
@@ -101,12 +104,15 @@ def _title(book: Any) -> str:
 
 
 def _promise(book: Any) -> str:
-    """The first plain sentence of the first text cell after its heading."""
+    """The first plain sentences of the first text cell after its heading, as many as say something."""
     for cell in book.cells:
         for part in re.split(r"\n\s*\n", cell.source) if cell.cell_type == "markdown" else ():
             if not re.match(r"[#|>\-<!$*]|\d+\.", part.strip()) and len(part) > 40:
                 plain = re.sub(r"\[([^\]]+)\]\([^)]+\)|[*`]", lambda m: m[1] or "", part)
-                return re.sub(r"\s+", " ", plain).partition(". ")[0].rstrip(".") + "."
+                sentences = re.split(r"(?<=[.?!:]) (?=[A-Z\"])", re.sub(r"\s+", " ", plain).strip())
+                ends = accumulate(len(sentence) + 1 for sentence in sentences)
+                many = next((i for i, end in enumerate(ends, 1) if end > SAYS), len(sentences))
+                return " ".join(sentences[:many])
     return ""
 
 
@@ -164,7 +170,7 @@ def build(out: str | Path, *, notebooks: Path = ROOT / "notebooks") -> int:
             page = PAGE.format(title=html.escape(title), nav="\n".join(links), body=body, script=SCRIPT)
             (fresh / f"{book_path.stem}.html").write_text(page, encoding="utf-8")
             picture, alt = _picture(book)
-            shown = f'<img src="pictures/{book_path.stem}.png" alt="{html.escape(alt)}" loading="lazy">' if picture else ""
+            shown = f'<img src="pictures/{book_path.stem}.png" alt="{html.escape(alt)}">' if picture else ""
             if picture:
                 (fresh / f"pictures/{book_path.stem}.png").write_bytes(picture)
             cards.append(f'<li class="card"><a href="{book_path.stem}.html">{shown}<h2>{html.escape(title)}</h2>'

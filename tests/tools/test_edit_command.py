@@ -65,7 +65,7 @@ def test_attend_and_excite_takes_its_things_as_words(folder: Path, tmp_path: Pat
     call = ["edit", "attend-and-excite", "a red cat", "--model", str(folder), "--steps", "2", "--seeds", "1",
             "--out", str(tmp_path / "x")]
     assert main([*call, "--set", "things=['red cat']", "--set", "loss=published"]) == 0
-    assert "1 edits by attend-and-excite" in capsys.readouterr().out
+    assert "1 edit by attend-and-excite" in capsys.readouterr().out
     assert main([*call, "--set", "things=['fox']"]) == 2 and "fox" in capsys.readouterr().err
 
 
@@ -76,7 +76,7 @@ def test_a_method_without_a_target(folder: Path, tmp_path: Path, capsys: pytest.
     made = self_guidance(load(str(folder)), "a red cat", seed=0, steps=2, guidance=4.0, move={"cat": (0.2, 0)})
     with Image.open(tmp_path / "x" / "000_edit.png") as picture:
         assert np.abs(np.asarray(picture).astype(int) - pixels(made.edit)[0]).max() <= 1
-    assert "1 edits by self-guidance" in capsys.readouterr().out
+    assert "1 edit by self-guidance" in capsys.readouterr().out
     assert main(call) == 2 and "something to do" in capsys.readouterr().err
     assert main([*call[:3], "a blue cat", *call[3:], "--set", "move={'cat': (0.2, 0)}"]) == 2
     assert "has no target prompt" in capsys.readouterr().err
@@ -97,7 +97,7 @@ def test_pix2pix_zero_by_two_words(folder: Path, tmp_path: Path, capsys: pytest.
     made = edit_words(load(str(folder)), "a red cat", words=("cat", "dog"), seed=0, steps=2, guidance=4.0, relative=0.1)
     with Image.open(tmp_path / "x" / "000_edit.png") as picture:
         assert np.abs(np.asarray(picture).astype(int) - pixels(made.edit)[0]).max() <= 1
-    assert "1 edits by pix2pix-zero" in capsys.readouterr().out
+    assert "1 edit by pix2pix-zero" in capsys.readouterr().out
     assert main(call) == 2 and "two words" in capsys.readouterr().err
 
 
