@@ -33,6 +33,15 @@ def test_every_export_comes_without_the_heavy_libraries() -> None:
     assert fresh(code).strip() == "[]"
 
 
+def test_a_network_of_our_own_is_loaded_and_samples_without_the_heavy_libraries() -> None:
+    """The first cell of lessons 00 to 06 waits for none of them."""
+    code = ("import sys, torch; from minidiff import ddim, last, load\n"
+            "models = [load('pixel-ddpm'), load('readers/final')]\n"
+            "last(ddim(models[0], torch.zeros(1, 3, 32, 32), steps=2))\n"
+            f"print(sorted({{m.partition('.')[0] for m in sys.modules}} & {{*{HEAVY}, 'huggingface_hub'}}))")
+    assert fresh(code).strip() == "[]"
+
+
 @pytest.mark.parametrize("name", minidiff.EXPORTS)
 def test_export_is_there_and_at_home(name: str) -> None:
     value = getattr(minidiff, name)

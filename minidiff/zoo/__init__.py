@@ -180,18 +180,23 @@ def _from_path(text: str) -> Any:
 
 
 def _opened(folder: Path, name: str, *, cache: Path | None = None) -> Any:
-    """A folder, ours or in the format of diffusers or transformers: which class it is, its own files say."""
+    """A folder, ours or in the format of diffusers or transformers: which class it is, its own files say.
+
+    A network of our own needs neither library, and imports neither: they take seconds.
+    """
+    if not (folder / "model_index.json").is_file() and (folder / "config.json").is_file():
+        config = read_json(folder / "config.json", name)
+        if "kind" in config:
+            check_folder(folder, name, cache=cache)
+            model = build(config, count_weights(folder, name)[0], name)
+            fill(model, folder / "model.safetensors", name)
+            return model
     with silence_libraries() as said, _offline():
         check_folder(folder, name, cache=cache)
         if (folder / "model_index.json").is_file():
             made = model_class("diffusers", read_json(folder / "model_index.json", name)["_class_name"], name)
         else:
-            config = read_json(folder / "config.json", name)
-            if "kind" in config:
-                model = build(config, count_weights(folder, name)[0], name)
-                fill(model, folder / "model.safetensors", name)
-                return model
-            made = own_class(config, name)
+            made = own_class(read_json(folder / "config.json", name), name)
         said.clear()
         try:
             model = made.from_pretrained(folder, use_safetensors=True, local_files_only=True)
