@@ -61,7 +61,7 @@ def _rows(device: torch.device) -> list[tuple[str, float, str]]:
         images = WorldData(64, "test", "full").batch(0, 64)[0].to(device)
         rows.append(("reader at 64 x 64, batch 64", rate(lambda: reader(images), 64), "pictures/s"))
     for name in ("pixel-ddpm", "readers/final"):
-        states = fit(recipe(name), device=device, say=lambda _: None)
+        states = fit(recipe(name), device=device, log=lambda _: None)
         next(states)
         rows.append((f"train {name}", rate(lambda s=states: [next(s) for _ in range(4)], 4 * recipe(name).batch), "images/s"))
         states.close()

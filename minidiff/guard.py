@@ -132,7 +132,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _check(name: str, value: Any, hint: Any, said: Any, finite: bool) -> None:
+def _check(name: str, value: Any, hint: Any, annotation: Any, finite: bool) -> None:
     if isinstance(value, Tensor) and _fits(value, hint):
         _holds_numbers(name, value)
         if value.numel() == 0:
@@ -147,7 +147,7 @@ def _check(name: str, value: Any, hint: Any, said: Any, finite: bool) -> None:
     elif isinstance(value, type) and name in ("model", "net"):
         raise BadInput(name, _short(value), "an instance of it", f"{name}={value.__name__}(...)")
     elif not _fits(value, hint):
-        want = said if isinstance(said, str) else getattr(said, "__name__", str(said))
+        want = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
         for word, spoken in (("int", "whole number"), ("float|Scale", "finite number"), ("str", "text")):
             want = re.sub(rf"\b(?:{word})\b", spoken, want)
         raise BadInput(name, _short(value), want)

@@ -40,7 +40,7 @@ def remake(given: argparse.Namespace) -> int:
     from minidiff.recipes.remake import NINE, remake, table_of
     minutes = given.minutes if given.minutes is not None or given.budget == "laptop" else NINE
     rows = remake(given.names, out=given.out, minutes=minutes, device=given.device, budget=given.budget, pack=given.pack,
-                  say=lambda line: print(line, flush=True))
+                  log=lambda line: print(line, flush=True))
     print(table_of(rows), flush=True)
     return int(any(row.state != "done" for row in rows))
 

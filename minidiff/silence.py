@@ -16,17 +16,17 @@ class _Heard(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.said.append(record.getMessage())
+        self.messages.append(record.getMessage())
 
 
 @contextmanager
 def silence_libraries(*, bars: bool = False) -> Iterator[list[str]]:
-    """``with silence_libraries() as said:`` diffusers and transformers draw no progress bars and do not ask for torchvision.
+    """``with silence_libraries() as messages:`` diffusers and transformers draw no progress bars and do not ask for torchvision.
 
-    Everything else that they log still appears, and is in ``said`` as well. bars: leave the bars on (for a download).
+    Everything else that they log still appears, and is in ``messages`` as well. bars: leave the bars on (for a download).
     Their settings are afterwards as they were before, whatever happens.
     """
     from diffusers.utils import logging as diffusers_log
@@ -49,7 +49,7 @@ def silence_libraries(*, bars: bool = False) -> Iterator[list[str]]:
         for log in logs:
             log.disable_progress_bar()
     try:
-        yield heard.said
+        yield heard.messages
     finally:
         source.removeFilter(wanted)
         for root in roots:

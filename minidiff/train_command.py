@@ -68,7 +68,7 @@ def train(given: argparse.Namespace) -> int:
     require(not given.ship or given.data is None, "--ship", "--data beside it", "one of the two: data/ is the course's own")
     mine, own = "", {}
     if given.data is not None:
-        own = {"data": given.data, "caption_column": given.caption_column, "vae": given.vae, "say": print if first else _silent}
+        own = {"data": given.data, "caption_column": given.caption_column, "vae": given.vae, "log": print if first else _silent}
         mine = f"-{Path(given.data).resolve().name}"
     chosen = recipe(given.recipe, **own)
     if not (given.yes or given.images or given.minutes or _agreed(chosen, given)):

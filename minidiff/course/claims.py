@@ -191,7 +191,7 @@ def stored() -> dict[str, Row]:
     return {r["id"]: Row(**r) for r in json.loads(_file().read_text())}
 
 
-def score(ids: Iterable[str] = (), *, n: int | None = None, write: bool = False, say: Callable[[str], Any] = print) -> list[Row]:
+def score(ids: Iterable[str] = (), *, n: int | None = None, write: bool = False, log: Callable[[str], Any] = print) -> list[Row]:
     """Measure claims (all when none is named) and say each row; nothing is stored unless ``write`` is true.
 
     n: sample size; None takes each claim's own. write: put the rows into data/scoreboard.json and redraw the pages that show it.
@@ -210,7 +210,7 @@ def score(ids: Iterable[str] = (), *, n: int | None = None, write: bool = False,
     try:
         for id in ids:
             row = compute(id, n)
-            say(str(row))
+            log(str(row))
             rows.append(row)
             if write:
                 kept = stored() | {row.id: row}

@@ -104,7 +104,7 @@ def measured(name: str, data: Path) -> Scores:
 
 
 def unpack(folder: str | Path, names: Sequence[str] = (), *, force: Sequence[str] = (), everything: bool = False,
-           measure: Measure = measured, say: Callable[[str], None] = print) -> list[Verdict]:
+           measure: Measure = measured, log: Callable[[str], None] = print) -> list[Verdict]:
     """Ship the models that ``minidiff remake --pack`` put into ``folder`` and that are better than those in ``data/``.
 
     names: only these. force: take these whatever they score; everything: take all so (after a new edition of the world the old
@@ -134,7 +134,7 @@ def unpack(folder: str | Path, names: Sequence[str] = (), *, force: Sequence[str
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
         verdicts.append(Verdict(name, taken, why))
-        say(f"{name}: {'taken' if taken else 'NOT taken'}, {why}")
+        log(f"{name}: {'taken' if taken else 'NOT taken'}, {why}")
     if any(v.taken for v in verdicts):
         _store_once("mini-vae", "mini-sd", data)
     return verdicts

@@ -30,7 +30,7 @@ from minidiff.editing.prompt_swap import swap_prompt
 from minidiff.editing.prompt_to_prompt import LocalBlend, Refine, Replace, Reweight, SelfCopy, coarse_level, prompt_to_prompt
 from minidiff.editing.result import INVERSIONS, EditResult, Source, anchors, inverted, run_edit, source_of
 from minidiff.editing.sdedit import sdedit
-from minidiff.editing.self_guidance import look, self_guidance
+from minidiff.editing.self_guidance import appearance_of, self_guidance
 from minidiff.editing.sentence_bank import edit_words, put_word, sentence_bank, word_direction
 from minidiff.editing.style_tokens import StyleTokens, content_code, info_nce, style_statistics
 from minidiff.editing.triplets import Triplets, rendered_triplets, retrieved_triplets
@@ -44,7 +44,7 @@ __all__ = ["INVERSIONS", "AddNoise", "Alone", "Asymmetric", "Blend", "Boost", "C
            "clip_features", "coarse_level", "colour_statistics", "content_code", "control", "control_images", "cut_and_paste",
            "diffuseit", "direct_inversion", "drag", "dragging", "edict_inversion", "edit_direction", "edit_friendly_inversion",
            "edit_words", "feature_layer", "features_at", "fit_delta", "h_space", "info_nce", "invert_content", "inverted",
-           "later_sites", "look", "match_colours", "mean_direction", "motion_loss", "negative_prompt_inversion",
+           "later_sites", "appearance_of", "match_colours", "mean_direction", "motion_loss", "negative_prompt_inversion",
            "new_controlnet", "null_text_inversion", "parasol", "paste_moved", "pix2pix_zero", "plug_and_play",
            "prompt_to_prompt", "put_word", "refine_mapper", "rendered_triplets", "replace_mapper", "retrieved_triplets",
            "run_edit", "sdedit", "self_guidance", "sentence_bank", "shift_strength", "silhouettes", "source_of",

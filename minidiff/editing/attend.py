@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from minidiff.editing.properties import Properties, decoder_cross
-from minidiff.editing.result import EditResult, Source, finished, source_of
+from minidiff.editing.result import EditResult, Source, decode_images, source_of
 from minidiff.editing.word_losses import Excite, Placed, Presence, SynGen, Things, things_of
 from minidiff.errors import check_choice, require
 from minidiff.latent.sample import denoise
@@ -22,8 +22,8 @@ from minidiff.steer.record import Pin, Select, Trajectory
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-__all__ = ["LOSSES", "attend_and_excite", "excite", "linear_decay", "middle_level", "places_of", "published_decay", "put",
-           "put_things"]
+__all__ = ["LOSSES", "attend_and_excite", "excite", "linear_decay", "middle_level", "positions_of", "published_decay", "place",
+           "place_things"]
 
 LOSSES: dict[str, type[Energy]] = {"presence": Presence, "published": Excite, "syngen": SynGen}
 
@@ -68,7 +68,7 @@ def _both(pipe: StableDiffusionPipeline, method: str, start: Source, things: Thi
     edit = list(denoise(pipe, start.prompts, hooks=[push, records["edit"]], **options))
     values = [push.values[k] for k in sorted(push.values)]
     ways = {"source": Trajectory.of(source), "edit": Trajectory.of(edit)}
-    images = {branch: finished(pipe, way.clean) for branch, way in ways.items()}
+    images = {branch: decode_images(pipe, way.clean) for branch, way in ways.items()}
     if start.images is not None:
         images["source"] = start.images
     return EditResult(method, images, {branch: list(start.prompts) for branch in ways}, ways, records,
@@ -104,49 +104,49 @@ def attend_and_excite(pipe: StableDiffusionPipeline, prompt: str | Sequence[str]
 # A place for each thing ------------------------------------------------------------------------------------------------------
 
 
-def places_of(tokenizer: Any, prompts: Sequence[str], things: Things, places: Mapping[Any, Any]) -> Tensor:
-    """(B, K, 2): the place of each thing that a word of ``places`` speaks of, NaN for the others.
+def positions_of(tokenizer: Any, prompts: Sequence[str], things: Things, positions: Mapping[Any, Any]) -> Tensor:
+    """(B, K, 2): the place of each thing that a word of ``positions`` speaks of, NaN for the others.
 
-    places: word, or a tuple of one for each prompt, -> (x, y) in shares of the side, for all rows or (B, 2).
+    positions: word, or a tuple of one for each prompt, -> (x, y) in shares of the side, for all rows or (B, 2).
     """
-    require(len(places) > 0, "places", "none", "a place for at least one word", 'places={"cat": (0.25, 0.5)}')
+    require(len(positions) > 0, "positions", "none", "a place for at least one word", 'positions={"cat": (0.25, 0.5)}')
     out = torch.full((len(prompts), max(map(len, things.phrases)), 2), float("nan"))
-    for words, place in places.items():
+    for words, place in positions.items():
         rows = (words,) * len(prompts) if isinstance(words, str) else tuple(words)
-        require(len(rows) == len(prompts), "places", f"{len(rows)} words", f"a word, or a tuple of {len(prompts)}")
+        require(len(rows) == len(prompts), "positions", f"{len(rows)} words", f"a word, or a tuple of {len(prompts)}")
         where = torch.as_tensor(place, dtype=torch.float32)
-        require(where.shape in ((2,), (len(prompts), 2)), "places", f"shape {tuple(where.shape)}", "(x, y), or a row each")
+        require(where.shape in ((2,), (len(prompts), 2)), "positions", f"shape {tuple(where.shape)}", "(x, y), or a row each")
         for i, (prompt, word) in enumerate(zip(prompts, rows, strict=True)):
             last = token_indices(tokenizer, prompt, word)[0][-1]
             known = [k for k, phrase in enumerate(things.phrases[i]) if last in phrase]
-            require(len(known) > 0, "places", repr(word), f"one of the things of {prompt!r}")
+            require(len(known) > 0, "positions", repr(word), f"one of the things of {prompt!r}")
             out[i, known[0]] = where.expand(len(prompts), 2)[i]
     return out
 
 
-def put(pipe: StableDiffusionPipeline, things: Things, places: Tensor, *, weight: float = 1.0, radius: float = 0.17,
+def place(pipe: StableDiffusionPipeline, things: Things, positions: Tensor, *, weight: float = 1.0, radius: float = 0.17,
         relative: float = 0.4, until: float = 1.0) -> EpsGuidance:
-    """The hook of :func:`put_things`, for ``denoise`` and ``run``. places: (B, K, 2) of :func:`places_of`."""
+    """The hook of :func:`place_things`, for ``denoise`` and ``run``. positions: (B, K, 2) of :func:`positions_of`."""
     level = middle_level(pipe)
     there = Presence(things, sites=lambda site: decoder_cross(site) and site.level == level)
-    energy = there + weight * Placed(things, sites=decoder_cross, places=places, radius=radius)
+    energy = there + weight * Placed(things, sites=decoder_cross, positions=positions, radius=radius)
     return EpsGuidance(energy, relative=relative, until=until)
 
 
-def put_things(pipe: StableDiffusionPipeline, prompt: str | Sequence[str], places: Mapping[Any, Any], *,
+def place_things(pipe: StableDiffusionPipeline, prompt: str | Sequence[str], positions: Mapping[Any, Any], *,
                things: Sequence[str] | Sequence[Sequence[str]] | None = None, seed: int | None = None,
                image: Tensor | None = None, trajectory: Trajectory | None = None, latents: Tensor | None = None,
                steps: int = 20, guidance: float = 4.0, weight: float = 1.0, radius: float = 0.17, relative: float = 0.4,
                until: float = 1.0) -> EditResult:
     """Draw a prompt with its things at given places, by a composed energy: each is there, and is there where it should be.
 
-    places: word, or a tuple of one for each prompt, -> (x, y) in shares of the side; things that none of them names may be
+    positions: word, or a tuple of one for each prompt, -> (x, y) in shares of the side; things that none of them names may be
     anywhere. The energy is the loss of phrases of :func:`attend_and_excite` plus ``weight`` times how much of a phrase's
     attention lies further than ``radius`` from its place, at all decoder sites; it is followed as in Self-Guidance, by a push of
     ``relative`` |eps| on the predicted noise for the share ``until`` of the steps. Arguments else and result as there.
     """
     start = source_of(pipe, prompt, prompt, seed=seed, image=image, trajectory=trajectory, latents=latents, steps=steps)
     found = things_of(pipe.tokenizer, start.prompts, things)
-    push = put(pipe, found, places_of(pipe.tokenizer, start.prompts, found, places), weight=weight, radius=radius,
+    push = place(pipe, found, positions_of(pipe.tokenizer, start.prompts, found, positions), weight=weight, radius=radius,
                relative=relative, until=until)
     return _both(pipe, "Things at places", start, found, push, steps, guidance)

@@ -12,7 +12,7 @@ from torch import Tensor
 from minidiff.editing.result import EditResult
 from minidiff.errors import require
 from minidiff.latent.pipeline import check_prompts, denoiser, encode_prompt, scheduler_options
-from minidiff.latent.sample import start_noise
+from minidiff.latent.sample import prepare_latents
 from minidiff.latent.text import token_indices
 from minidiff.steer import Composable, Hook, Site, StepContext, run
 
@@ -39,7 +39,7 @@ def composable(pipe: StableDiffusionPipeline, parts: Sequence[str] | Sequence[Se
     require(len(each) == k, "weights", f"{len(each)} weights", f"one, or {k}: one for each part")
     texts = {f"part {i}": encode_prompt(pipe, check_prompts([row[i] for row in rows])) for i in range(k)}
     guider = Composable(dict(zip(texts, each, strict=True)))
-    z = start_noise(pipe, latents, len(rows), seed, None)
+    z = prepare_latents(pipe, latents, len(rows), seed, None)
     states = run(denoiser(pipe), {"edit": z}, {"edit": {"empty": encode_prompt(pipe, ""), **texts}}, guider=guider, steps=steps,
                  **scheduler_options(pipe))
     return EditResult.of(pipe, "Composable Diffusion", states, {"edit": [" + ".join(row) for row in rows]},

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from minidiff.diffusion import Eps, Schedule, last, simple_loss
-from minidiff.editing.result import finished
+from minidiff.editing.result import decode_images
 from minidiff.errors import require
 from minidiff.latent.pipeline import TextUNet, check_prompts, denoiser, encode_prompt, scheduler_options
-from minidiff.latent.sample import start_noise
+from minidiff.latent.sample import prepare_latents
 from minidiff.latent.stable import snr_weight
 from minidiff.silence import silence_libraries
 from minidiff.steer import CFG, Hook, State, StepContext, run
@@ -117,7 +117,7 @@ def control(pipe: StableDiffusionControlNetPipeline | StableDiffusionPipeline, p
     for name, value in (("scale", scale), ("until", until)):
         good = isinstance(value, (int, float)) and 0 <= value < (float("inf") if name == "scale" else 1 + 1e-9)
         require(good, name, repr(value), "a number >= 0" if name == "scale" else "a share of the steps in [0, 1]", f"{name}=1.0")
-    z = start_noise(pipe, latents, len(prompts), seed, None)
+    z = prepare_latents(pipe, latents, len(prompts), seed, None)
     _check_hint(pipe, net, hint, len(prompts), tuple(z.shape[-2:]))
     seen = hint.to(z).expand(len(z), -1, -1, -1)
     texts = {"prompt": encode_prompt(pipe, prompts)} | ({"empty": encode_prompt(pipe, negative)} if guidance != 1.0 else {})
@@ -141,10 +141,10 @@ def control_images(pipe: Any, prompts: Sequence[str], hint: Tensor, *, chunk: in
                    seed: int = 0, **options: Any) -> Tensor:
     """Pictures (B, 3, H, W) in [-1, 1]: :func:`control` to the end, ``chunk`` rows at once. Arguments as there."""
     prompts = check_prompts(prompts)
-    z = start_noise(pipe, latents, len(prompts), seed, None)
+    z = prepare_latents(pipe, latents, len(prompts), seed, None)
     parts = [slice(i, i + chunk) for i in range(0, len(prompts), chunk)]
     hint = hint.expand(len(prompts), -1, -1, -1) if len(hint) == 1 else hint
-    return torch.cat([finished(pipe, last(control(pipe, prompts[p], hint[p], latents=z[p], **options)).x) for p in parts])
+    return torch.cat([decode_images(pipe, last(control(pipe, prompts[p], hint[p], latents=z[p], **options)).x) for p in parts])
 
 
 def add_control(pipe: StableDiffusionPipeline, controlnet: nn.Module) -> StableDiffusionControlNetPipeline:

@@ -26,7 +26,7 @@ from minidiff.editing.key_losses import (
     direction_target,
     range_loss,
 )
-from minidiff.editing.result import EditResult, finished
+from minidiff.editing.result import EditResult, decode_images
 from minidiff.editing.sdedit import noised
 from minidiff.errors import check_choice, check_pictures, require
 from minidiff.latent.autoencoder import decode
@@ -185,7 +185,7 @@ def diffuseit(
         better = [(k, i) for k, i in enumerate(bad) if float(far[k]) < float(out[i])]
         for k, i in better:
             way.latents[:, i], way.eps[:, i], energy[:, i], out[i] = again.latents[:, k], again.eps[:, k], values[:, k], far[k]
-    return EditResult("DiffuseIT", {"source": image.detach().float().cpu(), "edit": finished(pipe, way.clean)},
+    return EditResult("DiffuseIT", {"source": image.detach().float().cpu(), "edit": decode_images(pipe, way.clean)},
                       {"source": prompts, "edit": goals}, {"edit": way}, details={"energy": energy, "tries": tries, "range": out})
 
 

@@ -94,18 +94,18 @@ def dragging(pipe: StableDiffusionPipeline, z: Tensor, t: int, context: Tensor, 
             x0, _ = model(z, torch.full((len(z),), t, device=z.device), context)
         return F.interpolate(keep.out, size=size, mode="bilinear"), x0.detach()
 
-    places, goals = cells(handles, size), cells(targets, size)
+    points, goals = cells(handles, size), cells(targets, size)
     z = z.detach().clone()
     z.requires_grad_()
     adam, first = torch.optim.Adam([z], lr), None
     for k in range(iterations + 1):
         with torch.enable_grad():
             now, x0 = seen(z)
-            first = features_at(now, places).detach() if first is None else first
-            places = track(now, first, places, radius=search) if k else places
-            loss = motion_loss(now, places, goals, radius=supervise, near=near)
-        going = ((goals - places).norm(dim=-1) > near).any(1)
-        there = (places + 0.5) / places.new_tensor([size[1], size[0]])
+            first = features_at(now, points).detach() if first is None else first
+            points = track(now, first, points, radius=search) if k else points
+            loss = motion_loss(now, points, goals, radius=supervise, near=near)
+        going = ((goals - points).norm(dim=-1) > near).any(1)
+        there = (points + 0.5) / points.new_tensor([size[1], size[0]])
         yield DragState(k, iterations, z.detach().clone(), x0, there, loss.detach(), going)
         if k == iterations or not bool(going.any()):
             return

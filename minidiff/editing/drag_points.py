@@ -33,13 +33,13 @@ def cells(points: Tensor, size: tuple[int, int]) -> Tensor:
     return points * points.new_tensor([size[1], size[0]]) - 0.5
 
 
-def features_at(features: Tensor, places: Tensor) -> Tensor:
-    """Features (B, C, H, W) at places (B, K, 2), (x, y) in cells, between four of them in proportion: (B, K, C).
+def features_at(features: Tensor, points: Tensor) -> Tensor:
+    """Features (B, C, H, W) at points (B, K, 2), (x, y) in cells, between four of them in proportion: (B, K, C).
 
     Outside the map the nearest edge counts.
     """
-    size = places.new_tensor([features.shape[-1], features.shape[-2]])
-    grid = (2 * places + 1) / size - 1
+    size = points.new_tensor([features.shape[-1], features.shape[-2]])
+    grid = (2 * points + 1) / size - 1
     return F.grid_sample(features, grid[:, :, None].to(features), padding_mode="border", align_corners=False)[..., 0].mT
 
 
@@ -49,36 +49,36 @@ def _patch(radius: int, like: Tensor) -> Tensor:
     return torch.cartesian_prod(side, side).flip(1)
 
 
-def _around(features: Tensor, places: Tensor, radius: int) -> Tensor:
+def _around(features: Tensor, points: Tensor, radius: int) -> Tensor:
     """(B, K, P, C): the features in the square around each place."""
-    every = places[:, :, None] + _patch(radius, places)
+    every = points[:, :, None] + _patch(radius, points)
     return features_at(features, every.flatten(1, 2)).unflatten(1, every.shape[1:3])
 
 
-def motion_loss(features: Tensor, places: Tensor, goals: Tensor, *, radius: int = 1, near: float = 0.0) -> Tensor:
+def motion_loss(features: Tensor, points: Tensor, goals: Tensor, *, radius: int = 1, near: float = 0.0) -> Tensor:
     """sum over handles and their squares of |F(q + d) - sg(F(q))|, the mean over channels; d: one cell to the goal (eq. 3): (B,).
 
-    features (B, C, H, W); places, goals (B, K, 2) in cells. Where less than one cell is left d is what is left, and handles
+    features (B, C, H, W); points, goals (B, K, 2) in cells. Where less than one cell is left d is what is left, and handles
     within ``near`` cells no longer pull. sg: no gradient passes, so the content at the handle moves to the goal and not back.
     """
-    require(goals.shape == places.shape and places.shape[-1] == 2, "goals", f"shape {tuple(goals.shape)} beside places of shape "
-            f"{tuple(places.shape)}", "(B, K, 2), a goal for each place")
-    way = goals - places
+    require(goals.shape == points.shape and points.shape[-1] == 2, "goals", f"shape {tuple(goals.shape)} beside points of shape "
+            f"{tuple(points.shape)}", "(B, K, 2), a goal for each point")
+    way = goals - points
     left = way.norm(dim=-1, keepdim=True)
     step = way / left.clamp(min=1.0)
-    apart = _around(features, places + step, radius) - _around(features, places, radius).detach()
+    apart = _around(features, points + step, radius) - _around(features, points, radius).detach()
     return (apart.abs().mean(-1).sum(-1) * (left[..., 0] > near)).sum(-1)
 
 
 @torch.no_grad()
-def track(features: Tensor, first: Tensor, places: Tensor, *, radius: int = 3) -> Tensor:
-    """The places (B, K, 2), each moved to the cell within ``radius`` whose features are nearest to ``first`` in L1 (eq. 5).
+def track(features: Tensor, first: Tensor, points: Tensor, *, radius: int = 3) -> Tensor:
+    """The points (B, K, 2), each moved to the cell within ``radius`` whose features are nearest to ``first`` in L1 (eq. 5).
 
     first (B, K, C): the features of each handle before anything moved. Of equals the nearest to the old place is taken.
     """
-    offsets = _patch(radius, places)
+    offsets = _patch(radius, points)
     offsets = offsets[offsets.norm(dim=1).argsort(stable=True)]
-    every = places[:, :, None] + offsets
+    every = points[:, :, None] + offsets
     seen = features_at(features, every.flatten(1, 2)).unflatten(1, every.shape[1:3])
     best = (seen - first[:, :, None]).abs().sum(-1).argmin(-1)
     return every.gather(2, best[..., None, None].expand(-1, -1, 1, 2))[:, :, 0]

@@ -19,7 +19,7 @@ from minidiff.editing.style_tokens import StyleTokens, content_code, style_stati
 from minidiff.errors import check_images, require
 from minidiff.latent.autoencoder import encode
 from minidiff.latent.pipeline import denoiser, scheduler_options
-from minidiff.latent.sample import start_noise
+from minidiff.latent.sample import prepare_latents
 from minidiff.measure.reader import Reader
 from minidiff.steer import Dual, Guider, State, StepContext, Trajectory, invert, run
 
@@ -120,7 +120,7 @@ def styled(
     guider: Dual(5, 4) if None. Yields states of one branch.
     """
     texts = token_texts(tokens, style, content)
-    z = start_noise(pipe, latents, len(texts["prompt"]), seed, None)
+    z = prepare_latents(pipe, latents, len(texts["prompt"]), seed, None)
     return run(denoiser(pipe), z, texts, guider=guider or Dual(5.0, 4.0), steps=steps, **scheduler_options(pipe))
 
 
@@ -178,7 +178,7 @@ def parasol(
         texts["own"] = tokens.context(tokens.style_code(style_statistics(reader, content)), meant)
         guider = Switch(Alone("own"), guider, at=keep)
         latents = invert_content(pipe, tokens, reader, content, steps=steps).noise if latents is None else latents
-    z = start_noise(pipe, latents, n, seed, None)
+    z = prepare_latents(pipe, latents, n, seed, None)
     states = run(denoiser(pipe), {"edit": z}, {"edit": texts}, guider=guider, steps=steps, **options)
     made = EditResult.of(pipe, "PARASOL", states, {})
     edit = match_colours(made.edit, style).clamp(-1, 1) if colours else made.edit

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minidiff.diffusion.predict import Prediction
-from minidiff.editing.result import EditResult, finished, source_of
+from minidiff.editing.result import EditResult, decode_images, source_of
 from minidiff.errors import check_choice, require
 from minidiff.latent.pipeline import check_prompts, denoiser, encode_prompt, scheduler_options
 from minidiff.latent.text import token_indices
@@ -150,7 +150,7 @@ def pix2pix_zero(
     texts = {"prompt": said + direction.to(said), "empty": empty}
     second = list(run(denoiser(pipe), noise, texts, hooks=[push, after], **options))
     ways = {"source": Trajectory.of(first), "edit": Trajectory.of(second)}
-    images = {branch: finished(pipe, way.clean) for branch, way in ways.items()}
+    images = {branch: decode_images(pipe, way.clean) for branch, way in ways.items()}
     if start.images is not None:
         images["source"] = start.images
     return EditResult("Pix2Pix-Zero", images, {"source": list(prompts), "edit": [f"{p} + direction" for p in prompts]}, ways,

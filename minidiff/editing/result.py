@@ -15,7 +15,7 @@ from minidiff.editing.noise_maps import edit_friendly_inversion
 from minidiff.errors import check_choice, require
 from minidiff.latent.autoencoder import decode, encode
 from minidiff.latent.pipeline import check_prompts, denoiser, encode_prompt, scheduler_options
-from minidiff.latent.sample import start_noise, text_to_image
+from minidiff.latent.sample import prepare_latents, text_to_image
 from minidiff.measure.edit_pairs import EditTruth
 from minidiff.measure.edit_score import EditScores, edit_score
 from minidiff.steer import CFG, Hook, Pin, Recorder, State, Trajectory, run
@@ -23,7 +23,7 @@ from minidiff.steer import CFG, Hook, Pin, Recorder, State, Trajectory, run
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-__all__ = ["INVERSIONS", "EditResult", "Source", "anchors", "finished", "inverted", "run_edit", "source_of"]
+__all__ = ["INVERSIONS", "EditResult", "Source", "anchors", "decode_images", "inverted", "run_edit", "source_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class EditResult:
         """Run a loop to its end, decode every branch. images: the source pictures, shown in place of the decoded "source"."""
         states = list(states)
         ways = {branch: Trajectory.of(states, branch) for branch in states[-1].z}
-        shown = {branch: finished(pipe, way.clean) for branch, way in ways.items()}
+        shown = {branch: decode_images(pipe, way.clean) for branch, way in ways.items()}
         if images is not None:
             shown["source"] = images.detach().float().cpu()
         return cls(method, shown, {b: list(p) for b, p in prompts.items()}, ways, dict(maps or {}), dict(details or {}))
@@ -84,7 +84,7 @@ class EditResult:
 
 
 @torch.no_grad()
-def finished(pipe: StableDiffusionPipeline, z: Tensor) -> Tensor:
+def decode_images(pipe: StableDiffusionPipeline, z: Tensor) -> Tensor:
     """Latents as pictures (B, 3, H, W) in [-1, 1], float32 on the CPU."""
     return decode(pipe.vae, z).clamp(-1, 1).float().cpu()
 
@@ -164,7 +164,7 @@ def source_of(pipe: StableDiffusionPipeline, source: str | Sequence[str], target
     if image is not None:
         ready = inverted(pipe, image, prompts, inversion or "direct", steps=steps, guidance=guidance)
     if ready is None:
-        return Source(start_noise(pipe, latents, n, 0 if seed is None else seed, size), prompts, targets)
+        return Source(prepare_latents(pipe, latents, n, 0 if seed is None else seed, size), prompts, targets)
     if trajectory is not None:
         require(len(trajectory.timesteps) == steps, "steps", steps, f"{len(trajectory.timesteps)}: the steps of the trajectory",
                 f"steps={len(trajectory.timesteps)}")
@@ -195,5 +195,5 @@ def anchors(pipe: StableDiffusionPipeline, truth: EditTruth, targets: Sequence[s
     """
     plain = text_to_image(pipe, list(targets), seed=seed, steps=steps, guidance=guidance, latents=latents)
     with torch.no_grad():
-        gold = finished(pipe, encode(pipe.vae, truth.gold.to(pipe.device, pipe.vae.dtype)))
+        gold = decode_images(pipe, encode(pipe.vae, truth.gold.to(pipe.device, pipe.vae.dtype)))
     return {"no edit": truth.images, "plain": plain.float().cpu(), "counterfactual": gold}

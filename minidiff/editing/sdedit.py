@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from minidiff.diffusion.sample import visits
-from minidiff.editing.result import EditResult, finished
+from minidiff.editing.result import EditResult, decode_images
 from minidiff.errors import check_pictures, require
 from minidiff.latent.autoencoder import encode
 from minidiff.latent.pipeline import check_prompts, schedule_from, scheduler_options
@@ -62,5 +62,5 @@ def sdedit(pipe: StableDiffusionPipeline, target: str | Sequence[str], *, image:
     if timesteps:
         ways["edit"] = Trajectory.of(denoise(pipe, prompts, latents=begin, steps=timesteps, guidance=guidance))
         end = ways["edit"].clean
-    images["edit"] = finished(pipe, end)
+    images["edit"] = decode_images(pipe, end)
     return EditResult("SDEdit", images, {"source": [""] * n, "edit": prompts}, ways, details={"steps": len(timesteps)})

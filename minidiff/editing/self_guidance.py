@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from minidiff.editing.properties import Appearance, Centroid, Properties, Shape, Tokens, decoder_cross
-from minidiff.editing.result import EditResult, finished, source_of
+from minidiff.editing.result import EditResult, decode_images, source_of
 from minidiff.errors import require
 from minidiff.latent.pipeline import check_prompts
 from minidiff.latent.sample import denoise
@@ -24,10 +24,10 @@ from minidiff.steer.record import Pin, Select, Trajectory
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-__all__ = ["Look", "look", "self_guidance"]
+__all__ = ["AppearanceRecord", "appearance_of", "self_guidance"]
 
 
-class Look(NamedTuple):
+class AppearanceRecord(NamedTuple):
     """What a word looks like in another picture: the record of the run that made it, and the word's tokens in its prompt."""
 
     record: Properties
@@ -51,14 +51,14 @@ def _features(pipe: StableDiffusionPipeline, path: str | None) -> str:
     return path or f"up_blocks.{max(blocks - 2, 0)}"
 
 
-def look(pipe: StableDiffusionPipeline, prompt: str | Sequence[str], word: Words, *, seed: int = 0, steps: int = 20,
+def appearance_of(pipe: StableDiffusionPipeline, prompt: str | Sequence[str], word: Words, *, seed: int = 0, steps: int = 20,
          guidance: float = 4.0, latents: Tensor | None = None, sites: Select = decoder_cross,
-         features: str | None = None) -> Look:
+         features: str | None = None) -> AppearanceRecord:
     """Draw ``prompt`` and keep what ``word`` looks like at every step, for ``restyle`` of :func:`self_guidance`."""
     prompts = check_prompts(prompt)
     record = Properties(sites, modules=[_features(pipe, features)])
     states = list(denoise(pipe, prompts, seed=seed, latents=latents, steps=steps, guidance=guidance, hooks=[record]))
-    return Look(record, _tokens(pipe, prompts, word), finished(pipe, states[-1].x))
+    return AppearanceRecord(record, _tokens(pipe, prompts, word), decode_images(pipe, states[-1].x))
 
 
 def self_guidance(
@@ -67,7 +67,7 @@ def self_guidance(
     *,
     move: Mapping[Words, Any] | None = None,
     resize: Mapping[Words, Any] | None = None,
-    restyle: Mapping[Words, Look] | None = None,
+    restyle: Mapping[Words, AppearanceRecord] | None = None,
     keep: Sequence[Words] = (),
     seed: int | None = None,
     image: Tensor | None = None,
@@ -83,8 +83,8 @@ def self_guidance(
     """Move, resize or restyle the things that words of the prompt name, several at once (Epstein et al. 2023, eqs. 3 and 9).
 
     move: word -> (dx, dy), shares of the picture's side, positive to the right and down; resize: word -> factor on its height;
-    restyle: word -> :func:`look`; keep: words whose shapes stay. A word is a string, or a tuple of one for each prompt; shifts
-    and factors are for all rows or one for each. A word may be both moved and resized.
+    restyle: word -> :func:`appearance_of`; keep: words whose shapes stay. A word is a string, or a tuple of one for each prompt;
+    shifts and factors are for all rows or one for each. A word may be both moved and resized.
 
     The source is the plain run of the same prompt from the same noise (``seed``, or ``latents``), or a picture or trajectory of
     ``invert_image``, on which the reference is then held. relative: length of the push as a share of |eps| (one number for all
@@ -119,7 +119,7 @@ def self_guidance(
     edit = list(denoise(pipe, prompts, hooks=[push, after], **options))
     values = torch.stack([push.values[k] for k in sorted(push.values)]) if push.values else torch.zeros(0, len(prompts))
     ways = {"source": Trajectory.of(source), "edit": Trajectory.of(edit)}
-    images = {branch: finished(pipe, way.clean) for branch, way in ways.items()}
+    images = {branch: decode_images(pipe, way.clean) for branch, way in ways.items()}
     if start.images is not None:
         images["source"] = start.images
     return EditResult("Self-Guidance", images, {"source": list(prompts), "edit": list(prompts)}, ways,

@@ -128,16 +128,16 @@ def presence_loss(a: Tensor, things: Things, shape: tuple[int, int], *, sharpnes
     return ((1 - peaks).clamp(min=0) * there).sum(-1) / there.sum(-1)
 
 
-def place_loss(a: Tensor, things: Things, shape: tuple[int, int], *, places: Tensor, radius: float = 0.17) -> Tensor:
+def place_loss(a: Tensor, things: Things, shape: tuple[int, int], *, positions: Tensor, radius: float = 0.17) -> Tensor:
     """Mean of (1 - share of the phrase's attention that lies within ``radius`` of its place)^2 over the things, (B,).
 
-    places: (B, K, 2), (x, y) in shares of the side, NaN: anywhere. A disc in place of the box of Chen et al. (2024), eq. 1; a
+    positions: (B, K, 2), (x, y) in shares of the side, NaN: anywhere. A disc in place of the box of Chen et al. (2024), eq. 1; a
     centroid is the weaker wish, for the attention that a word has everywhere pulls it to the middle.
     """
     weights, _ = things.weights(things.phrases)
     maps = torch.einsum("bnl,bkl->bkn", a, weights.to(a)).unflatten(-1, shape)
-    (h, w), asked = shape, ~places.isnan().any(-1).to(a.device)
-    at = places.nan_to_num().to(a)[..., None, None]
+    (h, w), asked = shape, ~positions.isnan().any(-1).to(a.device)
+    at = positions.nan_to_num().to(a)[..., None, None]
     x, y = torch.arange(0.5, w).to(a) / w, torch.arange(0.5, h).to(a)[:, None] / h
     inside = ((x - at[:, :, 0]) ** 2 + (y - at[:, :, 1]) ** 2 <= radius**2).to(a)
     share = (maps * inside).sum((-2, -1)) / (maps.sum((-2, -1)) + 1e-8)

@@ -21,7 +21,7 @@ from minidiff.steer.loop import State, invert, run
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-__all__ = ["denoise", "initial_noise", "invert_image", "invert_latents", "start_noise", "text_to_image"]
+__all__ = ["denoise", "initial_noise", "invert_image", "invert_latents", "prepare_latents", "text_to_image"]
 
 
 def initial_noise(pipe: StableDiffusionPipeline, n: int, *, seed: int = 0, size: int | tuple[int, int] | None = None) -> Tensor:
@@ -31,7 +31,7 @@ def initial_noise(pipe: StableDiffusionPipeline, n: int, *, seed: int = 0, size:
     return torch.cat([normal((1, *shape), "latent", seed, i) for i in range(n)]).to(pipe.device, pipe.unet.dtype)
 
 
-def start_noise(pipe: StableDiffusionPipeline, latents: Tensor | None, n: int, seed: int, size: Any) -> Tensor:
+def prepare_latents(pipe: StableDiffusionPipeline, latents: Tensor | None, n: int, seed: int, size: Any) -> Tensor:
     """Noise to begin with: ``latents`` (n, C, h, w), checked, or that of the seed."""
     if latents is None:
         return initial_noise(pipe, n, seed=seed, size=size)
@@ -77,7 +77,7 @@ def denoise(
     good = isinstance(guidance, (int, float)) and not isinstance(guidance, bool) and math.isfinite(guidance)
     require(good, "guidance", repr(guidance), "a finite number", "guidance=4.0")
     require(abs(guidance) <= 1000, "guidance", guidance, "a number between -1000 and 1000", "guidance=4.0")
-    z = start_noise(pipe, latents, n, whole("seed", seed, 0), size)
+    z = prepare_latents(pipe, latents, n, whole("seed", seed, 0), size)
     had, takes = pipe.vae.config.latent_channels, pipe.unet.config.in_channels
     require(
         (hint is None) == (takes == had),
@@ -132,7 +132,7 @@ def text_to_image(
     prompts, others = check_prompts(prompts), check_prompts(negative, argument="negative")
     n, chunk = len(prompts), whole("chunk", chunk, 1)
     require(len(others) in (1, n), "negative", f"{len(others)} prompts", f"1 or {n}: one for each prompt")
-    z = start_noise(pipe, latents, n, whole("seed", seed, 0), size)
+    z = prepare_latents(pipe, latents, n, whole("seed", seed, 0), size)
     require(
         hint is None or (isinstance(hint, Tensor) and len(hint) == n),
         "hint",

@@ -85,8 +85,8 @@ class LatentDiffusion(nn.Module):
     def __init__(self, unet: nn.Module, text_encoder: nn.Module, *, ground: float = 0.05, place: float = 3.0) -> None:
         super().__init__()
         self.unet, self.text_encoder, self.ground, self.place = unet, text_encoder, ground, place
-        self.places = nn.Linear(text_encoder.config.hidden_size, 2)
-        for weight in self.places.parameters():
+        self.positions = nn.Linear(text_encoder.config.hidden_size, 2)
+        for weight in self.positions.parameters():
             nn.init.zeros_(weight)                      # at first every thing is guessed in the middle
         self.schedule = make_schedule("scaled_linear", 1000)
         self._taught = [s.name for s in sites(unet).values() if s.kind == "cross" and s.place == "up"]
@@ -120,7 +120,7 @@ class LatentDiffusion(nn.Module):
             each = [grounding_loss(probs, words, masks) for probs in watch.probs.values()]
             loss = loss + self.ground * torch.stack(each).mean(0)
         if self.place:
-            loss = loss + self.place * place_loss(self.places(context), words, masks) * ~alone
+            loss = loss + self.place * place_loss(self.positions(context), words, masks) * ~alone
         return loss
 
 

@@ -40,11 +40,11 @@ _OWN = {name: size for table, size in ((PIXEL, 32), (AUTOENCODERS, 64), ({"mini-
 
 
 def recipe(name: str, *, data: str | Path | ImageFolder | None = None, caption_column: str | None = None, vae: str | None = None,
-           say: Callable[[str], None] = print) -> Recipe:
+           log: Callable[[str], None] = print) -> Recipe:
     """The recipe called ``name``; an unknown name is an error that lists the nearest ones.
 
     data: a folder of your own pictures in place of the world's, for the pixel models, the autoencoders and mini-sd (which needs
-    captions, and with vae= a run of your own autoencoder). caption_column, say: see :class:`~minidiff.world.ImageFolder`.
+    captions, and with vae= a run of your own autoencoder). caption_column, log: see :class:`~minidiff.world.ImageFolder`.
     """
     check_choice("recipe", name, RECIPES)
     own: dict[str, Any] = {}
@@ -52,7 +52,7 @@ def recipe(name: str, *, data: str | Path | ImageFolder | None = None, caption_c
         require(name in _OWN, "data", repr(str(data)), f"the world itself, of which {name!r} must know the truth",
                 f"one of {', '.join(_OWN)} with data=")
         if not isinstance(data, ImageFolder):
-            data = ImageFolder(data, size=_OWN[name], caption_column=caption_column, say=say)
+            data = ImageFolder(data, size=_OWN[name], caption_column=caption_column, log=log)
         require((data.size, data.channels) == (_OWN[name], 3), "data", repr(data), f"3 x {_OWN[name]} x {_OWN[name]} pictures",
                 f"ImageFolder(path, size={_OWN[name]})")
         own["data"] = data

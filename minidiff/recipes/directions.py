@@ -35,12 +35,12 @@ _FILE = "delta.safetensors"
 
 
 class Edit(NamedTuple):
-    """An edit of one scene. begin: the scene as the edit needs it, or None where it cannot be; end: the right answer; said: the
+    """An edit of one scene. begin: the scene as the edit needs it, or None where it cannot be; end: the right answer; prompt: the
     source's prompt, which does not name what changes."""
 
     begin: Callable[[Scene], Scene | None]
     end: Callable[[Scene], Scene]
-    said: Callable[[Scene], str] = lambda scene: ""
+    prompt: Callable[[Scene], str] = lambda scene: ""
 
 
 def _first_edition(scene: Scene) -> Scene:
@@ -91,8 +91,8 @@ def direction_pairs(name: str, n: int, *, split: str = "train", seed: int = 0) -
         drawn = map(_first_edition, sample_scenes(range(start, start + 2 * n), split=split, seed=seed, level="simple"))
         found += [scene for scene in map(edit.begin, drawn) if scene is not None]
         start += 2 * n
-    begins, said = found[:n], [edit.said(scene) for scene in found[:n]]
-    return EditPairs(name, Scenes.of(begins), Scenes.of(map(edit.end, begins)), said, said)
+    begins, prompts = found[:n], [edit.prompt(scene) for scene in found[:n]]
+    return EditPairs(name, Scenes.of(begins), Scenes.of(map(edit.end, begins)), prompts, prompts)
 
 
 def make_direction(name: str) -> Path:
@@ -151,8 +151,8 @@ def edit_towards(pipe: StableDiffusionPipeline, prompt: str, *, direction: str =
     blocks = [load_direction(pipe, name) for name in names]
     if image is None:
         image = text_to_image(pipe, prompt, seed=seed, steps=steps, guidance=guidance)
-    said = _without_backdrop(prompt) if names == ["night"] else ""
-    return h_space(pipe, said, blocks, strength=strength, t_edit=t_edit, symmetric=symmetric, image=image, steps=steps)
+    prompt = _without_backdrop(prompt) if names == ["night"] else ""
+    return h_space(pipe, prompt, blocks, strength=strength, t_edit=t_edit, symmetric=symmetric, image=image, steps=steps)
 
 
 def main(names: Sequence[str]) -> None:

@@ -55,8 +55,8 @@ class Jobs:
     """The parent: starts processes, says "go", listens for their ends, packs."""
 
     def __init__(self, rows: dict[str, Row], out: Path, device: torch.device, budget: str, minutes: float | None,
-                 pack: Pack | None, say: Callable[[str], None]) -> None:
-        self.rows, self.out, self.device, self.budget, self.pack, self.say = rows, out, device, budget, pack, say
+                 pack: Pack | None, log: Callable[[str], None]) -> None:
+        self.rows, self.out, self.device, self.budget, self.pack, self.log = rows, out, device, budget, pack, log
         self.start = time.monotonic()
         self.by_clock = minutes is not None
         self.end = math.inf if minutes is None else self.start + 60 * minutes
@@ -182,7 +182,7 @@ class Jobs:
                 return self._finish(row, "stopped", "before it began")
             lines = (self.out / "logs" / f"{row.name}.log").read_text(errors="replace").splitlines()[-TAIL:]
             self._finish(row, "failed", f"exit code {row.child.returncode}")
-            self.say("\n".join(f"    {line}" for line in lines))
+            self.log("\n".join(f"    {line}" for line in lines))
 
     def _finish(self, row: Row, state: str, note: str) -> None:
         before, row.facts = row.facts.get("minutes", 0.0), facts(self.out / "runs" / row.name)
@@ -239,9 +239,9 @@ class Jobs:
         try:
             if self.pack is not None:
                 for sentence in self.pack.write(self.out, [row.name for row in self.rows.values() if not row.open]):
-                    self.say(sentence)
+                    self.log(sentence)
         except OSError as error:                              # a full disk must not cost what is being trained
-            self.say(f"cannot pack: {error}")
+            self.log(f"cannot pack: {error}")
 
     def _tell(self, sentence: str) -> None:
-        self.say(f"[{time.monotonic() - self.start:6.1f} s] {sentence}")
+        self.log(f"[{time.monotonic() - self.start:6.1f} s] {sentence}")

@@ -41,13 +41,13 @@ def tokens_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: tup
     """Style encoder and projectors. The encoder learns to tell styles apart (InfoNCE); the projectors, to say of a picture what
     the text encoder says of its caption: of y, in whatever style, "a red cat on the grass"; of s "in watercolour style"."""
 
-    def said(texts: list[str], device: torch.device) -> Tensor:
+    def encoded(texts: list[str], device: torch.device) -> Tensor:
         pipe = _frozen(device)["pipe"]
         return pipe.text_encoder(token_ids(pipe.tokenizer, texts).to(device))[0]
 
     def build() -> nn.Module:
         net = StyleTokens()
-        net.empty.copy_(said([""], torch.device("cpu"))[0])
+        net.empty.copy_(encoded([""], torch.device("cpu"))[0])
         return net
 
     def make(index: Tensor, number: int) -> Draw:
@@ -57,8 +57,8 @@ def tokens_recipe(name: str, *, seed: int, images: tuple[int, int], minutes: tup
             "statistics": style_statistics(known["reader"], render(s, 64).images),
             "content": content_code(known["reader"], render(y, 64).images),
             "style": s.style,
-            "style_said": said([f"in {STYLES[k]} style" for k in s.style.tolist()], index.device),
-            "content_said": said([prompt_of(one) for one in y], index.device),
+            "style_said": encoded([f"in {STYLES[k]} style" for k in s.style.tolist()], index.device),
+            "content_said": encoded([prompt_of(one) for one in y], index.device),
         }
 
     blocks = Blocks(make)

@@ -32,7 +32,7 @@ NINE = 9.0              # the minutes that the plan speaks of
 
 
 def remake(names: Sequence[str] = (), *, out: str | Path = "runs/remake", minutes: float | None = NINE, device: str | None = None,
-           budget: str = "gpu", pack: str | Path | None = None, say: Callable[[str], None] = print) -> list[Row]:
+           budget: str = "gpu", pack: str | Path | None = None, log: Callable[[str], None] = print) -> list[Row]:
     """Train the named models (all of the plan when there are none) into ``out``; returns how each job ended.
 
     minutes: of wall clock in all; the plan's shares of nine are scaled to it and each job ends with its learning rate at zero.
@@ -69,7 +69,7 @@ def remake(names: Sequence[str] = (), *, out: str | Path = "runs/remake", minute
         _check_arguments(out, budget, minutes)
         _copy_needs(rows, shipped, out)
         archive = None if pack is None else Pack(Path(pack))
-        return Jobs(rows, out, place, budget, minutes, archive, say).run(make)
+        return Jobs(rows, out, place, budget, minutes, archive, log).run(make)
     finally:
         lock.release()
 

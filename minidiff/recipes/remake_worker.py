@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with channel.interruptible(), contextlib.closing(
                 fit(one, budget=given.budget, device=given.device, out=run, **clock)) as states:
-            collections.deque(Progress(states, say=lambda line: print(line, flush=True)), maxlen=0)
+            collections.deque(Progress(states, log=lambda line: print(line, flush=True)), maxlen=0)
     except KeyboardInterrupt:
         stopped = True
     print(f"trained for {time.monotonic() - start:.1f} s{', stopped' if stopped else ''}", flush=True)

@@ -37,9 +37,9 @@ class CheckpointStore:
     extend: the run in the folder may have been planned for another number of images.
     """
 
-    def __init__(self, out: Path, settings: Mapping[str, Any], *, say: Callable[[str], None] = print,
+    def __init__(self, out: Path, settings: Mapping[str, Any], *, log: Callable[[str], None] = print,
                  extend: bool = False) -> None:
-        self.out, self.settings, self.say = out, dict(settings), say
+        self.out, self.settings, self.log = out, dict(settings), log
         self.saved: int | None = None
         with self.disk():
             self._check_settings({"images"} if extend else set())
@@ -101,7 +101,7 @@ class CheckpointStore:
             for folder, error in bad.items():
                 aside = _free(folder.with_name(folder.name + ".unusable"))
                 os.rename(folder, aside)
-                self.say(f"{folder.name} cannot be used: {error}. It is now called {aside.name}; the one of step "
+                self.log(f"{folder.name} cannot be used: {error}. It is now called {aside.name}; the one of step "
                          f"{snapshot.step} is used.")
             self._prune()
         self.saved = None if snapshot is None else snapshot.step

@@ -33,10 +33,10 @@ class RunFolder:
     Opening checks the settings, takes the lock (the system lets go of it when the process ends, however it ends), then reads.
     """
 
-    def __init__(self, out: Path, settings: Mapping[str, Any], *, say: Callable[[str], None] = print,
+    def __init__(self, out: Path, settings: Mapping[str, Any], *, log: Callable[[str], None] = print,
                  extend: bool = False) -> None:
-        self.out, self._say = out, say
-        self._store = CheckpointStore(out, settings, say=say, extend=extend)
+        self.out, self._say = out, log
+        self._store = CheckpointStore(out, settings, log=log, extend=extend)
         self._lock = filelock.FileLock(out / ".lock", blocking=False, thread_local=False)
         with self._store.disk():
             out.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ class RunFolder:
             self.snapshot = self._store.load()
             self._previews: dict[str, str] = {} if self.snapshot is None else dict(self.snapshot.meta.get("previews", {}))
             with self._store.disk():
-                self._log = LossLog(out, b"" if self.snapshot is None else self.snapshot.losses, say=say)
+                self._log = LossLog(out, b"" if self.snapshot is None else self.snapshot.losses, log=log)
                 self._look_around()
         except BaseException:
             self._lock.release()
@@ -124,13 +124,13 @@ class LossLog:
     kept: those of the checkpoint that the run goes on from. A file that does not begin with them is mended, and said to be.
     """
 
-    def __init__(self, out: Path, kept: bytes, *, say: Callable[[str], None] = print) -> None:
+    def __init__(self, out: Path, kept: bytes, *, log: Callable[[str], None] = print) -> None:
         path = out / _LOSSES
         if path.exists() and not path.is_file():
             raise OSError(errno.EEXIST, "not a plain file", str(path))
         there = read_plain(path) if path.exists() else b""
         if not there.startswith(kept):
-            say(f"{_LOSSES} was {'damaged' if there else 'gone'}; its {len(kept) // 4} losses are those of the checkpoint again.")
+            log(f"{_LOSSES} was {'damaged' if there else 'gone'}; its {len(kept) // 4} losses are those of the checkpoint again.")
         if there != kept or not path.exists():  # also what a killed run wrote after its checkpoint
             replace(path, kept)
         self._all = bytearray(kept)

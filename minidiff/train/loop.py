@@ -30,7 +30,7 @@ AGAIN = "To go on, run the same command again."
 def fit(recipe: Recipe, *, budget: str = "laptop", images: int | None = None, minutes: float | None = None,
         device: str | torch.device | None = None, out: str | Path | None = None, save_every: int | None = None,
         preview_every: int | None = None, precision: str = "auto", compile: bool = False, extend: bool = False,
-        by_clock: bool = False, say: Callable[[str], None] = print) -> Iterator[TrainState]:
+        by_clock: bool = False, log: Callable[[str], None] = print) -> Iterator[TrainState]:
     """Train ``recipe``; iterate over the result to make it run. Yields a :class:`TrainState` after every step.
 
     budget: which of the recipe's budgets gives the number of images; images: that number, instead. minutes: stop then (the
@@ -42,7 +42,7 @@ def fit(recipe: Recipe, *, budget: str = "laptop", images: int | None = None, mi
     A run that is already complete yields its last state once. save_every, preview_every: in images; None = 50 and 10 times a
     run. precision: auto, float32 or bf16 (auto: see :func:`~minidiff.train.speed.automatic_bf16`). compile: with torch.compile;
     without it a step on CUDA is one CUDA graph. extend: go on with a run that was planned for another number of images: a warm
-    restart, a new cycle of the learning rate from there to the new end; every checkpoint keeps the list of cycles. say: called
+    restart, a new cycle of the learning rate from there to the new end; every checkpoint keeps the list of cycles. log: called
     with what a person should know, one sentence at a time.
 
     Raises BadInput before any work starts; CheckpointError when the folder holds another run, is in use or cannot be
@@ -64,12 +64,12 @@ def fit(recipe: Recipe, *, budget: str = "laptop", images: int | None = None, mi
     earlier = _RUNNING.pop(where, None)
     if earlier is not None:  # a notebook cell that was interrupted and is run again
         earlier.close()
-    say = say if workers.rank == 0 else lambda _: None
+    log = log if workers.rank == 0 else lambda _: None
     if by_clock:
-        states = _by_clock(plan, workers, speed, out, 60 * minutes, say)
+        states = _by_clock(plan, workers, speed, out, 60 * minutes, log)
     else:
         states = _states(plan, workers, speed, out, minutes=minutes, save_every=save_every or max(1, plan.images // 50),
-                         preview_every=preview_every or max(1, plan.images // 10), extend=extend, say=say)
+                         preview_every=preview_every or max(1, plan.images // 10), extend=extend, log=log)
     if where is not None:
         _RUNNING[where] = states
     return states
@@ -79,16 +79,16 @@ _RUNNING: weakref.WeakValueDictionary[Path, Any] = weakref.WeakValueDictionary()
 
 
 def _states(plan: Plan, workers: Workers, speed: Speed, out: Path | None, *, minutes: float | None, save_every: int,
-            preview_every: int, extend: bool, say: Callable[[str], None]) -> Iterator[TrainState]:
+            preview_every: int, extend: bool, log: Callable[[str], None]) -> Iterator[TrainState]:
     """When to read, save, show and stop."""
-    with contextlib.closing(Run(plan, workers, speed, out, extend=extend, say=say)) as run:
+    with contextlib.closing(Run(plan, workers, speed, out, extend=extend, log=log)) as run:
         if run.over:
-            yield _complete(run, say)
+            yield _complete(run, log)
             return
         if run.step:
-            say(f"Going on from {run.where()}.")
+            log(f"Going on from {run.where()}.")
         end = None if minutes is None else time.monotonic() + 60 * minutes
-        with _saved_when_stopped(run, say), run.fast():
+        with _saved_when_stopped(run, log), run.fast():
             while not run.over:
                 with DeferInterrupt():  # Ctrl-C waits until the step is whole
                     loss = run.take_step()
@@ -97,7 +97,7 @@ def _states(plan: Plan, workers: Workers, speed: Speed, out: Path | None, *, min
                     preview = run.keep(show=last or run.due(preview_every), save=last or late or run.due(save_every))
                 yield run.state(loss, preview)
                 if late and not last:
-                    say(f"{minutes:g} minutes are over at {run.where()}. {AGAIN}")
+                    log(f"{minutes:g} minutes are over at {run.where()}. {AGAIN}")
                     return
 
 
@@ -105,16 +105,16 @@ SAVE_SECONDS = 45.0  # between two checkpoints of a run by the clock
 
 
 def _by_clock(plan: Plan, workers: Workers, speed: Speed, out: Path | None, seconds: float,
-              say: Callable[[str], None]) -> Iterator[TrainState]:
+              log: Callable[[str], None]) -> Iterator[TrainState]:
     """Steps until ``seconds`` of training are over."""
-    with contextlib.closing(Run(plan, workers, speed, out, clock=seconds, say=say)) as run:
+    with contextlib.closing(Run(plan, workers, speed, out, clock=seconds, log=log)) as run:
         if run.over:
-            yield _complete(run, say)
+            yield _complete(run, log)
             return
         if run.step:
-            say(f"Going on from {run.where()}.")
+            log(f"Going on from {run.where()}.")
         saved = time.monotonic()
-        with _saved_when_stopped(run, say), run.fast():
+        with _saved_when_stopped(run, log), run.fast():
             while not run.over:
                 with DeferInterrupt():
                     loss = run.take_step()
@@ -125,8 +125,8 @@ def _by_clock(plan: Plan, workers: Workers, speed: Speed, out: Path | None, seco
                 yield run.state(loss, preview)
 
 
-def _complete(run: Run, say: Callable[[str], None]) -> TrainState:
-    say(f"This run is complete: {run.images:,} images.")
+def _complete(run: Run, log: Callable[[str], None]) -> TrainState:
+    log(f"This run is complete: {run.images:,} images.")
     return run.state(torch.tensor(float("nan")) if run.folder is None else run.folder.last_loss())
 
 
@@ -153,7 +153,7 @@ def terminate(_number: int, _frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def _saved_when_stopped(run: Run, say: Callable[[str], None]) -> Iterator[None]:
+def _saved_when_stopped(run: Run, log: Callable[[str], None]) -> Iterator[None]:
     """Ctrl-C, SIGTERM and a closed loop leave a checkpoint behind."""
     try:
         yield
@@ -162,9 +162,9 @@ def _saved_when_stopped(run: Run, say: Callable[[str], None]) -> Iterator[None]:
             try:
                 with DeferInterrupt():
                     run.save()
-                say(f"Stopped and saved at {run.where()}. {AGAIN}")
+                log(f"Stopped and saved at {run.where()}. {AGAIN}")
             except BadInput as error:  # it must not hide what stopped the run
-                say(f"Stopped at {run.where()}, and could not save. {error}")
+                log(f"Stopped at {run.where()}, and could not save. {error}")
         raise
 
 

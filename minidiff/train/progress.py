@@ -55,16 +55,16 @@ def describe(state: TrainState) -> str:
 class Progress:
     """Shows where a run is: ``for state in Progress(fit(recipe)): ...``
 
-    every: seconds between two lines. say: where lines go; by default a tqdm bar in a terminal, and lines to stderr
+    every: seconds between two lines. log: where lines go; by default a tqdm bar in a terminal, and lines to stderr
     elsewhere. Never makes a GPU wait: it shows the losses that the loop has read anyway.
     """
 
-    def __init__(self, states: Iterable[TrainState], *, every: float = 5.0, say: Callable[[str], None] | None = None) -> None:
-        self.states, self.every, self.say = states, every, say
+    def __init__(self, states: Iterable[TrainState], *, every: float = 5.0, log: Callable[[str], None] | None = None) -> None:
+        self.states, self.every, self.log = states, every, log
 
     def __iter__(self) -> Iterator[TrainState]:
-        if self.say is not None:
-            return self._lines(self.say)
+        if self.log is not None:
+            return self._lines(self.log)
         return self._bar() if sys.stderr.isatty() else self._lines(functools.partial(print, file=sys.stderr, flush=True))
 
     def _bar(self) -> Iterator[TrainState]:
@@ -83,14 +83,14 @@ class Progress:
             if bar is not None:
                 bar.close()
 
-    def _lines(self, say: Callable[[str], None]) -> Iterator[TrainState]:
+    def _lines(self, log: Callable[[str], None]) -> Iterator[TrainState]:
         shown = time.monotonic() - self.every
         state = None
         for state in self.states:
             due = time.monotonic() - shown >= self.every and state.rate == state.rate
             if due or state.preview is not None:
                 shown = time.monotonic()
-                say(describe(state) + (f"   see {state.preview}" if state.preview is not None else ""))
+                log(describe(state) + (f"   see {state.preview}" if state.preview is not None else ""))
             yield state
         if state is not None:
-            say(describe(state))
+            log(describe(state))

@@ -37,7 +37,7 @@ class Run:
     """
 
     def __init__(self, plan: Plan, workers: Workers, speed: Speed, out: Path | None = None, *, extend: bool = False,
-                 clock: float | None = None, say: Callable[[str], None] = print) -> None:
+                 clock: float | None = None, log: Callable[[str], None] = print) -> None:
         self.plan, self.workers, self.speed, self.clock = plan, workers, speed, clock
         recipe = plan.recipe
         with seeded_rng(recipe.seed, "build"):
@@ -55,27 +55,27 @@ class Run:
         self.folder: RunFolder | None = None
         self._losses: list[torch.Tensor] = []  # on the device, since the last reading
         try:
-            snapshot = None if out is None else workers.share(lambda: self._open(out, extend, say))
+            snapshot = None if out is None else workers.share(lambda: self._open(out, extend, log))
             if snapshot is not None:
-                self.load(snapshot, say)
+                self.load(snapshot, log)
         except BaseException:
             self.close()
             raise
         self._read_at, self._read_step = time.monotonic(), self.step
 
-    def _open(self, out: Path, extend: bool, say: Callable[[str], None]) -> Snapshot | None:
+    def _open(self, out: Path, extend: bool, log: Callable[[str], None]) -> Snapshot | None:
         """Process 0: take the folder and read the newest checkpoint."""
         if not self.plan.recipe.identity:
-            say(f"Recipe {self.plan.recipe.name!r} names no identity=: other data or another objective would not be noticed.")
+            log(f"Recipe {self.plan.recipe.name!r} names no identity=: other data or another objective would not be noticed.")
         shapes = {name: list(x.shape) for name, x in self.model.state_dict().items()}
         count = sum(p.numel() for p in self.model.parameters())
         network = f"{count:,} weights, shapes {key(repr(shapes)) >> 32:08x}"
         by = {} if self.clock is None else {"seconds_planned": round(self.clock, 3)}
-        self.folder = RunFolder(out, {**self.plan.settings(), "network": network, **by}, say=say, extend=extend)
+        self.folder = RunFolder(out, {**self.plan.settings(), "network": network, **by}, log=log, extend=extend)
         snapshot, self.folder.snapshot = self.folder.snapshot, None
         return snapshot
 
-    def load(self, snapshot: Snapshot, say: Callable[[str], None] = print) -> None:
+    def load(self, snapshot: Snapshot, log: Callable[[str], None] = print) -> None:
         """Go on from ``snapshot``."""
         self.step = snapshot.step
         self.model.load_state_dict(snapshot.model)
@@ -87,11 +87,11 @@ class Run:
         earlier = self.history[-1][1]
         if self.clock is None and earlier != self.plan.images:
             self.history = [c for c in self.history if c[0] < self.images] + [[self.images, self.plan.images]]
-            say(f"This run was planned for {earlier:,} images; from here on it is planned for {self.plan.images:,}.")
+            log(f"This run was planned for {earlier:,} images; from here on it is planned for {self.plan.images:,}.")
         before = meta.get("hardware", self.hardware)
         odds = [f"{k} {before.get(k)} then, {v} now" for k, v in self.hardware.items() if before.get(k) != v]
         if odds:
-            say(f"The checkpoint was made otherwise ({', '.join(odds)}): the same run, no longer bit for bit.")
+            log(f"The checkpoint was made otherwise ({', '.join(odds)}): the same run, no longer bit for bit.")
 
     def snapshot(self) -> Snapshot:
         history = self.history if self.clock is None else [[0, self.images]]

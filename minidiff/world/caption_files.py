@@ -24,14 +24,14 @@ def one_form(name: str) -> str:
 
 
 def captions_of(path: Path, files: Sequence[str], names: Sequence[str], *, column: str | None,
-                say: Callable[[str], None]) -> list[str] | None:
+                log: Callable[[str], None]) -> list[str] | None:
     """One caption for each of ``files`` ("" where there is none), or None where nothing beside the pictures holds captions.
 
     names: all files under ``path``. column: the column of the tables that holds captions; None takes text, or caption.
     """
     tables = [name for name in names if name.rsplit("/", 1)[-1] in TABLES]
     if tables:
-        return _from_tables(path, files, tables, column, say)
+        return _from_tables(path, files, tables, column, log)
     require(column is None, "caption_column", repr(column), "no column: there is no metadata.jsonl and no metadata.csv")
     beside = {one_form(name.rsplit(".", 1)[0]): name for name in names if name.lower().endswith(".txt")}
     texts = [beside.get(one_form(file.rsplit(".", 1)[0])) for file in files]
@@ -41,7 +41,7 @@ def captions_of(path: Path, files: Sequence[str], names: Sequence[str], *, colum
 
 
 def _from_tables(path: Path, files: Sequence[str], tables: Sequence[str], column: str | None,
-                 say: Callable[[str], None]) -> list[str]:
+                 log: Callable[[str], None]) -> list[str]:
     """File names count from the folder of their table."""
     positions = {one_form(name): k for k, name in enumerate(files)}
     captions, seen, columns = [""] * len(files), set(), {}
@@ -64,7 +64,7 @@ def _from_tables(path: Path, files: Sequence[str], tables: Sequence[str], column
     found = ", ".join(map(repr, columns)) or "file_name alone"
     require(column is None or column in columns, "caption_column", repr(column), f"one of the columns of {tables[0]}: {found}")
     if column is None and columns and not any(name in columns for name in _USUAL):
-        say(f"{tables[0]} has no column 'text' or 'caption', so there are no captions; it has {found}: name one with "
+        log(f"{tables[0]} has no column 'text' or 'caption', so there are no captions; it has {found}: name one with "
             "caption_column=, or --caption-column.")
     return captions
 

@@ -38,7 +38,7 @@ class ImageFolder:
     1 for grey. seed: the order; every epoch has its own. split: "all"; or "train", "valid" and "test", about 8, 1 and 1 of ten,
     chosen by the hash of a picture's name. caption_column: of the metadata, where captions are not in "text" or "caption".
     ``files`` are the pictures in the order of their names; ``captions`` their captions ("" where there is none), or None
-    when nothing beside the pictures holds captions. say: told, in a sentence each, what is left out: files of other kinds,
+    when nothing beside the pictures holds captions. log: told, in a sentence each, what is left out: files of other kinds,
     folders that are links, metadata without captions.
 
     Every picture is opened once here, so that nothing fails half-way through a training run. Raises BadInput for a missing
@@ -46,7 +46,7 @@ class ImageFolder:
     """
 
     def __init__(self, path: str | Path, *, size: int = 32, seed: int = 0, channels: int = 3, split: str = "all",
-                 caption_column: str | None = None, say: Callable[[str], None] = print) -> None:
+                 caption_column: str | None = None, log: Callable[[str], None] = print) -> None:
         require(isinstance(path, (str, Path)), "path", type(path).__name__, "a folder of images", "ImageFolder('pictures')")
         whole = isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= 4096
         require(whole, "size", repr(size), "a whole number of pixels, 1 to 4096", "size=32")
@@ -66,13 +66,13 @@ class ImageFolder:
         pictures = [n for n in names if n.lower().endswith(SUFFIXES) and (self.path / n).is_file()]
         require(len(pictures) > 0, "path", f"{str(path)!r}, with {len(names)} files but no image", "at least one image "
                 f"({', '.join(SUFFIXES)})")
-        captions = captions_of(self.path, pictures, names, column=caption_column, say=say)
+        captions = captions_of(self.path, pictures, names, column=caption_column, log=log)
         rows = [k for k, name in enumerate(pictures) if split in ("all", _split(name))]
         require(len(rows) > 0, "split", f"{split!r}, with none of {len(pictures)} images", "more images, or split='all'")
         self.files = [pictures[k] for k in rows]
         self.captions = None if captions is None else [captions[k] for k in rows]
         self._kept = self._read_all()
-        _say_left_out(self.path, names, pictures, say)
+        _say_left_out(self.path, names, pictures, log)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -153,7 +153,7 @@ def _split(name: str) -> str:
     return {8: "valid", 9: "test"}.get(tenth, "train")
 
 
-def _say_left_out(path: Path, names: list[str], pictures: list[str], say: Callable[[str], None]) -> None:
+def _say_left_out(path: Path, names: list[str], pictures: list[str], log: Callable[[str], None]) -> None:
     """One sentence for files that are not read, one for folders that are links."""
     taken = set(pictures) | {name for name in names if name.rsplit("/", 1)[-1] in TABLES}
     stems = {name.rsplit(".", 1)[0] for name in pictures}
@@ -163,6 +163,6 @@ def _say_left_out(path: Path, names: list[str], pictures: list[str], say: Callab
     other = Counter(Path(name).suffix.lower() or "without a suffix" for name in rest if not (path / name).is_dir())
     if other:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(other.items()))
-        say(f"{path}: left out {kinds}; read are {', '.join(SUFFIXES)}.")
+        log(f"{path}: left out {kinds}; read are {', '.join(SUFFIXES)}.")
     if links:
-        say(f"{path}: left out {', '.join(links)}, which {'is a link' if len(links) == 1 else 'are links'} to another folder.")
+        log(f"{path}: left out {', '.join(links)}, which {'is a link' if len(links) == 1 else 'are links'} to another folder.")

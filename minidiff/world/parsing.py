@@ -93,15 +93,15 @@ class CaptionFacts:
         return Scene(tuple(things), self.backdrop or base.backdrop, style, base.vary)
 
 
-def _half_height(drawn: float, said: str | None, number: int, level: str) -> float:
+def _half_height(drawn: float, word: str | None, number: int, level: str) -> float:
     """The drawn half-height, of the level's range, or clearly big or small for that number of things."""
     low, high = SIZES[number - 1]
     middle, share = (low + high) / 2, (drawn - low) / (high - low)
     if level == "simple" and number == 1:
         low, high = SIMPLE_SIZES
-    if said == "big":
+    if word == "big":
         low = 1.08 * middle
-    elif said == "small":
+    elif word == "small":
         high = 0.92 * middle
     return low + share * (high - low)
 

@@ -97,7 +97,7 @@ def files(folder):
 
 def test_scoring_writes_nothing_unless_told(little):
     before, said = files(little), []
-    rows = score(["99.one"], say=said.append) + score(["99.one"], n=3, say=said.append)
+    rows = score(["99.one"], log=said.append) + score(["99.one"], n=3, log=said.append)
     assert files(little) == before and [row.verdict for row in rows] == ["failed", "passed"] and "passed" in said[1]
     with pytest.raises(BadInput, match="99.one"):
         score(["99.two"])
@@ -107,7 +107,7 @@ def test_scoring_writes_nothing_unless_told(little):
 
 
 def test_what_is_told_to_is_written_and_redrawn(little):
-    score(["99.one"], write=True, say=lambda row: None)
+    score(["99.one"], write=True, log=lambda row: None)
     row = stored()["99.one"]
     assert (row.value, row.n, row.verdict, row.why) == (10.0, 100, "failed", "it is large")
     text = (little / "README.md").read_text()
@@ -125,12 +125,12 @@ def test_interrupted_scoring_keeps_what_was_measured_on_the_pages_too(little):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        score(["99.one", "99.one"], write=True, say=interrupt)
+        score(["99.one", "99.one"], write=True, log=interrupt)
     assert set(stored()) == {"99.one"} and "10 [10, 10] things" in (little / "README.md").read_text()
 
 
 def test_a_readme_without_marks_is_left_and_a_wrong_mark_is_named(little):
-    score(["99.one"], write=True, say=lambda row: None)
+    score(["99.one"], write=True, log=lambda row: None)
     for text in ("no marks", "<!-- scoreboard: 99.one -->"):
         (little / "README.md").write_text(text)
         scoreboard.write_pages()

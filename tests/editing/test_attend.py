@@ -14,9 +14,9 @@ from minidiff.editing.attend import (
     attend_and_excite,
     linear_decay,
     middle_level,
-    places_of,
+    place_things,
+    positions_of,
     published_decay,
-    put_things,
 )
 from minidiff.editing.word_losses import (
     PUBLISHED_WIDTH,
@@ -192,12 +192,12 @@ def test_losses_are_between_zero_and_one_and_the_mean_moves_every_thing(things):
     for loss in (excite_loss, presence_loss):
         value = loss(a, things, (6, 8))
         assert bool(((value >= 0) & (value <= 1)).all())
-    places = []
+    cells = []
     for loss in (excite_loss, presence_loss):
         (gradient,) = torch.autograd.grad(loss(a, things, (6, 8))[0], a)
-        places.append((gradient[0].abs().sum(-1) > 0).nonzero().flatten().tolist())
-    assert len(places[0]) == 9 and (9 in places[0]) != (38 in places[0]), "one peak: the 3 x 3 places that its smoothing sees"
-    assert len(places[1]) == 18 and 9 in places[1] and 38 in places[1]
+        cells.append((gradient[0].abs().sum(-1) > 0).nonzero().flatten().tolist())
+    assert len(cells[0]) == 9 and (9 in cells[0]) != (38 in cells[0]), "one peak: the 3 x 3 places that its smoothing sees"
+    assert len(cells[1]) == 18 and 9 in cells[1] and 38 in cells[1]
 
 
 # Gradients -------------------------------------------------------------------------------------------------------------------
@@ -272,31 +272,31 @@ def test_a_place_is_the_share_of_attention_that_is_not_there(things):
     a[0, 6, list(MUSH)] = 0.2
     a[1, 6, 2] = 0.5
     at = torch.tensor([6.5 / 8, 0.5 / 4])
-    places = torch.full((2, 2, 2), float("nan"))
-    places[0, 0] = places[1, 0] = at
-    assert place_loss(a, things, (4, 8), places=places, radius=0.1).tolist() == pytest.approx([0.75**2, 0.0], abs=1e-6)
-    places[0, 1] = 1 - at
-    assert place_loss(a, things, (4, 8), places=places, radius=0.1).tolist() == pytest.approx([(0.75**2 + 1) / 2, 0.0],
+    positions = torch.full((2, 2, 2), float("nan"))
+    positions[0, 0] = positions[1, 0] = at
+    assert place_loss(a, things, (4, 8), positions=positions, radius=0.1).tolist() == pytest.approx([0.75**2, 0.0], abs=1e-6)
+    positions[0, 1] = 1 - at
+    assert place_loss(a, things, (4, 8), positions=positions, radius=0.1).tolist() == pytest.approx([(0.75**2 + 1) / 2, 0.0],
                                                                                                abs=1e-6)
-    assert place_loss(a, things, (4, 8), places=places, radius=2.0).tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
-    assert not place_loss(a, things, (4, 8), places=torch.full((2, 2, 2), float("nan"))).any(), "no place, no loss"
+    assert place_loss(a, things, (4, 8), positions=positions, radius=2.0).tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
+    assert not place_loss(a, things, (4, 8), positions=torch.full((2, 2, 2), float("nan"))).any(), "no place, no loss"
 
 
 def test_places_pull_the_maps_to_where_things_should_be():
     pipe = shared(CASES[1])
     z, goal = initial_noise(pipe, 2, seed=3), (0.1, 0.9)
-    made = put_things(pipe, [PROMPT, OTHER], {("cat", "dog"): goal}, latents=z, steps=4, relative=0.5, weight=5.0)
+    made = place_things(pipe, [PROMPT, OTHER], {("cat", "dog"): goal}, latents=z, steps=4, relative=0.5, weight=5.0)
     found = made.details["things"]
-    places = places_of(pipe.tokenizer, [PROMPT, OTHER], found, {("cat", "dog"): goal})
-    assert places[:, 0].tolist() == [pytest.approx(list(goal))] * 2 and bool(places[0, 1].isnan().all())
+    positions = positions_of(pipe.tokenizer, [PROMPT, OTHER], found, {("cat", "dog"): goal})
+    assert positions[:, 0].tolist() == [pytest.approx(list(goal))] * 2 and bool(positions[0, 1].isnan().all())
 
     def loss(branch):
         maps = made.maps[branch].at(3)
-        return torch.stack([place_loss(p.mean(1), found, shape_of(p.shape[2], maps.grid), places=places)
+        return torch.stack([place_loss(p.mean(1), found, shape_of(p.shape[2], maps.grid), positions=positions)
                             for p in maps.probs.values()]).mean(0)
 
     assert bool((loss("edit") < loss("source")).all())
-    single = put_things(pipe, OTHER, {"dog": goal}, latents=z[1:], steps=4, relative=0.5, weight=5.0)
+    single = place_things(pipe, OTHER, {"dog": goal}, latents=z[1:], steps=4, relative=0.5, weight=5.0)
     assert float((single.edit - made.edit[1:]).abs().max()) < 2e-4
 
 
@@ -324,7 +324,7 @@ def test_it_refuses_what_it_cannot_do():
         attend_and_excite(pipe, OTHER, loss="mean", steps=2)
     with pytest.raises(BadInput, match="at least one cross"):
         attend_and_excite(pipe, OTHER, sites=lambda s: False, steps=2)
-    for places, said in (({("dog", "cat"): (0.5, 0.5)}, "tuple of 1"), ({"night": (0.5, 0.5)}, "one of the things"), ({}, "none"),
-                         ({"dog": (0.5, 0.5, 0.5)}, "x, y")):
+    for positions, said in (({("dog", "cat"): (0.5, 0.5)}, "tuple of 1"), ({"night": (0.5, 0.5)}, "one of the things"),
+                            ({}, "none"), ({"dog": (0.5, 0.5, 0.5)}, "x, y")):
         with pytest.raises(BadInput, match=said):
-            put_things(pipe, OTHER, places, steps=2)
+            place_things(pipe, OTHER, positions, steps=2)

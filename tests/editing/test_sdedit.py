@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler
 
 from minidiff import BadInput
 from minidiff.editing import sdedit
-from minidiff.editing.result import finished
+from minidiff.editing.result import decode_images
 from minidiff.latent import encode, encode_prompt, initial_noise
 from minidiff.rng import normal
 from tests.pipelines import CASES, make, shared
@@ -26,7 +26,7 @@ def test_nothing_done_is_the_autoencoders_round_trip():
     x = pictures(pipe)
     made = sdedit(pipe, TEXTS, image=x, strength=0.0, steps=4)
     with torch.no_grad():
-        assert torch.equal(made.edit, finished(pipe, encode(pipe.vae, x))) and torch.equal(made.images["source"], x)
+        assert torch.equal(made.edit, decode_images(pipe, encode(pipe.vae, x))) and torch.equal(made.images["source"], x)
     assert made.details["steps"] == 0 and not made.trajectory
 
 
@@ -51,7 +51,7 @@ def test_the_steps_are_those_of_diffusers_image_to_image(strength, done):
         for t in left:
             u, c = (pipe.unet(z, t, encoder_hidden_states=context).sample for context in (empty, said))
             z = scheduler.step(u + w * (c - u), t, z).prev_sample
-    assert float((made.edit.double() - finished(pipe, z)).abs().max()) < 1e-4
+    assert float((made.edit.double() - decode_images(pipe, z)).abs().max()) < 1e-4
     if done:
         assert float((made.trajectory["edit"].clean - z).abs().max()) < 1e-5 * float(z.abs().max())
 

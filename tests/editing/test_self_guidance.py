@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from minidiff import BadInput
 from minidiff.diffusion import last
-from minidiff.editing import look, properties, self_guidance
+from minidiff.editing import appearance_of, properties, self_guidance
 from minidiff.editing.properties import (
     Appearance,
     Centroid,
@@ -198,11 +198,11 @@ def test_zero_shift_is_the_source_and_a_shift_lowers_the_energy():
 def test_rows_may_have_their_own_words_shifts_and_looks():
     pipe = shared(CASES[0])
     prompts, words = [PROMPT, "a mushroom on the grass"], ("cat", "mushroom")
-    other = look(pipe, ["a blue dog", "a red cat"], ("dog", "cat"), seed=3, steps=2)
+    other = appearance_of(pipe, ["a blue dog", "a red cat"], ("dog", "cat"), seed=3, steps=2)
     both = self_guidance(pipe, prompts, move={words: [[0.2, 0.0], [0.0, -0.1]]}, restyle={words: other}, seed=1, steps=2)
     z = initial_noise(pipe, 2, seed=1)
     for row, shift in enumerate(([0.2, 0.0], [0.0, -0.1])):
-        one = look(pipe, [["a blue dog"], ["a red cat"]][row], ("dog", "cat")[row], steps=2,
+        one = appearance_of(pipe, [["a blue dog"], ["a red cat"]][row], ("dog", "cat")[row], steps=2,
                    latents=initial_noise(pipe, 2, seed=3)[row:row + 1])
         alone = self_guidance(pipe, prompts[row], move={words[row]: shift}, restyle={words[row]: one}, latents=z[row:row + 1],
                               steps=2)

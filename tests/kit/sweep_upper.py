@@ -125,7 +125,7 @@ def page() -> Path:
 @functools.cache
 def run() -> Path:
     made = place() / "run"
-    list(train.fit(recipe(), images=4, out=made, device="cpu", precision="float32", say=lambda _: None))
+    list(train.fit(recipe(), images=4, out=made, device="cpu", precision="float32", log=lambda _: None))
     return made
 
 
@@ -219,7 +219,7 @@ EDITING = {
     "later_sites": lambda: {"unet": pipe().unet, "layer": editing.feature_layer(pipe().unet)},
     "plug_and_play": lambda: words() | {"feature_share": 0.8, "attention_share": 1.0, "text": "prompt", "negative": "",
                                         "maps": False},
-    "look": lambda: {"pipe": pipe(), "prompt": SCENE, "word": "cat", "seed": 0, "steps": 2, "guidance": 2.0},
+    "appearance_of": lambda: {"pipe": pipe(), "prompt": SCENE, "word": "cat", "seed": 0, "steps": 2, "guidance": 2.0},
     "mean_direction": lambda: bottleneck(timesteps=[100, 400], chunk=4),
     "negative_prompt_inversion": inversion,
     "null_text_inversion": lambda: inversion(guidance=2.0, inner=1, lr=0.1),
@@ -325,7 +325,7 @@ MORPHING = {
 TRAIN = {
     "describe": lambda: {"state": state()},
     "fit": lambda: {"recipe": recipe(), "budget": "laptop", "images": 4, "device": "cpu", "precision": "float32",
-                    "compile": False, "extend": False, "by_clock": False, "say": lambda _: None},
+                    "compile": False, "extend": False, "by_clock": False, "log": lambda _: None},
     "load_ema": lambda: {"out": run(), "model": net()},
     "lr_at": lambda: {"images": 3, "peak": 1.0, "warmup": 2, "total": 10, "shape": "cosine"},
     "newest": lambda: {"out": run()},
@@ -354,7 +354,7 @@ COURSE = {
     "hint": lambda: {"id": "01.q_sample"},
     "limits": lambda: {"target": ">= 0.5"},
     "rooms": dict,
-    "score": lambda: {"ids": ["01.closed_form"], "n": 4, "write": False, "say": lambda _: None},
+    "score": lambda: {"ids": ["01.closed_form"], "n": 4, "write": False, "log": lambda _: None},
     "solution": lambda: {"id": "01.q_sample"},
     "solution_markdown": lambda: {"id": "01.q_sample"},
     "solved": lambda: {"id": "01.q_sample", "answer": None},

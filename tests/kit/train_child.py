@@ -172,7 +172,7 @@ def run(out: str | None, images: int = 48, save_every: int = 16, stop: int | Non
     said: list[str] = []
     try:
         for state in fit(used, images=images, out=out, save_every=save_every, preview_every=save_every, device="cpu",
-                         precision=precision, say=said.append):
+                         precision=precision, log=said.append):
             if state.step == stop:
                 break
     except ValueError as error:

@@ -111,7 +111,7 @@ def test_a_run_is_not_gone_on_from_with_other_data_or_another_objective(tmp_path
 
     def go(**changes: Any) -> None:
         given = recipes.PIXEL["pixel-small-eps"] | {"net": OTHER["net"], "batch": 2, "data": ImageFolder(first)} | changes
-        list(fit(recipes.pixel_recipe("mine", **given), images=4, out=out, device="cpu", say=lambda _: None))
+        list(fit(recipes.pixel_recipe("mine", **given), images=4, out=out, device="cpu", log=lambda _: None))
 
     go()
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
@@ -133,11 +133,11 @@ def test_a_run_is_not_gone_on_from_with_other_data_or_another_objective(tmp_path
 def test_a_setting_that_only_one_of_the_two_names_is_a_difference(tmp_path: Path) -> None:
     from train_child import recipe as tiny
 
-    list(fit(tiny(), images=8, out=tmp_path, device="cpu", say=lambda _: None))
+    list(fit(tiny(), images=8, out=tmp_path, device="cpu", log=lambda _: None))
     with pytest.raises(CheckpointError, match="weighting is 'not said' there and 'snr' here"):
         list(fit(tiny(identity={"predicts": "eps", "weighting": "snr"}), images=8, out=tmp_path, device="cpu"))
     said: list[str] = []
-    list(fit(tiny(identity={}), images=8, out=tmp_path / "other", device="cpu", say=said.append))
+    list(fit(tiny(identity={}), images=8, out=tmp_path / "other", device="cpu", log=said.append))
     assert "names no identity=" in said[0]
 
 

@@ -132,7 +132,7 @@ def test_a_control_begins_as_mini_sd_and_ships_as_a_pipeline_of_diffusers(tmp_pa
 
 
 def test_a_pipeline_is_published_in_the_format_of_diffusers(tmp_path, monkeypatch):
-    for state in fit(recipe("mini-sd"), images=64, out=tmp_path / "run", device="cpu", say=lambda _: None):
+    for state in fit(recipe("mini-sd"), images=64, out=tmp_path / "run", device="cpu", log=lambda _: None):
         unet = state.ema.unet
     data = tmp_path / "data"
     publish("mini-sd", tmp_path / "run", root=data)
@@ -154,7 +154,7 @@ def load_real_scale(monkeypatch):
 
 def test_publish_and_load(tmp_path, monkeypatch):
     name = "pixel-small-eps"
-    for state in fit(recipe(name), images=64, out=tmp_path / "run", device="cpu", say=lambda _: None):
+    for state in fit(recipe(name), images=64, out=tmp_path / "run", device="cpu", log=lambda _: None):
         net = state.ema
     data = tmp_path / "data"
     publish(name, tmp_path / "run", root=data)
@@ -173,7 +173,7 @@ def test_a_card_states_what_the_run_was_made_with(tmp_path):
     """A budget may replace the recipe's batch and rate, and a run may be extended: the card says what was used."""
     budgets = {"gpu": Budget(64, 1, batch=16, lr=1e-4)}
     one = replace(recipe("pixel-small-x0"), budgets=budgets)
-    run, settings = tmp_path / "run", {"budget": "gpu", "device": "cpu", "precision": "float32", "say": lambda _: None}
+    run, settings = tmp_path / "run", {"budget": "gpu", "device": "cpu", "precision": "float32", "log": lambda _: None}
     list(fit(one, out=run, **settings))
     list(fit(one, out=run, images=96, extend=True, **settings))
     facts = json.loads((publish(one, run, root=tmp_path / "data") / "card.json").read_text())
@@ -184,7 +184,7 @@ def test_a_card_states_what_the_run_was_made_with(tmp_path):
 
 def test_publishing_on_a_full_disk_leaves_the_model_that_was_there(tmp_path, monkeypatch):
     one = recipe("pixel-small-eps")
-    list(fit(one, images=32, out=tmp_path / "run", device="cpu", say=lambda _: None))
+    list(fit(one, images=32, out=tmp_path / "run", device="cpu", log=lambda _: None))
     folder = publish(one, tmp_path / "run", root=tmp_path / "data")
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
 

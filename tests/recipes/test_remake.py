@@ -68,7 +68,7 @@ def states(rows):
 def test_jobs_wait_for_their_needs_and_a_crash_stops_only_what_needs_it(house, capsys):
     out, archive, said = house / "out", house / "pack", []
     names = ["second", "first", "broken", "after/broken"]
-    rows = remake(names, out=out, minutes=4, device="cpu", pack=archive, say=said.append)
+    rows = remake(names, out=out, minutes=4, device="cpu", pack=archive, log=said.append)
     assert states(rows) == {"second": "done", "first": "done", "broken": "failed", "after/broken": "not started"}
     made = weights(out / "data" / "first")["weight"]
     assert torch.equal(weights(out / "data" / "second")["first"], made), "second has loaded another first"
@@ -88,7 +88,7 @@ def test_jobs_wait_for_their_needs_and_a_crash_stops_only_what_needs_it(house, c
         assert {"jobs/broken.json", "logs/broken.log", "losses/first.csv"} <= set(index.namelist())
 
     before = contents(out / "data")
-    again = remake(["first", "second"], out=out, minutes=4, device="cpu", say=said.append)      # nothing is left to do
+    again = remake(["first", "second"], out=out, minutes=4, device="cpu", log=said.append)      # nothing is left to do
     assert states(again) == {"second": "done", "first": "done"} and contents(out / "data") == before
     with pytest.raises(BadInput, match="holds a remake"):
         remake(["first"], out=out, minutes=5, device="cpu")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from minidiff.diffusion import last
-from minidiff.editing.attend import attend_and_excite, put_things
+from minidiff.editing.attend import attend_and_excite, place_things
 from minidiff.editing.blended import Blend
 from minidiff.editing.composable import StructuredValues, composable, structured_text
 from minidiff.editing.controlnet import control, new_controlnet
@@ -209,7 +209,7 @@ def _excited(loss: str) -> Callable:
 
 def _put(pipe, z, prompts, strength, rows):
     words = tuple("cat" if "cat" in p else "dog" for p in prompts)
-    made = put_things(pipe, prompts, {words: (0.2, 0.3)}, latents=z, steps=STEPS, guidance=GUIDANCE, relative=0.3 * strength)
+    made = place_things(pipe, prompts, {words: (0.2, 0.3)}, latents=z, steps=STEPS, guidance=GUIDANCE, relative=0.3 * strength)
     return {branch: way.clean for branch, way in made.trajectory.items()}
 
 

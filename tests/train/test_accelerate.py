@@ -37,7 +37,7 @@ def test_two_processes_go_on_with_the_run_of_one(tmp_path: Path) -> None:
 
     In float32: half a batch rounds to bfloat16 otherwise than a whole one, which is no fault of the processes.
     """
-    settings = {"images": 48, "device": "cpu", "precision": "float32", "say": lambda _: None}
+    settings = {"images": 48, "device": "cpu", "precision": "float32", "log": lambda _: None}
     for state in fit(recipe(plain=True), out=tmp_path / "both", **settings):
         if state.step == 5:
             break

@@ -64,9 +64,9 @@ def stopped(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def go(out: Path, *, stop: int | None = None, say: Callable[[str], None] = lambda _: None, save_every: int = 16, images: int = 48,
+def go(out: Path, *, stop: int | None = None, log: Callable[[str], None] = lambda _: None, save_every: int = 16, images: int = 48,
        extend: bool = False, **changes: Any) -> None:
-    for state in fit(recipe(**changes), images=images, out=out, device="cpu", save_every=save_every, say=say, extend=extend):
+    for state in fit(recipe(**changes), images=images, out=out, device="cpu", save_every=save_every, log=log, extend=extend):
         if state.step == stop:
             break
 
@@ -173,7 +173,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(stopped: Path,
                                                                   damage: Callable[[Path, str], None]) -> None:
     damage(stopped / "step-00000005", name)
     said = CaptionFacts()
-    go(stopped, say=said)
+    go(stopped, log=said)
     assert said[0].startswith("step-00000005 cannot be used: ") and name in said[0] and "the one of step 4 is used" in said[0]
     assert said[1] == "Going on from step 4, 16 of 48 images."
     assert (stopped / "step-00000005.unusable").is_dir() and steps(stopped) == [8, 12]
@@ -190,7 +190,7 @@ def test_a_pickle_in_disguise_is_not_run(stopped: Path, tmp_path: Path) -> None:
     assert (tmp_path / "attacked").exists()  # the attack is real
     (tmp_path / "attacked").unlink()
     said = CaptionFacts()
-    go(stopped, say=said)
+    go(stopped, log=said)
     assert not (tmp_path / "attacked").exists() and said[0].startswith("step-00000005 cannot be used")
 
 
@@ -235,7 +235,7 @@ def test_a_damaged_log_is_noticed_and_mended_from_the_checkpoint(stopped: Path, 
     with pytest.raises(CheckpointError, match="damaged"):
         read_losses(stopped)
     said = CaptionFacts()
-    go(stopped, say=said)
+    go(stopped, log=said)
     assert said[0] == (f"losses.f32 was {'gone' if damage is remove else 'damaged'}; its 5 losses are those of the checkpoint "
                        "again.")
     assert differing(straight, final(stopped)) == []
@@ -260,7 +260,7 @@ def test_a_file_added_to_a_checkpoint_is_named(stopped: Path, straight: Bits) ->
     (stopped / "step-00000004" / ".DS_Store").write_bytes(b"finder")
     (stopped / "notes.txt").write_text("mine")
     said = CaptionFacts()
-    go(stopped, say=said)
+    go(stopped, log=said)
     assert "extra.py in it was not written by minidiff" in said[0] and "the one of step 4 is used" in said[0]
     assert said[1] == "Not of this run, and left alone: notes.txt."
     assert (stopped / "notes.txt").read_text() == "mine" and differing(straight, final(stopped)) == []
@@ -271,7 +271,7 @@ def test_one_flipped_bit_of_the_newest_meta_does_not_hide_the_older_run(stopped:
     meta = stopped / "step-00000005" / "meta.json"
     meta.write_text(meta.read_text().replace('"seed": 20', '"seed": 21'))
     said = CaptionFacts()
-    go(stopped, say=said)
+    go(stopped, log=said)
     assert said[0].startswith("step-00000005 cannot be used: meta.json is truncated or changed")
 
 
@@ -286,11 +286,11 @@ def test_a_pipe_never_hangs(stopped: Path, name: str) -> None:
     try:
         if name.endswith("run"):
             with pytest.raises(CheckpointError, match="move away what is in the way, '.*losses.f32'"):
-                go(stopped, say=said)
+                go(stopped, log=said)
             with pytest.raises(CheckpointError, match="not a plain file"):
                 read_losses(stopped)
         else:
-            go(stopped, say=said)
+            go(stopped, log=said)
             assert said[0].startswith(f"step-00000005 cannot be used: {name} cannot be read (not a plain file)")
     finally:
         signal.alarm(0)
@@ -347,7 +347,7 @@ def test_damaged_previews_are_named_and_half_written_files_are_removed(stopped: 
     for half in halves:
         half.write_bytes(b"half")
     said = CaptionFacts()
-    go(out, preview=painted, say=said)
+    go(out, preview=painted, log=said)
     assert said[:3] == [f"previews/{first.name} is gone; only the picture is lost.",
                         f"previews/{second.name} is no longer the picture that was written; only the picture is lost.",
                         f"Not of this run, and left alone: previews/0000000002.png, previews/{second.name}."]
@@ -358,7 +358,7 @@ def test_damaged_previews_are_named_and_half_written_files_are_removed(stopped: 
 
 
 def test_an_error_does_not_call_whole_what_is_gone(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    states = fit(recipe(), images=48, out=stopped, device="cpu", save_every=16, say=lambda _: None)
+    states = fit(recipe(), images=48, out=stopped, device="cpu", save_every=16, log=lambda _: None)
     next(states)
     shutil.rmtree(stopped)
     with pytest.raises(CheckpointError, match="No such file or directory.*the checkpoint of step 5 is gone") as caught:
@@ -398,7 +398,7 @@ def test_a_run_can_be_planned_anew_when_asked(stopped: Path, straight: Bits) -> 
     with pytest.raises(CheckpointError, match="seed is 20 there and 21 here"):
         go(stopped, images=96, seed=21, extend=True)
     said: list[str] = []
-    go(stopped, images=96, extend=True, stop=10, say=said.append)
+    go(stopped, images=96, extend=True, stop=10, log=said.append)
     assert any("planned for 48 images; from here on it is planned for 96" in line for line in said)
     go(stopped, images=96, stop=14)                                                     # the new plan needs no word any more
     meta = json.loads((stopped / "step-00000014/meta.json").read_text())
@@ -483,7 +483,7 @@ def test_a_failing_disk_loses_nothing(stopped: Path, straight: Bits, monkeypatch
 def test_leaving_a_loop_when_the_disk_is_full_says_so(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = CaptionFacts()
     monkeypatch.setattr(checkpoint, "write_file", failing_at(1, errno.ENOSPC, checkpoint.write_file))
-    go(stopped, stop=7, say=said)
+    go(stopped, stop=7, log=said)
     assert said[-1].startswith("Stopped at step 7, 28 of 48 images, and could not save. out: got")
     assert "step 5 is whole" in said[-1]
     assert steps(stopped) == [4, 5]
@@ -591,7 +591,7 @@ def test_sigterm_saves_as_ctrl_c_does(tmp_path: Path, straight: Bits) -> None:
 
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Terminated):
-        go(out, loss=loss_with_signal, say=said)
+        go(out, loss=loss_with_signal, log=said)
     assert steps(out) == [1] and said[-1].startswith("Stopped and saved at step 1")
     assert signal.getsignal(signal.SIGTERM) is before
     go(out)
@@ -600,7 +600,7 @@ def test_sigterm_saves_as_ctrl_c_does(tmp_path: Path, straight: Bits) -> None:
 
 def test_sigterm_between_two_steps(tmp_path: Path) -> None:
     said = CaptionFacts()
-    states = fit(recipe(), images=48, out=tmp_path / "run", device="cpu", save_every=1000, say=said)
+    states = fit(recipe(), images=48, out=tmp_path / "run", device="cpu", save_every=1000, log=said)
     with pytest.raises(Terminated), ends_on_sigterm(), contextlib.closing(states):
         next(states)
         os.kill(os.getpid(), signal.SIGTERM)

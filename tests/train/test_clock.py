@@ -47,7 +47,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def run(out: Path | None = None, minutes: float = 0.5):
-    return fit(recipe(), images=48, minutes=minutes, by_clock=True, out=out, device="cpu", say=lambda _: None)
+    return fit(recipe(), images=48, minutes=minutes, by_clock=True, out=out, device="cpu", log=lambda _: None)
 
 
 def test_thirty_seconds_of_steps_of_a_second_are_thirty_steps(clock: Clock) -> None:

@@ -43,7 +43,7 @@ class CaptionFacts(list[str]):
 
 
 def go(used: Recipe, **arguments: Any) -> list[TrainState]:
-    return list(fit(used, **({"images": 48, "device": "cpu", "say": lambda _: None} | arguments)))
+    return list(fit(used, **({"images": 48, "device": "cpu", "log": lambda _: None} | arguments)))
 
 
 def bits(state: TrainState) -> dict[str, torch.Tensor]:
@@ -130,7 +130,7 @@ def test_an_extended_run_starts_a_new_cycle_where_it_was_taken_up(rates: list[fl
     used = recipe(lr_shape="linear")
     for stop, arguments in ((5, {"images": 48}), (10, {"images": 80, "extend": True}), (None, {"images": 80}),
                             (None, {"images": 120, "extend": True})):
-        for state in fit(used, out=tmp_path, device="cpu", say=lambda _: None, **arguments):
+        for state in fit(used, out=tmp_path, device="cpu", log=lambda _: None, **arguments):
             if state.step == stop:
                 break
     cycles = [(0, 48)] * 5 + [(20, 80)] * 15 + [(80, 120)] * 10
@@ -170,7 +170,7 @@ def test_batches_are_drawn_once_each_and_in_order(tmp_path: Path) -> None:
         drawn.append((i, n))
         return draw(i, n, device)
 
-    for state in fit(recipe(draw=noting), images=46, out=tmp_path, device="cpu", say=lambda _: None):
+    for state in fit(recipe(draw=noting), images=46, out=tmp_path, device="cpu", log=lambda _: None):
         if state.step == 5:
             break
     go(recipe(draw=noting), images=46, out=tmp_path)
@@ -229,7 +229,7 @@ def test_losses_are_read_every_fifty_steps(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_complete_run_yields_its_last_state_once(tmp_path: Path) -> None:
     last = bits(go(recipe(), out=tmp_path)[-1])
     said = CaptionFacts()
-    again = go(recipe(), out=tmp_path, say=said)
+    again = go(recipe(), out=tmp_path, log=said)
     assert [s.step for s in again] == [12] and differing(last, bits(again[0])) == []
     assert again[0].loss == read_losses(tmp_path)[-1] and said == ["This run is complete: 48 images."]
 
@@ -256,7 +256,7 @@ def test_minutes_stop_a_run_that_can_be_taken_up_again(tmp_path: Path) -> None:
     go(recipe(), out=tmp_path / "straight")
     said = CaptionFacts()
     for steps in (1, 2):
-        states = go(recipe(), out=tmp_path / "stopped", minutes=1e-9, say=said)
+        states = go(recipe(), out=tmp_path / "stopped", minutes=1e-9, log=said)
         assert [s.step for s in states] == [steps]
         where = f"step {steps}, {4 * steps} of 48 images"
         assert said[-1] == f"1e-09 minutes are over at {where}. To go on, run the same command again."
@@ -291,7 +291,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path: Path, ke
     go(recipe(), out=tmp_path / "straight")
     said = CaptionFacts()
     with pytest.raises(KeyboardInterrupt):
-        go(recipe(loss=interrupting(4)), out=tmp_path / "stopped", save_every=1000, say=said)
+        go(recipe(loss=interrupting(4)), out=tmp_path / "stopped", save_every=1000, log=said)
     assert said == ["Stopped and saved at step 4, 16 of 48 images. To go on, run the same command again."]
     assert [p.name for p in (tmp_path / "stopped").glob("step-*")] == ["step-00000004"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -302,12 +302,12 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path: Path, ke
 def test_a_second_ctrl_c_stops_at_once_and_saves_nothing_half_done(tmp_path: Path, keyboard: None) -> None:
     said = CaptionFacts()
     with pytest.raises(KeyboardInterrupt):
-        go(recipe(loss=interrupting(4, times=2)), out=tmp_path, save_every=8, say=said)
+        go(recipe(loss=interrupting(4, times=2)), out=tmp_path, save_every=8, log=said)
     assert said == [] and [p.name for p in tmp_path.glob("step-*")] == ["step-00000002"]
 
 
 def test_a_loop_that_is_left_saves_and_lets_go(tmp_path: Path) -> None:
-    for state in fit(recipe(), images=48, out=tmp_path, device="cpu", save_every=1000, say=lambda _: None):
+    for state in fit(recipe(), images=48, out=tmp_path, device="cpu", save_every=1000, log=lambda _: None):
         if state.step == 3:
             break
     assert (tmp_path / "step-00000003").is_dir()
@@ -316,10 +316,10 @@ def test_a_loop_that_is_left_saves_and_lets_go(tmp_path: Path) -> None:
 
 def test_a_cell_that_is_run_again_takes_the_folder_over(tmp_path: Path) -> None:
     """As after an interrupted cell: the old generator is still alive in the traceback."""
-    old = fit(recipe(), images=48, out=tmp_path, device="cpu", say=lambda _: None)
+    old = fit(recipe(), images=48, out=tmp_path, device="cpu", log=lambda _: None)
     for _ in range(3):
         next(old)
-    new = fit(recipe(), images=48, out=tmp_path, device="cpu", say=lambda _: None)
+    new = fit(recipe(), images=48, out=tmp_path, device="cpu", log=lambda _: None)
     assert next(new).step == 4 and list(old) == []
 
 
@@ -502,7 +502,7 @@ def test_progress_says_images_rate_loss_and_time_left() -> None:
     assert describe(replace(state, rate=2.54)) == "12,000 of 120,000 images   2.5 images/s   loss 0.1235   11:48:39 left"
     said = CaptionFacts()
     states = [replace(state, rate=math.nan), state, replace(state, images=120_000, preview=Path("x.png"))]
-    passed = list(Progress(states, say=said))
+    passed = list(Progress(states, log=said))
     assert len(passed) == 3 and said[0] == describe(state) and said[1].endswith("see x.png") and said[-1].startswith("120,000 of")
 
 

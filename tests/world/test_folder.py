@@ -255,7 +255,7 @@ def test_what_is_left_out_is_said(pictures):
     (pictures / "linked").symlink_to(elsewhere)
     Image.new("RGB", (4, 4)).save(pictures / "d.jfif", "JPEG")
     said = []
-    data = ImageFolder(pictures, size=4, say=said.append)
+    data = ImageFolder(pictures, size=4, log=said.append)
     assert len(data) == 8 and "d.jfif" in data.files
     assert "left out 1 .avif, 2 .heic, 1 .md, 1 without a suffix" in said[0] and "linked, which is a link" in said[1]
 
@@ -263,7 +263,7 @@ def test_what_is_left_out_is_said(pictures):
 def test_columns_that_are_no_captions_are_named(pictures):
     write(pictures, {"file_name": "p0.png", "prompt": "zero", "label": "a"}, {"file_name": "p2.png", "prompt": "two"})
     said = []
-    assert ImageFolder(pictures, size=4, say=said.append).captions == [""] * 7
+    assert ImageFolder(pictures, size=4, log=said.append).captions == [""] * 7
     assert "it has 'prompt', 'label'" in said[0] and "--caption-column" in said[0]
     assert ImageFolder(pictures, size=4, caption_column="prompt").captions[:2] == ["zero", "two"]
     with pytest.raises(BadInput, match="'promt'.*'prompt', 'label'"):

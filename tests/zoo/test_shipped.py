@@ -192,14 +192,14 @@ def test_unpack_takes_a_pipeline_whose_base_it_does_not_take(house, tmp_path, mo
     for name in ("near", "far"):
         shutil.rmtree(house / name)
     ship("base", base.save_pretrained, {"seed": 3})
-    unpack(tmp_path / "pack", ["near"], everything=True, say=lambda _: None)
+    unpack(tmp_path / "pack", ["near"], everything=True, log=lambda _: None)
     assert same(weights(load("near")), near) and not in_part(read_card(house / "near"))
-    unpack(tmp_path / "pack", everything=True, say=lambda _: None)
+    unpack(tmp_path / "pack", everything=True, log=lambda _: None)
     assert in_part(read_card(house / "near")) and same(weights(load("near")), near)
     list(Pack(tmp_path / "alone").write(tmp_path / "out", ["near"]))
     ship("base", base.save_pretrained, {"seed": 3})
     with pytest.raises(CheckpointError, match="near lacks what it differs from"):
-        unpack(tmp_path / "alone", everything=True, say=lambda _: None)
+        unpack(tmp_path / "alone", everything=True, log=lambda _: None)
     assert same(weights(load("near")), near) and not [p for p in house.iterdir() if p.name.startswith(".")]
 
 

@@ -99,20 +99,20 @@ def validity(n: int) -> Outcome:
 def readable(n: int) -> Outcome:
     reader = load("readers/final")
 
-    def sure(images: Tensor) -> Tensor:
+    def confident(images: Tensor) -> Tensor:
         seen = read(images, reader)
         return seen.scenes.present[:, 0] & (seen.probs["kind"][:, 0].amax(-1) >= 0.9)
 
-    found = wilson(int(sure(good(n)).sum()), n)
+    found = wilson(int(confident(good(n)).sum()), n)
     few = min(n, 128)
     return Outcome(
         found.value,
         found.low,
         found.high,
-        {"pixel-small-eps": float(sure(_few(few, "pixel-small-eps")).double().mean())},
-        {"real pictures": float(sure(real(n)).double().mean())},
+        {"pixel-small-eps": float(confident(_few(few, "pixel-small-eps")).double().mean())},
+        {"real pictures": float(confident(real(n)).double().mean())},
         "some shapes lie between two kinds",
-        {} if n < FULL else {"pixel-eps, the same network": float(sure(good(few, "pixel-eps")).double().mean())},
+        {} if n < FULL else {"pixel-eps, the same network": float(confident(good(few, "pixel-eps")).double().mean())},
     )
 
 

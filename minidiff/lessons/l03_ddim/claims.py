@@ -38,7 +38,7 @@ def _of(n: int, loop: str, **options: object) -> Tensor:
     return _pictures(n, loop, tuple(sorted(options.items())))
 
 
-def sure(images: Tensor) -> Tensor:
+def confident(images: Tensor) -> Tensor:
     """Which pictures show a thing whose kind the reader is sure of (probability 0.9 or more), (B,) of 0 and 1."""
     seen = read(images, load("readers/final"))
     return (seen.scenes.present[:, 0] & (seen.probs["kind"][:, 0].amax(-1) >= 0.9)).double()
@@ -49,13 +49,13 @@ def _readable(n: int, made: Tensor, reference: Tensor, why: str = _COST, others:
 
     FDmini stands beside it only: where both sets are as near to the world as the world is to itself, its ratio says nothing.
     """
-    base, mine = sure(reference), sure(made)
+    base, mine = confident(reference), confident(made)
     found = bootstrap(torch.mean, mine - base)
     if n < FULL:
         return Outcome(found.value, found.low, found.high, floor={"real pictures": float((1 - base).mean())}, why=why)
 
     def apart(images: Tensor) -> float:
-        return float((sure(images) - base).mean())
+        return float((confident(images) - base).mean())
 
     return Outcome(
         found.value,

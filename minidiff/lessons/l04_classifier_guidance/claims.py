@@ -11,7 +11,7 @@ from minidiff.course.claims import Outcome, claim
 from minidiff.diffusion import X0, make_schedule, q_sample, simple_loss
 from minidiff.lessons.l04_classifier_guidance.data import (
     ShiftedByClassifier,
-    ask_all,
+    combinations,
     entropy,
     free_colour,
     ranks_of,
@@ -91,7 +91,7 @@ def scale_curve(n: int, *, colour_too: bool = True, seed: int = 1, scales: tuple
     colour_too: ask for kind and colour; else for the kind alone, and the colour is free.
     """
     model, classifier = load("pixel-guided"), load("noisy-classifier")
-    kind, colour = ask_all(n)
+    kind, colour = combinations(n)
     out = {}
     for s in scales:
         parts = []

@@ -17,8 +17,8 @@ from minidiff.recipes.few import FEW_COLOURS, FEW_KINDS, labels
 from minidiff.rng import normal
 from minidiff.zoo import load
 
-__all__ = ["Guided", "Seen", "ShiftedByClassifier", "ask_all", "entropy", "free_colour", "log_prob", "ranks_of", "sample", "see",
-           "spearman", "start"]
+__all__ = ["Guided", "Seen", "ShiftedByClassifier", "combinations", "entropy", "free_colour", "log_prob", "ranks_of", "sample",
+           "see", "spearman", "start"]
 
 Rule = Callable[[Tensor, Tensor], Tensor]
 
@@ -28,7 +28,7 @@ def start(n: int, *, seed: int = 0) -> Tensor:
     return torch.stack([normal((3, 32, 32), "small world", seed, i) for i in range(n)])
 
 
-def ask_all(n: int) -> tuple[Tensor, Tensor]:
+def combinations(n: int) -> tuple[Tensor, Tensor]:
     """n requests (kind, colour) as numbers, every trained pair in turn: 15 of the 16, the red star is never asked for."""
     cell = torch.arange(n) % 15 + 1
     return cell // 4, cell % 4

@@ -10,7 +10,16 @@ from torch import Tensor
 
 from minidiff.course.claims import Outcome, claim
 from minidiff.diffusion.guide import cfg, cfg_w, composable, dual, instruct_pix2pix, interaction, rescale
-from minidiff.lessons.l04_classifier_guidance.data import Guided, ask_all, entropy, free_colour, ranks_of, sample, see, spearman
+from minidiff.lessons.l04_classifier_guidance.data import (
+    Guided,
+    combinations,
+    entropy,
+    free_colour,
+    ranks_of,
+    sample,
+    see,
+    spearman,
+)
 from minidiff.lessons.l05_classifier_free_guidance.panels import guidance_view, two_scales
 from minidiff.lessons.l05_classifier_free_guidance.toys import GuidedMixture, tilted, walk
 from minidiff.measure.interval import bootstrap, wilson
@@ -57,7 +66,7 @@ def scale_curve(n: int, *, colour_too: bool = True) -> dict[float, Tensor]:
 
     colour_too: ask for kind and colour; else for the kind alone, and the colour is free.
     """
-    kind, colour = ask_all(n)
+    kind, colour = combinations(n)
     wanted = {"kind": kind, "colour": colour} if colour_too else {"kind": kind}
     out = {}
     for s in SCALES:
@@ -98,7 +107,7 @@ def as_asked(n: int) -> Outcome:
     """n: pictures. The scale was chosen on seed 1; this is seed 2."""
     right = {}
     for s, count in ((0.0, min(n, 120)), (1.0, min(n, 120)), (3.0, n)):
-        kind, colour = ask_all(count)
+        kind, colour = combinations(count)
         right[s] = see(_chunks(condition(kind, colour), s, count, seed=2)).right(kind, colour)
     found = wilson(int(right[3.0].sum()), n)
     return Outcome(found.value, found.low, found.high, baseline={"no condition": float(right[0.0].double().mean()),
@@ -111,7 +120,7 @@ def as_asked(n: int) -> Outcome:
        "black at s = 7.5 with phi = 0.7, as a part of the share without", unit="ratio", target="<= 0.5", n=30, small=15)
 def rescaled(n: int) -> Outcome:
     """n: pictures."""
-    kind, colour = ask_all(n)
+    kind, colour = combinations(n)
     cond = condition(kind, colour)
     rows = {phi: (_chunks(cond, 7.5, n, rule=lambda u, c, phi=phi: rescale(cfg(u, c, 7.5), c, phi)).abs() > 1).double()
             .flatten(1).mean(1) for phi in (0.0, 0.7)}

@@ -29,7 +29,7 @@ from minidiff.errors import check_choice
 from minidiff.rng import generator, normal
 
 __all__ = ["CENTRES", "ITERATIONS", "STD", "PointDiscriminator", "PointGenerator", "Trained", "draw_points", "imbalance",
-           "points", "starts", "steps_of", "train", "trained", "walk", "z_share"]
+           "points", "starts", "draw_t", "train", "trained", "walk", "z_share"]
 
 STD = 0.05 / GRID_SCALE
 CENTRES = torch.cartesian_prod(torch.linspace(-4, 4, 5), torch.linspace(-4, 4, 5)) / GRID_SCALE
@@ -44,7 +44,7 @@ def points(n: int, seed: int, i: int = 0, *, spare: int = 0) -> Tensor:
     return F.pad(x, (0, spare))
 
 
-def steps_of(n: int, T: int, rng: torch.Generator) -> Tensor:  # noqa: N803
+def draw_t(n: int, T: int, rng: torch.Generator) -> Tensor:  # noqa: N803
     """n times: the last step, t = 0, where precision is decided, in 7 of 10 rows, the others alike."""
     u = torch.rand(n, generator=rng)
     other = 1 + torch.randint(max(1, T - 1), (n,), generator=rng)
@@ -123,7 +123,7 @@ def train(T: int, *, iterations: int = ITERATIONS, seed: int = 0, spread: float 
         rng = generator("06 train", seed, T, i)
         for opt in (opt_g, opt_d):
             opt.param_groups[0]["lr"] = RATE * min(1, (i + 1) / 100) * (1 + math.cos(math.pi * i / iterations)) / 2
-        x0, t = points(BATCH, seed, i, spare=spare), steps_of(BATCH, T, rng)
+        x0, t = points(BATCH, seed, i, spare=spare), draw_t(BATCH, T, rng)
         noise, z = torch.randn(3, *x0.shape, generator=rng), torch.randn(BATCH, 2, generator=rng)
         before, after = pair(x0, t, table, noise[0], noise[1])
         fake = posterior_sample(G(after, t, z), after, t, table, noise[2])

@@ -18,7 +18,7 @@ from minidiff.measure import Reader, read
 from minidiff.show.tiles import lay_out, pixels
 from minidiff.world import COLOUR_NAMES, KINDS, PATTERNS, Scenes
 
-__all__ = ["Chooser", "LatentExplorer", "said"]
+__all__ = ["Chooser", "LatentExplorer", "caption_of"]
 
 
 def _coarse(images: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def _difference(a: Tensor, b: Tensor, gain: float) -> Tensor:
     return (gain * (a - b).abs().mean(1, keepdim=True)).expand(-1, 3, -1, -1).clamp(0, 2) - 1
 
 
-def said(scenes: Scenes, i: int) -> str:
+def caption_of(scenes: Scenes, i: int) -> str:
     """What picture i of a reading shows, in words: "red striped cat, blue house"."""
     words = []
     for j in torch.nonzero(scenes.present[i]).flatten().tolist():
@@ -106,6 +106,6 @@ class Chooser:
         shown = torch.cat([_coarse(x), _coarse(y), _difference(x, y, 4.0)])
         array = lay_out([pixels(shown)], 3, column_labels=["picture", autoencoder, "difference (× 4)"])
         level = float(10 * torch.log10(4 / (x - y.clamp(-1, 1)).square().mean().clamp(min=1e-10)))
-        before, after = said(self._said[""], picture), said(self._said[autoencoder], picture)
+        before, after = caption_of(self._said[""], picture), caption_of(self._said[autoencoder], picture)
         read_as = f"read alike: {after}" if before == after else f"read before: {before}; after: {after}"
         return array, f"{level:.1f} dB; {read_as}"

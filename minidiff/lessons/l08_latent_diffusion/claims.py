@@ -38,7 +38,7 @@ from minidiff.steer import Recorder, Row, Tap
 from minidiff.world import BACKDROPS, COLOURS, KINDS, MOODS, Scenes, held_out, render, sample_scenes
 from minidiff.world.grammar import RELATIONS
 
-__all__ = ["GUIDANCE", "MODEL", "asked_for", "drawn", "exchanged", "hole_over", "layout_overlap", "probe", "seam",
+__all__ = ["GUIDANCE", "MODEL", "wanted_scenes", "drawn", "exchanged", "hole_over", "layout_overlap", "probe", "seam",
            "seen_right"]
 
 MODEL, GUIDANCE = "mini-sd", 4.0          # sampled by 25 DDIM steps
@@ -106,8 +106,8 @@ def held_out_pairs(n: int) -> Outcome:
 def exchanged(prompt: str) -> str:
     """The prompt of :func:`prompt_of` with its relation turned round: "left of" for "right of", "below" for "above"."""
     for word, other in (("left", "right"), ("right", "left"), ("above", "below"), ("below", "above")):
-        if (said := f" {RELATIONS[word][0]} ") in prompt:
-            return prompt.replace(said, f" {RELATIONS[other][0]} ")
+        if (relation := f" {RELATIONS[word][0]} ") in prompt:
+            return prompt.replace(relation, f" {RELATIONS[other][0]} ")
     raise BadInput("prompt", repr(prompt), "a prompt of two things and how they stand", "'a red cat left of a blue dog'")
 
 
@@ -120,8 +120,8 @@ def relation_read(n: int) -> Outcome:
     z_t = q_sample(z, 850, normal(tuple(z.shape), "08 relation"), schedule)
 
     @torch.no_grad()
-    def error(said: Sequence[str]) -> Tensor:
-        guesses = [model(x, torch.full((len(x),), 850), encode_prompt(pipe, said[i:i + len(x)])).x0
+    def error(captions: Sequence[str]) -> Tensor:
+        guesses = [model(x, torch.full((len(x),), 850), encode_prompt(pipe, captions[i:i + len(x)])).x0
                    for i, x in zip(range(0, n, 32), z_t.split(32), strict=True)]
         return ((torch.cat(guesses) - z) ** 2).flatten(1).mean(1)
 
@@ -200,14 +200,14 @@ def _single(n: int, split: str) -> Scenes:
 
 
 @torch.no_grad()
-def _middle(pipe: object, scenes: Scenes, *, said: bool, t: int = 500, chunk: int = 32) -> Tensor:
+def _middle(pipe: object, scenes: Scenes, *, worded: bool, t: int = 500, chunk: int = 32) -> Tensor:
     """The mid block's output, averaged over places, for scenes noised to t: (B, channels)."""
     out, schedule = [], schedule_from(pipe.scheduler)
     for start in range(0, len(scenes), chunk):
         part = scenes[start:start + chunk]
         z = encode(pipe.vae, render(part).images)
         z_t = q_sample(z, t, normal(tuple(z.shape), "probe", start, len(scenes)), schedule)
-        context = encode_prompt(pipe, [prompt_of(s, mood=True) if said else "" for s in part])
+        context = encode_prompt(pipe, [prompt_of(s, mood=True) if worded else "" for s in part])
         with Tap(pipe.unet, seen := Recorder((), modules=["mid_block"]), rows=[Row("source")]):
             pipe.unet(z_t, t, encoder_hidden_states=context)
         out.append(seen.at(0).outputs["mid_block"].mean((2, 3)))
@@ -243,8 +243,8 @@ def _probed(x: Tensor, train: Scenes, y: Tensor, test: Scenes) -> dict[str, Esti
        unit="share right, the least of the three", target=">= 0.90", n=768, small=32)
 def bottleneck(n: int) -> Outcome:
     pipe, train, test = shipped(MODEL), _single(max(2 * n, 128), "valid"), _single(n, "test")
-    shares = {said: _probed(_middle(pipe, train, said=said), train, _middle(pipe, test, said=said), test)
-              for said in ((True, False) if n >= 128 else (True,))}
+    shares = {worded: _probed(_middle(pipe, train, worded=worded), train, _middle(pipe, test, worded=worded), test)
+              for worded in ((True, False) if n >= 128 else (True,))}
     worst = min(shares[True], key=lambda name: shares[True][name].value)
     m = shares[True][worst]
     baseline = {"guessing": {"kind": 1 / 8, "mood": 1 / len(MOODS), "backdrop": 1 / len(BACKDROPS)}[worst]}
@@ -257,7 +257,7 @@ def bottleneck(n: int) -> Outcome:
 # Inpainting ----------------------------------------------------------------------------------------------------------------
 
 
-def asked_for(scenes: Scenes) -> Scenes:
+def wanted_scenes(scenes: Scenes) -> Scenes:
     """The same scenes with another second thing: the kind and the colour five and three places on, one step further where
     the other thing has the kind already or training never saw the pair."""
     out = []
@@ -302,7 +302,7 @@ def _inpainted(n: int) -> tuple[Tensor, Tensor, Tensor, Tensor, list[str], Tenso
     """(harmonised, as it was made, the pictures, the holes, the prompts, what the world would paint) for n scenes of two."""
     # the ways to mend a border were compared on test scenes
     scenes = as_in_training(make_scenes(n, "two", split="valid"), "mini-inpaint")
-    wanted = asked_for(scenes)
+    wanted = wanted_scenes(scenes)
     before, after = render(scenes), render(wanted)
     hole = hole_over(torch.maximum(before.masks[:, 1:2], after.masks[:, 1:2]))
     prompts = [prompt_of(scene) for scene in wanted]

@@ -363,11 +363,11 @@ def _rows(value: Any) -> None:
     }, otherwise="Rows a step, times steps.")
 
 
-@exercise("08.widen", "A wider first convolution", points=2, hints=(
+@exercise("08.add_input_channels", "A wider first convolution", points=2, hints=(
     "The input channels are dimension 1.",
     "Whatever the new channels hold: their weights are zero.",
 ))
-def widen(weight, extra):
+def add_input_channels(weight, extra):
     """weight: (O, C, k, k) of a convolution. Returns (O, C + extra, k, k): `extra` more input channels after
     the old ones,
 
@@ -379,7 +379,7 @@ def widen(weight, extra):
     ### END SOLUTION
 
 
-@checks(widen)
+@checks(add_input_channels)
 def _widen(fn: Callable) -> None:
     for (o, c, k), extra in (((6, 4, 3), 5), ((3, 5, 1), 2)):
         weight = normal((o, c, k, k), "lesson 08 widen", 0, dtype=torch.float64)

@@ -14,7 +14,7 @@ from torch import Tensor
 from minidiff.course.claims import Outcome, claim
 from minidiff.diffusion import last
 from minidiff.editing import NoiseRegularizer, anchors, pix2pix_zero, sdedit
-from minidiff.editing.result import finished
+from minidiff.editing.result import decode_images
 from minidiff.latent import denoiser, encode_prompt, initial_noise, invert_image, scheduler_options, text_to_image
 from minidiff.lessons.l11_inversion.data import as_in_training
 from minidiff.lessons.l12_pix2pix_zero.data import bank_direction, directions, neighbours, word_pair
@@ -51,7 +51,7 @@ def shifted(pipe: object, embedding: Tensor, z: Tensor, *, steps: int = STEPS, g
     for part in _chunks(len(z)):
         texts = {"prompt": embedding[part], "empty": encode_prompt(pipe, "")}
         end = last(run(denoiser(pipe), z[part], texts, steps=steps, guider=CFG(guidance), **scheduler_options(pipe)))
-        out.append(finished(pipe, end.x))
+        out.append(decode_images(pipe, end.x))
     return torch.cat(out)
 
 

@@ -1,7 +1,7 @@
 """Lesson 13: what its notebook imports."""
 
 from minidiff.lessons.l13_self_guidance.claims import joint, measured, slope
-from minidiff.lessons.l13_self_guidance.data import asked, places
+from minidiff.lessons.l13_self_guidance.data import positions, requested
 from minidiff.lessons.l13_self_guidance.panels import Pushes, Sites, Targets, marked, over
 
-__all__ = ["Pushes", "Sites", "Targets", "asked", "joint", "marked", "measured", "over", "places", "slope"]
+__all__ = ["Pushes", "Sites", "Targets", "requested", "joint", "marked", "measured", "over", "positions", "slope"]

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from minidiff.course.claims import Outcome, claim
 from minidiff.course.samples import shipped
-from minidiff.editing import look, self_guidance
-from minidiff.editing.result import finished
+from minidiff.editing import appearance_of, self_guidance
+from minidiff.editing.result import decode_images
 from minidiff.errors import require
 from minidiff.latent.sample import denoise, text_to_image
-from minidiff.lessons.l13_self_guidance.data import SIDE, Asked, asked, colours_of, noise_of, places
+from minidiff.lessons.l13_self_guidance.data import SIDE, Requested, colours_of, noise_of, positions, requested
 from minidiff.measure import Reader
 from minidiff.measure.interval import bootstrap, wilson
 from minidiff.measure.prompts import make_scenes, prompt_of
@@ -29,32 +29,32 @@ MODEL, STEPS, GUIDANCE, SEED, NEAR = "mini-sd", 20, 4.0, 130, 2.0      # NEAR: p
 
 
 class Moves(NamedTuple):
-    """What a method did to n rows, in pixels: asked (n, 2); got and drift (n, 2) of the moved and the kept thing, NaN if gone."""
+    """What a method did to n rows, in pixels: requested (n, 2); got, drift (n, 2) of moved and kept thing, NaN if gone."""
 
-    asked: Tensor
+    requested: Tensor
     got: Tensor
     drift: Tensor
 
 
-def measured(rows: Asked, images: Tensor, reader: Reader) -> Moves:
+def measured(rows: Requested, images: Tensor, reader: Reader) -> Moves:
     """Read the pictures again and compare with ``rows.before``."""
-    moved, kept = (SIDE * (places(images, nouns, reader) - rows.before[which])[:, :2]
+    moved, kept = (SIDE * (positions(images, nouns, reader) - rows.before[which])[:, :2]
                    for nouns, which in ((rows.moved, "moved"), (rows.kept, "kept")))
     return Moves(SIDE * rows.shifts, moved, kept)
 
 
-def slope(asked_for: Tensor, got: Tensor) -> Tensor:
+def slope(requested: Tensor, got: Tensor) -> Tensor:
     """Least squares through the origin of what was got on what was asked (n, 2); rows that are NaN are left out."""
     there = ~got.isnan().any(1)
-    return (asked_for[there] * got[there]).sum() / asked_for[there].square().sum()
+    return (requested[there] * got[there]).sum() / requested[there].square().sum()
 
 
 def joint(m: Moves) -> Tensor:
     """(n,) bool: both things found, the one within NEAR pixels of where it should be, the other within NEAR of where it was."""
-    return ((m.got - m.asked).norm(dim=1) < NEAR) & (m.drift.norm(dim=1) < NEAR)
+    return ((m.got - m.requested).norm(dim=1) < NEAR) & (m.drift.norm(dim=1) < NEAR)
 
 
-def _edited(rows: Asked, *, keep: bool, chunk: int = 16) -> Tensor:
+def _edited(rows: Requested, *, keep: bool, chunk: int = 16) -> Tensor:
     out = []
     for i in range(0, len(rows.prompts), chunk):
         part = slice(i, i + chunk)
@@ -64,7 +64,7 @@ def _edited(rows: Asked, *, keep: bool, chunk: int = 16) -> Tensor:
     return torch.cat(out)
 
 
-def _rolled(rows: Asked) -> Tensor:
+def _rolled(rows: Requested) -> Tensor:
     """The trivial way: the noise moved by the same shift, to whole cells, wrapped round; sampled plainly."""
     cells = (rows.shifts * rows.noise.shape[-1]).round().int().tolist()
     z = torch.stack([x.roll((dy, dx), (1, 2)) for x, (dx, dy) in zip(rows.noise, cells, strict=True)])
@@ -72,13 +72,13 @@ def _rolled(rows: Asked) -> Tensor:
 
 
 @functools.lru_cache(maxsize=2)
-def _rows(n: int) -> Asked:
-    return asked(shipped(MODEL), n, shipped("readers/final"), seed=SEED, steps=STEPS, guidance=GUIDANCE, chunk=min(2 * n, 16))
+def _rows(n: int) -> Requested:
+    return requested(shipped(MODEL), n, shipped("readers/final"), seed=SEED, steps=STEPS, guidance=GUIDANCE, chunk=min(2 * n, 16))
 
 
-def _first(rows: Asked, n: int) -> Asked:
+def _first(rows: Requested, n: int) -> Requested:
     before = {name: place[:n] for name, place in rows.before.items()}
-    return Asked(rows.prompts[:n], rows.moved[:n], rows.kept[:n], rows.shifts[:n], rows.noise[:n], before, rows.images[:n])
+    return Requested(rows.prompts[:n], rows.moved[:n], rows.kept[:n], rows.shifts[:n], rows.noise[:n], before, rows.images[:n])
 
 
 @functools.lru_cache(maxsize=8)
@@ -107,9 +107,9 @@ def _enough(n: int, found: Tensor) -> Tensor:
 def move_slope(n: int) -> Outcome:
     m = _moves(n, "guided")
     there = _enough(n, ~m.got.isnan().any(1))
-    found = bootstrap(slope, m.asked[there], m.got[there], paired=True)
+    found = bootstrap(slope, m.requested[there], m.got[there], paired=True)
     lost = int(m.got.isnan().any(1).sum())
-    return Outcome(found.value, found.low, found.high, **_against(n, lambda v: slope(v.asked, v.got)),
+    return Outcome(found.value, found.low, found.high, **_against(n, lambda v: slope(v.requested, v.got)),
                    why=f"{lost} of {n} things were not found again")
 
 
@@ -130,7 +130,7 @@ def both(n: int) -> Outcome:
     m = _moves(n, "guided")
     found = wilson(int(joint(m).sum()), n)
     there = float((~(m.got + m.drift).isnan().any(1)).double().mean())
-    near = float(((m.got - m.asked).norm(dim=1) < NEAR).double().mean())
+    near = float(((m.got - m.requested).norm(dim=1) < NEAR).double().mean())
     return Outcome(found.value, found.low, found.high, **_against(n, lambda v: joint(v).double().mean()),
                    why=f"both things are still found in {there:.0%}, the moved one is within {NEAR:g} pixels in {near:.0%}")
 
@@ -140,7 +140,7 @@ class Looks(NamedTuple):
 
     prompts: list[str]
     others: list[str]
-    said: list[str]
+    captions: list[str]
     nouns: tuple[str, ...]
     colours: list[str]
 
@@ -155,10 +155,10 @@ def _looks(n: int) -> Looks:
         other, bare = prompt_of(scene.replace_thing(0, colour=colour), backdrop=False), prompt_of(scene)
         rows.append((bare.replace(f"{thing.colour} ", "", 1), other, prompt_of(scene.replace_thing(0, colour=colour)), thing.kind,
                      colour))
-    prompts, others, said, nouns, colours = (list(column) for column in zip(*rows, strict=True))
+    prompts, others, captions, nouns, colours = (list(column) for column in zip(*rows, strict=True))
     fixed = [("an " if p.split()[1][0] in "aeiou" else "a ") + p.split(" ", 1)[1] for p in prompts]
     assert all(noun in KINDS for noun in nouns)
-    return Looks(fixed, others, said, tuple(nouns), colours)
+    return Looks(fixed, others, captions, tuple(nouns), colours)
 
 
 def _share(images: Tensor, rows: Looks, part: slice = slice(None)) -> Tensor:
@@ -172,19 +172,19 @@ def appearance_carried(n: int) -> Outcome:
     pipe, rows, right, before, moved = shipped(MODEL), _looks(n), [], [], []
     for i in range(0, n, 16):
         part, numbers = slice(i, min(i + 16, n)), range(i, min(i + 16, n))
-        other = look(pipe, rows.others[part], rows.nouns[part], latents=noise_of(pipe, numbers, SEED + 1), steps=STEPS,
+        other = appearance_of(pipe, rows.others[part], rows.nouns[part], latents=noise_of(pipe, numbers, SEED + 1), steps=STEPS,
                      guidance=GUIDANCE)
         made = self_guidance(pipe, rows.prompts[part], restyle={rows.nouns[part]: other},
                              latents=noise_of(pipe, numbers, SEED + 2), steps=STEPS, guidance=GUIDANCE)
         right.append(_share(made.edit, rows, part))
         before.append(_share(made.images["source"], rows, part))
-        moved.append(SIDE * (places(made.edit, rows.nouns[part], shipped("readers/final"))
-                             - places(made.images["source"], rows.nouns[part], shipped("readers/final")))[:, :2].norm(dim=1))
+        moved.append(SIDE * (positions(made.edit, rows.nouns[part], shipped("readers/final"))
+                             - positions(made.images["source"], rows.nouns[part], shipped("readers/final")))[:, :2].norm(dim=1))
     found = wilson(int(torch.cat(right).sum()), n)
     baseline = {"before": float(torch.cat(before).double().mean())}
     if n >= 16:
         z = noise_of(pipe, range(n), SEED + 2)
-        plain = torch.cat([finished(pipe, list(denoise(pipe, rows.said[i:i + 16], latents=z[i:i + 16], steps=STEPS,
+        plain = torch.cat([decode_images(pipe, list(denoise(pipe, rows.captions[i:i + 16], latents=z[i:i + 16], steps=STEPS,
                                                           guidance=GUIDANCE))[-1].x) for i in range(0, n, 16)])
         baseline["said in the prompt"] = float(_share(plain, rows).double().mean())
     drift = float(torch.cat(moved).nanmedian())
@@ -203,8 +203,8 @@ def resized(n: int) -> Outcome:
         part = slice(i, min(i + 16, n))
         made = self_guidance(shipped(MODEL), prompts[part], resize={nouns[part]: factors[part]},
                              latents=noise_of(shipped(MODEL), range(n)[part], SEED + 3), steps=STEPS, guidance=GUIDANCE)
-        before.append(places(made.images["source"], nouns[part], shipped("readers/final"))[:, 2])
-        after.append(places(made.edit, nouns[part], shipped("readers/final"))[:, 2])
+        before.append(positions(made.images["source"], nouns[part], shipped("readers/final"))[:, 2])
+        after.append(positions(made.edit, nouns[part], shipped("readers/final"))[:, 2])
     got = (torch.cat(after) / torch.cat(before)).log()[:, None]
     there = ~got.isnan().any(1)
     found = bootstrap(slope, factors.log()[there, None], got[there], paired=True)

@@ -14,7 +14,7 @@ from minidiff.measure.prompts import make_scenes, prompt_of
 from minidiff.measure.reader import Reader
 from minidiff.world import KINDS
 
-__all__ = ["SIDE", "Asked", "asked", "clear", "colours_of", "noise_of", "places", "two_nouns"]
+__all__ = ["SIDE", "Requested", "requested", "clear", "colours_of", "noise_of", "positions", "two_nouns"]
 
 SIDE = 64                                  # pixels of a picture of mini-sd
 AMOUNTS = (8, 12, 6, 10)                   # pixels asked for, in turn; where there is no room for it, 6 or 4
@@ -22,7 +22,7 @@ WAYS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 RELATIONS = {"left of": (1, 0), "right of": (-1, 0), "above": (0, 1), "below": (0, -1)}     # from the first thing to the second
 
 
-class Asked(NamedTuple):
+class Requested(NamedTuple):
     """n rows: prompts, the thing to move and the one to keep, shifts (n, 2) in shares of the side, noise; their places before."""
 
     prompts: list[str]
@@ -41,7 +41,7 @@ def two_nouns(n: int, *, split: str = "test", start: int = 0) -> tuple[list[str]
     return [prompt_of(scene) for scene in scenes], *nouns
 
 
-def places(images: Tensor, nouns: Sequence[str], reader: Reader) -> Tensor:
+def positions(images: Tensor, nouns: Sequence[str], reader: Reader) -> Tensor:
     """Where the reader finds each picture's noun: (n, 3) x, y and size in shares of the side, NaN where it finds none."""
     found, out = read(images, reader).scenes, torch.full((len(nouns), 3), float("nan"))
     for i, noun in enumerate(nouns):
@@ -88,22 +88,22 @@ def noise_of(pipe: object, rows: Sequence[int], seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def asked(pipe: object, n: int, reader: Reader, *, split: str = "test", seed: int = 0, steps: int = 20, guidance: float = 4.0,
-          chunk: int = 16) -> Asked:
+def requested(pipe: object, n: int, reader: Reader, *, split: str = "test", seed: int = 0, steps: int = 20, guidance: float = 4.0,
+          chunk: int = 16) -> Requested:
     """The first n rows of ``two_nouns`` whose picture shows both things, with a shift of the first that the world could draw.
 
     A row without room for 4 pixels in any direction, or whose picture lacks one of the two things, is passed over: what is
     measured is moving, not drawing.
     """
-    from minidiff.editing.result import finished
+    from minidiff.editing.result import decode_images
 
     kept: list[tuple] = []
     pictures, start = [], 0
     while len(kept) < n:
         prompts, first, second = two_nouns(chunk, split=split, start=start)
         z = noise_of(pipe, range(start, start + chunk), seed)
-        images = finished(pipe, list(denoise(pipe, prompts, latents=z, steps=steps, guidance=guidance))[-1].x)
-        a, b = places(images, first, reader), places(images, second, reader)
+        images = decode_images(pipe, list(denoise(pipe, prompts, latents=z, steps=steps, guidance=guidance))[-1].x)
+        a, b = positions(images, first, reader), positions(images, second, reader)
         for i in range(chunk):
             there = not bool((a[i] + b[i]).isnan().any())
             shift = _shift(start + i, prompts[i], a[i].tolist(), b[i].tolist()) if there and first[i] != second[i] else None
@@ -112,5 +112,5 @@ def asked(pipe: object, n: int, reader: Reader, *, split: str = "test", seed: in
                 pictures.append(images[i])
         start += chunk
     prompts, first, second, shifts, z, a, b = zip(*kept, strict=True)
-    return Asked(list(prompts), first, second, torch.tensor(shifts), torch.stack(z),
+    return Requested(list(prompts), first, second, torch.tensor(shifts), torch.stack(z),
                  {"moved": torch.stack(a), "kept": torch.stack(b)}, torch.stack(pictures))

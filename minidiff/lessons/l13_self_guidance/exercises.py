@@ -314,18 +314,18 @@ def _move_energy(fn: Callable) -> None:
 
 @exercise("13.success", "Who counts when things get lost?", points=2, hints=(
     "A thing that is not found has NaN as its way. What does NaN < 2 give?",
-    "(got - asked).norm(dim=1) is how far from the goal each ended up.",
+    "(got - requested).norm(dim=1) is how far from the goal each ended up.",
     "Both conditions for one picture, then the share over ALL pictures.",
 ))
-def success(asked, got, drift, tolerance):
-    """asked, got (n, 2): the way a thing should go and went, in pixels; drift (n, 2): the way another
+def success(requested, got, drift, tolerance):
+    """requested, got (n, 2): the way a thing should go and went, in pixels; drift (n, 2): the way another
     thing went. NaN: not found.
 
     Returns the share of ALL n pictures in which the thing ended less than `tolerance` from its goal and
     the other moved by less than `tolerance`. A thing that is lost is a failure.
     """
     ### BEGIN SOLUTION
-    there = (got - asked).norm(dim=1) < tolerance
+    there = (got - requested).norm(dim=1) < tolerance
     kept = drift.norm(dim=1) < tolerance
     return (there & kept).double().mean()
     ### END SOLUTION
@@ -334,20 +334,20 @@ def success(asked, got, drift, tolerance):
 @checks(success)
 def _success(fn: Callable) -> None:
     for key, (n, tolerance) in enumerate(((23, 2.0), (31, 1.2))):
-        asked, noise, drift = (normal((n, 2), "lesson 13 success", key, k, dtype=torch.float64) for k in range(3))
-        asked, got, drift = 8 * asked, 8 * asked + 1.1 * tolerance * noise, 0.9 * tolerance * drift
+        requested, noise, drift = (normal((n, 2), "lesson 13 success", key, k, dtype=torch.float64) for k in range(3))
+        requested, got, drift = 8 * requested, 8 * requested + 1.1 * tolerance * noise, 0.9 * tolerance * drift
         got[::5], drift[::7] = float("nan"), float("nan")
-        asked[1:3], drift[1:3], got[1], got[2] = 0.0, 0.0, torch.tensor([tolerance, 0.0]), 0.0     # exactly at the border
+        requested[1:3], drift[1:3], got[1], got[2] = 0.0, 0.0, torch.tensor([tolerance, 0.0]), 0.0     # exactly at the border
         drift[2, 1] = tolerance
-        got[3], drift[3] = asked[3] + 0.9 * tolerance, 0.0                         # near in x and in y, and yet not near
-        err, far = (got - asked).norm(dim=1), drift.norm(dim=1)
+        got[3], drift[3] = requested[3] + 0.9 * tolerance, 0.0                         # near in x and in y, and yet not near
+        err, far = (got - requested).norm(dim=1), drift.norm(dim=1)
         ok, found = (err < tolerance) & (far < tolerance), ~(err.isnan() | far.isnan())
 
         def share(x: Tensor) -> Tensor:
             return x.double().mean()
 
         want = share(ok)
-        given = [x.clone() for x in (asked, got, drift)]
+        given = [x.clone() for x in (requested, got, drift)]
         out = fn(*given, tolerance)
         if out is None:
             raise Mistake("It returns nothing; is a return missing?")
@@ -364,7 +364,7 @@ def _success(fn: Callable) -> None:
             "A lost thing counts as a success in your count (not less is not the same as more, where there is NaN).":
                 share(~(err >= tolerance) & ~(far >= tolerance)),
             "You test x and y one by one; the distance is what counts.":
-                share(((got - asked).abs() < tolerance).all(1) & (drift.abs() < tolerance).all(1)),
+                share(((got - requested).abs() < tolerance).all(1) & (drift.abs() < tolerance).all(1)),
             "That is their number; divide by n.": ok.double().sum(),
         }, want), otherwise="Distances below the tolerance, both at once, over all pictures.")
 
@@ -372,11 +372,11 @@ def _success(fn: Callable) -> None:
 # 8 -------------------------------------------------------------------------------------------------------------------------
 
 
-@exercise("13.look", "What it looks like", points=2, hints=(
+@exercise("13.appearance", "What it looks like", points=2, hints=(
     "F.interpolate(shape[:, None], size=features.shape[-2:], mode='bilinear') brings the shape to the features' size.",
     "A mean weighted by the shape: divide by the sum of the weights.",
 ))
-def look_of(shape, features):
+def appearance(shape, features):
     """shape (B, h, w) in [0, 1]; features of a decoder block (B, C, H, W). Returns (B, C): their mean
     under the shape.
 
@@ -389,7 +389,7 @@ def look_of(shape, features):
     ### END SOLUTION
 
 
-@checks(look_of)
+@checks(appearance)
 def _look(fn: Callable) -> None:
     for key, (b, c, small, large) in enumerate(((2, 3, (4, 5), (8, 10)), (3, 4, (6, 3), (5, 7)))):
         shape = (_maps(b, *small, key=90 + key) * 2).clamp(max=1)

@@ -65,11 +65,11 @@ class Sites:
     """One run with every cross-attention site recorded: a noun's map at a site and a step, over the picture it ends in."""
 
     def __init__(self, pipe: Any, prompt: str, noun: str, latents: Tensor, *, steps: int = 20, guidance: float = 4.0) -> None:
-        from minidiff.editing.result import finished
+        from minidiff.editing.result import decode_images
 
         self.steps, self.noun, record = steps, noun, Recorder()
         states = list(denoise(pipe, prompt, latents=latents, steps=steps, guidance=guidance, hooks=[record]))
-        self.image = finished(pipe, states[-1].x)
+        self.image = decode_images(pipe, states[-1].x)
         tokens = token_indices(pipe.tokenizer, prompt, noun)[0]
         self.maps: dict[str, Tensor] = {}
         for name, site in record.at(0).sites.items():

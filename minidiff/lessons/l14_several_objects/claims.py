@@ -13,12 +13,12 @@ from torch import Tensor
 
 from minidiff.course.claims import Outcome, claim
 from minidiff.course.samples import shipped
-from minidiff.editing.attend import excite, put
+from minidiff.editing.attend import excite, place
 from minidiff.editing.composable import composable
-from minidiff.editing.result import finished
+from minidiff.editing.result import decode_images
 from minidiff.editing.word_losses import things_of
 from minidiff.latent.sample import denoise, initial_noise, text_to_image
-from minidiff.lessons.l14_several_objects.data import Asked, Shown, held_out_twos, shown, threes
+from minidiff.lessons.l14_several_objects.data import Requested, Shown, held_out_twos, shown, threes
 from minidiff.measure.interval import bootstrap, wilson
 
 __all__ = ["at_place", "drawn"]
@@ -30,11 +30,11 @@ LOSSES = {"excited": "presence", "published": "published", "syngen": "syngen"}
 
 
 @functools.lru_cache(maxsize=8)
-def asked_for(which: str, n: int, split: str = "test") -> Asked:
+def requested(which: str, n: int, split: str = "test") -> Requested:
     return ASKED[which](n, split=split)
 
 
-def drawn(rows: Asked, how: str, z: Tensor) -> Tensor:
+def drawn(rows: Requested, how: str, z: Tensor) -> Tensor:
     """Pictures (n, 3, H, W) of the prompts from the noise z. how: "plain", a loss as in LOSSES, "placed" (the composed energy),
     "composable" (a prediction for each thing, summed)."""
     pipe = shipped(MODEL)
@@ -47,21 +47,21 @@ def drawn(rows: Asked, how: str, z: Tensor) -> Tensor:
             out.append(composable(pipe, rows.parts[part], GUIDANCE / 2, latents=z[part], steps=STEPS).edit)
             continue
         things = things_of(pipe.tokenizer, rows.prompts[part], rows.things[part])
-        push = put(pipe, things, rows.places[part]) if how == "placed" else excite(pipe, things, loss=LOSSES[how])
+        push = place(pipe, things, rows.positions[part]) if how == "placed" else excite(pipe, things, loss=LOSSES[how])
         states = list(denoise(pipe, rows.prompts[part], latents=z[part], steps=STEPS, guidance=GUIDANCE, hooks=[push]))
-        out.append(finished(pipe, states[-1].x))
+        out.append(decode_images(pipe, states[-1].x))
     return torch.cat(out)
 
 
 @functools.lru_cache(maxsize=16)
 def _shown(which: str, how: str, n: int, split: str = "test", reader: str = "final") -> Shown:
-    rows, z = asked_for(which, n, split), initial_noise(shipped(MODEL), n, seed=SEED)
+    rows, z = requested(which, n, split), initial_noise(shipped(MODEL), n, seed=SEED)
     return shown(drawn(rows, how, z), rows, shipped(f"readers/{reader}"))
 
 
-def at_place(found: Shown, rows: Asked) -> Tensor:
+def at_place(found: Shown, rows: Requested) -> Tensor:
     """(n, K) bool: there in its colour, and within NEAR of where it should be."""
-    return found.right & ((found.places - rows.places).norm(dim=-1) <= NEAR)
+    return found.right & ((found.positions - rows.positions).norm(dim=-1) <= NEAR)
 
 
 def _gain(which: str, how: str, n: int, part: str, why: str, settings: dict[str, float] | None = None) -> Outcome:
@@ -121,7 +121,7 @@ def composed_right(n: int) -> Outcome:
 @claim("14.placed", "Three things, each there in its colour and within 8 pixels of a given place, by a composed energy (presence "
        "and place)", unit="share of things", target=">= 0.5", n=32, small=3, reader="final")
 def placed(n: int) -> Outcome:
-    rows = asked_for("three", n)
+    rows = requested("three", n)
     ours = at_place(_shown("three", "placed", n), rows).double().mean(1)
     m = bootstrap(torch.mean, ours)
     beside = {"plain: by chance": float(at_place(_shown("three", "plain", n), rows).double().mean())}

@@ -416,9 +416,9 @@ def _how_many(fn: Callable) -> None:
     "x as (w,), y as (h, 1), the places as (B, K, 1, 1) each: then the comparison has shape (B, K, h, w).",
     "share = (maps * inside).sum((2, 3)) / maps.sum((2, 3)); two means over the K things.",
 ))
-def place_energy(maps, peaks, places, radius, weight):
+def place_energy(maps, peaks, positions, radius, weight):
     """maps (B, K, h, w): the attention to each thing, above 0; peaks (B, K): the largest value of each
-    thing's map after the competition; places (B, K, 2): where each should be, (x, y) in shares of the
+    thing's map after the competition; positions (B, K, 2): where each should be, (x, y) in shares of the
     picture, (0, 0) the top left corner.
 
     Returns (B,): the mean over the things of 1 - peak, plus `weight` times the mean over the things of
@@ -427,7 +427,7 @@ def place_energy(maps, peaks, places, radius, weight):
     ### BEGIN SOLUTION
     h, w = maps.shape[2:]
     x, y = (torch.arange(w) + 0.5) / w, ((torch.arange(h) + 0.5) / h)[:, None]
-    at = places[..., None, None]
+    at = positions[..., None, None]
     inside = (x - at[:, :, 0]) ** 2 + (y - at[:, :, 1]) ** 2 <= radius**2
     share = (maps * inside).sum((2, 3)) / maps.sum((2, 3))
     return (1 - peaks).mean(1) + weight * ((1 - share) ** 2).mean(1)
@@ -438,10 +438,11 @@ def place_energy(maps, peaks, places, radius, weight):
 def _place_energy(fn: Callable) -> None:
     for key, (b, k, h, w, radius, weight) in enumerate(((4, 3, 5, 8, 0.3, 0.8), (3, 5, 9, 6, 0.21, 1.7))):
         maps, peaks = _noise(b, k, h, w, key=110 + key).exp() / 30, torch.sigmoid(_noise(b, k, key=120 + key))
-        places = torch.sigmoid(_noise(b, k, 2, key=130 + key))
+        positions = torch.sigmoid(_noise(b, k, 2, key=130 + key))
         i, j = torch.arange(h, dtype=torch.float64)[:, None], torch.arange(w, dtype=torch.float64)
 
-        def share(x: Tensor, y: Tensor, maps: Tensor = maps, at: Tensor = places[..., None, None], r: float = radius) -> Tensor:
+        def share(x: Tensor, y: Tensor, maps: Tensor = maps, at: Tensor = positions[..., None, None],
+                  r: float = radius) -> Tensor:
             return (maps * ((x - at[:, :, 0]) ** 2 + (y - at[:, :, 1]) ** 2 <= r**2)).sum((2, 3)) / maps.sum((2, 3))
 
         def energy(share: Tensor, weight: float = weight, peaks: Tensor = peaks) -> Tensor:
@@ -449,10 +450,10 @@ def _place_energy(fn: Callable) -> None:
 
         x, y = (j + 0.5) / w, (i + 0.5) / h
         middle = share(x, y)
-        want, at = energy(middle), places[..., None, None]
+        want, at = energy(middle), positions[..., None, None]
         square = (maps * ((x - at[:, :, 0]).abs().maximum((y - at[:, :, 1]).abs()) <= radius)).sum((2, 3)) / maps.sum((2, 3))
-        expect(call(fn, maps, peaks, places, radius, weight, shape=(b,)), want, wrong=fits({
-            "x and y are exchanged: x counts columns.": energy(share(x, y, at=places.flip(-1)[..., None, None])),
+        expect(call(fn, maps, peaks, positions, radius, weight, shape=(b,)), want, wrong=fits({
+            "x and y are exchanged: x counts columns.": energy(share(x, y, at=positions.flip(-1)[..., None, None])),
             "You count a cell at its corner; its middle is at (j + 0.5) / w.": energy(share(j / w, i / h)),
             "The first cell lies at 0 and the last at 1; then maps of different sizes disagree.":
                 energy(share(j / (w - 1), i / (h - 1))),

@@ -18,7 +18,7 @@ from minidiff.editing.composable import composable
 from minidiff.editing.word_losses import Things, compete
 from minidiff.errors import check_choice, require
 from minidiff.lessons.l13_self_guidance.panels import marked
-from minidiff.lessons.l14_several_objects.data import Asked
+from minidiff.lessons.l14_several_objects.data import Requested
 from minidiff.show.sheet import paper
 from minidiff.show.tiles import lay_out, pixels
 from minidiff.steer.record import shape_of
@@ -62,12 +62,12 @@ def thing_maps(attention: Tensor, things: Things, shape: tuple[int, int], *, sha
     return torch.einsum("bnl,bkl->bkn", p, weights.to(p)).unflatten(-1, shape)
 
 
-def crossed(images: Tensor, asked: Asked, *, scale: int = 3) -> Tensor:
-    """Pictures (n, 3, H, W), enlarged, with a cross where each thing of ``asked`` should be."""
+def crossed(images: Tensor, requested: Requested, *, scale: int = 3) -> Tensor:
+    """Pictures (n, 3, H, W), enlarged, with a cross where each thing of ``requested`` should be."""
     out = []
-    for picture, places in zip(_coarse(images), asked.places.tolist(), strict=True):
+    for picture, positions in zip(_coarse(images), requested.positions.tolist(), strict=True):
         drawn = _large(picture, scale)
-        for x, y in places:
+        for x, y in positions:
             drawn = marked(drawn, goal=(x, y), scale=1)
         out.append(torch.from_numpy(drawn.copy()).permute(2, 0, 1))
     return torch.stack(out) / 127.5 - 1

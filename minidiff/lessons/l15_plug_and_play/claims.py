@@ -17,7 +17,7 @@ from minidiff.course.drags import dragged
 from minidiff.course.samples import shipped
 from minidiff.diffusion import last
 from minidiff.editing import control, direct_inversion, new_controlnet, plug_and_play, sdedit
-from minidiff.editing.result import finished
+from minidiff.editing.result import decode_images
 from minidiff.latent import denoise, encode, initial_noise
 from minidiff.lessons.l11_inversion.data import as_in_training
 from minidiff.measure import EditScores, EditTruth, bootstrap, edit_pairs, edit_score, wilson
@@ -74,7 +74,7 @@ def edited(edit: str, n: int, split: str = "test", reader: str = "final") -> Edi
         for strength in STRENGTHS[edit]:
             made[f"sdedit {strength}"] = sdedit(pipe, targets, image=x, strength=strength, seed=start, **common).edit
         with torch.no_grad():
-            made["counterfactual"] = finished(pipe, encode(pipe.vae, truth.gold[part]))
+            made["counterfactual"] = decode_images(pipe, encode(pipe.vae, truth.gold[part]))
         for name, y in made.items():
             images.setdefault(name, []).append(y)
     whole = {name: torch.cat(parts) for name, parts in images.items()}

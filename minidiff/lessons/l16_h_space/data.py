@@ -14,7 +14,7 @@ from minidiff.diffusion.noise import row_noise
 from minidiff.diffusion.predict import signal_noise
 from minidiff.editing import Asymmetric, ShiftH, causal_share
 from minidiff.editing.h_space import MIDDLE, Delta
-from minidiff.editing.result import finished
+from minidiff.editing.result import decode_images
 from minidiff.errors import check_choice, require
 from minidiff.latent import denoise, denoiser, encode, encode_prompt, invert_image
 from minidiff.measure import EditPairs
@@ -108,7 +108,7 @@ def moved(pipe: Any, noise: Tensor, prompts: Sequence[str], deltas: Sequence[Ten
 
 def pictures_of(pipe: Any, z: Tensor) -> Tensor:
     """Latents as pictures (n, 3, H, W), some at a time."""
-    return torch.cat([finished(pipe, z[part]) for part in _parts(len(z))])
+    return torch.cat([decode_images(pipe, z[part]) for part in _parts(len(z))])
 
 
 @torch.no_grad()

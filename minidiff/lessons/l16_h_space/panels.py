@@ -18,7 +18,7 @@ from minidiff.diffusion.noise import row_noise
 from minidiff.diffusion.predict import signal_noise
 from minidiff.editing.h_directions import bottleneck
 from minidiff.editing.h_space import MIDDLE
-from minidiff.editing.result import finished
+from minidiff.editing.result import decode_images
 from minidiff.errors import check_choice, require
 from minidiff.latent import denoiser, encode, encode_prompt
 from minidiff.lessons.l16_h_space.data import PIXEL_MIDDLE, Inverted
@@ -62,7 +62,7 @@ class Injected:
                 said = encode_prompt(pipe, pairs.prompts[row])
                 for t in timesteps:
                     made = self._three(denoiser(pipe), *z, said, t, MIDDLE)
-                    self._keep("mini-sd", edit, t, made, finished(pipe, torch.cat(made)))
+                    self._keep("mini-sd", edit, t, made, decode_images(pipe, torch.cat(made)))
                     made = self._three(pixel, *(render(side, 32).images for side in scenes), None, t, PIXEL_MIDDLE)
                     self._keep("pixel-ddpm", edit, t, made, F.interpolate(torch.cat(made).clamp(-1, 1), scale_factor=2))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minidiff.diffusion import last
 from minidiff.editing.parasol import styled
-from minidiff.editing.result import finished
+from minidiff.editing.result import decode_images
 from minidiff.editing.style_tokens import StyleTokens, content_code, style_statistics
 from minidiff.editing.triplets import Triplets, rendered_triplets
 from minidiff.latent import encode_prompt, initial_noise, text_to_image
@@ -90,7 +90,7 @@ def draw(
             latents=z[part],
             steps=steps,
         )
-        out.append(finished(known.pipe, last(made).x))
+        out.append(decode_images(known.pipe, last(made).x))
     return torch.cat(out)
 
 
@@ -145,6 +145,6 @@ def wanted(found: Triplets) -> list[str]:
     ]
 
 
-def said(known: Models, prompts: list[str]) -> Tensor:
+def encoded(known: Models, prompts: list[str]) -> Tensor:
     """The text encoder's own context, beside which the tokens are held."""
     return encode_prompt(known.pipe, prompts)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from minidiff.diffusion import last
 from minidiff.editing.parasol import blend_styles, invert_content, parasol, styled
-from minidiff.editing.result import finished
+from minidiff.editing.result import decode_images
 from minidiff.editing.style_tokens import content_code, style_statistics
 from minidiff.editing.triplets import Triplets
 from minidiff.errors import require
@@ -181,7 +181,7 @@ class Blends:
         content = content.expand(count, -1)
         z = None if latents is None else latents.expand(count, -1, -1, -1)
         made = last(styled(known.pipe, known.tokens, code, content, latents=z, steps=steps, guider=Dual(5.0, 4.0)))
-        self.images, self.ends = finished(known.pipe, made.x), ends
+        self.images, self.ends = decode_images(known.pipe, made.x), ends
         self.probs = read(self.images, reader).probs["style"][:, list(ends)]
 
     def render(self, *, frame: int) -> tuple[np.ndarray, str]:

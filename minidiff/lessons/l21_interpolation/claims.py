@@ -56,18 +56,18 @@ def _pairs(n: int) -> list[Pair]:
     return pairs(n)
 
 
-def _path(method: str, a: Tensor, b: Tensor, said: tuple[list[str], list[str]]) -> Tensor:
+def _path(method: str, a: Tensor, b: Tensor, captions: tuple[list[str], list[str]]) -> Tensor:
     if method == "fade":
         return cross_fade(a, b, FRAMES)
     if method == "latent":
         return latent_lerp(_pipe(), a, b, FRAMES)
     if method in ("slerp", "lerp"):
-        return slerp_morph(_pipe(), a, b, said, weights=FRAMES, steps=STEPS, mix=method).images
+        return slerp_morph(_pipe(), a, b, captions, weights=FRAMES, steps=STEPS, mix=method).images
     if method == "wang":
-        return wang_golland(_pipe(), a, b, said).images
+        return wang_golland(_pipe(), a, b, captions).images
     if method == "text":
-        return slerp_morph(_pipe(), *said, weights=FRAMES, steps=STEPS, guidance=GUIDANCE).images
-    return aid(_pipe(), *said, weights=FRAMES, steps=STEPS, guidance=GUIDANCE, attend=method).images
+        return slerp_morph(_pipe(), *captions, weights=FRAMES, steps=STEPS, guidance=GUIDANCE).images
+    return aid(_pipe(), *captions, weights=FRAMES, steps=STEPS, guidance=GUIDANCE, attend=method).images
 
 
 @functools.lru_cache(maxsize=16)
@@ -197,8 +197,8 @@ def inner_is_lerp(n: int) -> Outcome:
     pipe.unet.double()
     pipe.text_encoder.double()
     w, chosen = {"here": 0.4}, [p for p in pairs(4 * n) if p.change == "all"][:n]
-    said = [[p.prompts[k] for p in chosen] for k in range(2)]
-    both = ends_of(pipe, *said)
+    captions = [[p.prompts[k] for p in chosen] for k in range(2)]
+    both = ends_of(pipe, *captions)
     inner = Inner(w, fused=False, until=1.0, sites=lambda site: site.kind == "cross")
     runs = {}
     for name, hooks, guide in (("text", [], None), ("inner", [inner], both.text[0]), ("neither", [], both.text[0])):
@@ -271,14 +271,14 @@ def beta_prior(n: int) -> Outcome:
 @claim("21.guide", "A guide prompt decides what the middle shows (PAID, He et al. 2024): share of the three middle frames that "
        "show the guide's kind and colour", unit="share of frames", target=">= 0.8", n=12, small=4, reader="final")
 def guided(n: int) -> Outcome:
-    said, guides = [], make_prompts(n, split="valid")
-    said = [list(x) for x in zip(*(p.prompts for p in _pairs(n)), strict=True)]
+    guides = make_prompts(n, split="valid")
+    captions = [list(x) for x in zip(*(p.prompts for p in _pairs(n)), strict=True)]
     shares = {}
     for name, guide in (("guide", guides), ("none", None)):
         rows = []
         for i in range(0, n, CHUNK):
             part = slice(i, i + CHUNK)
-            made = aid(_pipe(), said[0][part], said[1][part], weights=[0.375, 0.5, 0.625], steps=STEPS, guidance=GUIDANCE,
+            made = aid(_pipe(), captions[0][part], captions[1][part], weights=[0.375, 0.5, 0.625], steps=STEPS, guidance=GUIDANCE,
                        guide=None if guide is None else guide[part])
             for x, prompt in zip(made.images, guides[part], strict=True):
                 parts = prompt_accuracy([prompt] * 3, read(x, _reader()).scenes)

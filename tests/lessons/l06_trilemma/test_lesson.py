@@ -80,10 +80,10 @@ def test_training_learns() -> None:
 
 
 def test_steps_points_and_shares() -> None:
-    t = toys.steps_of(4000, 4, torch.Generator().manual_seed(0))
+    t = toys.draw_t(4000, 4, torch.Generator().manual_seed(0))
     share = torch.bincount(t, minlength=4) / 4000
     assert abs(float(share[0]) - 0.7) < 0.03 and bool((share[1:] > 0.07).all()) and len(share) == 4
-    assert bool((toys.steps_of(50, 1, torch.Generator().manual_seed(0)) == 0).all())
+    assert bool((toys.draw_t(50, 1, torch.Generator().manual_seed(0)) == 0).all())
     x = toys.points(3000, 1, spare=2)
     assert bool((x[:, 2:] == 0).all()) and float(grid_score(x[:, :2])[0].double().mean()) > 0.975
     assert toys.imbalance(toys.CENTRES.repeat(40, 1)) == pytest.approx(0)

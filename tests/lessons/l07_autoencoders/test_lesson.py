@@ -11,7 +11,7 @@ from minidiff.course import survival as tools
 from minidiff.errors import BadInput
 from minidiff.latent.autoencoder import decode, encode, make_autoencoder
 from minidiff.lessons.l07_autoencoders import claims as board
-from minidiff.lessons.l07_autoencoders.panels import Chooser, LatentExplorer, said
+from minidiff.lessons.l07_autoencoders.panels import Chooser, LatentExplorer, caption_of
 from minidiff.measure import Reader, read, score_reader
 from minidiff.show import choice, panel, pixels, slider, sweep
 from minidiff.world import Scene, Scenes, Thing, WorldData, render
@@ -96,8 +96,8 @@ def test_chooser_over_the_whole_range(images):
 
 def test_said_in_words():
     scenes = Scenes.of([Scene((Thing("cat", "red", "striped"), Thing("house", "blue"))), Scene((Thing("fish", "pink"),))])
-    assert said(scenes, 0) == "red striped cat, blue house" and said(scenes, 1) == "pink fish"
-    assert said(scenes.replace(present=torch.zeros_like(scenes.present)), 1) == "nothing"
+    assert caption_of(scenes, 0) == "red striped cat, blue house" and caption_of(scenes, 1) == "pink fish"
+    assert caption_of(scenes.replace(present=torch.zeros_like(scenes.present)), 1) == "nothing"
 
 
 def test_patches_are_the_principal_components():

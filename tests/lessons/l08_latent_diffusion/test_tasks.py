@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from minidiff.lessons.l08_latent_diffusion.claims import asked_for, hole_over, layout_overlap, seam
+from minidiff.lessons.l08_latent_diffusion.claims import hole_over, layout_overlap, seam, wanted_scenes
 from minidiff.measure.prompts import make_scenes, prompt_of
 from minidiff.world import Scenes, held_out, render
 
@@ -50,7 +50,7 @@ def test_a_jump_at_the_border_shows() -> None:
 
 def test_what_is_asked_for_is_another_thing_in_a_pair_that_training_saw() -> None:
     scenes = make_scenes(64, "two")
-    wanted = asked_for(scenes)
+    wanted = wanted_scenes(scenes)
     for before, after in zip(scenes, wanted, strict=True):
         (kept, old), (same, new) = before.things, after.things
         assert same == kept and before.backdrop == after.backdrop

@@ -157,7 +157,7 @@ def _ratio(attention, mask, threshold, f):
     return f(*_on(attention, mask, threshold))
 
 
-# 08.widen
+# 08.add_input_channels
 def w_buffer(weight, extra):
     out = torch.zeros(weight.shape[0], weight.shape[1] + extra, *weight.shape[2:], dtype=weight.dtype)
     out[:, :weight.shape[1]] = weight
@@ -291,7 +291,7 @@ WRONG = {
         "w + 1": (1000, "two predictions"),
         "calls twice": (50, "rows"),
     },
-    "08.widen": {
+    "08.add_input_channels": {
         "in front": (lambda w, n: torch.cat((w.new_zeros(len(w), n, 3, 3), w), 1), "before the old"),
         "copies": (lambda w, n: torch.cat((w, w[:, :1].repeat(1, n, 1, 1)), 1), "copies"),
         "mean": (lambda w, n: torch.cat((w, w.mean(1, keepdim=True).repeat(1, n, 1, 1)), 1), "mean"),
@@ -333,7 +333,7 @@ HONEST = {
     "08.caption_dropout": {"loop": d_loop, "arithmetic": d_arithmetic},
     "08.map_iou": {"repeat": i_repeat, "loop": i_loop},
     "08.unet_rows": {"number": 400, "float": 400.0},
-    "08.widen": {"buffer": w_buffer, "pad": w_pad},
+    "08.add_input_channels": {"buffer": w_buffer, "pad": w_pad},
     "08.blend": {"where": b_where, "in place": b_in_place, "float32": b_float32},
     "08.paste": {"arithmetic": p_arithmetic, "index": p_index},
 }
@@ -357,6 +357,6 @@ EQUIVALENT = {
 
 ONCE = {
     "08.noun_map": {"grid, length: 2": "a height and a width"},
-    "08.widen": {"weight, square": "the kernel is k x k"},
+    "08.add_input_channels": {"weight, square": "the kernel is k x k"},
     "08.paste": {f"{name}, axis 1: 3": "the colours" for name in ("known", "made")},
 }

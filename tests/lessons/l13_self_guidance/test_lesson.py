@@ -13,7 +13,7 @@ from minidiff.errors import BadInput
 from minidiff.latent import assemble, initial_noise, make_autoencoder, make_text_encoder, make_tokenizer, make_unet
 from minidiff.lessons.l13_self_guidance import claims as board
 from minidiff.lessons.l13_self_guidance.claims import Moves, joint, measured, slope
-from minidiff.lessons.l13_self_guidance.data import Asked, _shift, clear, colours_of, noise_of, places, two_nouns
+from minidiff.lessons.l13_self_guidance.data import Requested, _shift, clear, colours_of, noise_of, positions, two_nouns
 from minidiff.lessons.l13_self_guidance.panels import Pushes, Sites, Targets, marked, over
 from minidiff.show import choice, panel, play, slider, sweep
 from minidiff.steer import sites
@@ -108,7 +108,7 @@ def test_places_and_colours_are_the_readers():
     reader = load("readers/develop")
     scene = Scene((Thing("cat", "red", size=0.15, x=0.3, y=0.3), Thing("star", "yellow", size=0.12, x=0.7, y=0.7)))
     image = render(Scenes.of([scene, scene])).images
-    found = places(image, ["cat", "fish"], reader)
+    found = positions(image, ["cat", "fish"], reader)
     assert found[0, :2].tolist() == pytest.approx([0.3, 0.3], abs=0.02) and bool(found[1].isnan().all())
     assert colours_of(image, ["star", "fish"], reader) == ["yellow", None]
 
@@ -130,11 +130,11 @@ def test_the_claims_are_there():
 
 
 def test_slope_and_joint_by_hand():
-    asked_for = torch.tensor([[8.0, 0.0], [0.0, -4.0], [4.0, 0.0], [0.0, 8.0]])
+    requested = torch.tensor([[8.0, 0.0], [0.0, -4.0], [4.0, 0.0], [0.0, 8.0]])
     got = torch.tensor([[4.0, 3.0], [0.0, -4.0], [NAN, NAN], [0.0, 9.0]])
     drift = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, 3.0]])
-    assert float(slope(asked_for, got)) == pytest.approx((32 + 16 + 72) / (64 + 16 + 64))
-    assert joint(Moves(asked_for, got, drift)).tolist() == [False, True, False, False]
+    assert float(slope(requested, got)) == pytest.approx((32 + 16 + 72) / (64 + 16 + 64))
+    assert joint(Moves(requested, got, drift)).tolist() == [False, True, False, False]
 
 
 def test_measured_reads_rendered_moves():
@@ -143,8 +143,8 @@ def test_measured_reads_rendered_moves():
     scenes = [Scene((Thing("cat", "red", size=0.15, x=0.3, y=0.3), Thing("star", "yellow", size=0.12, x=0.7, y=0.7)))] * 2
     after = [scenes[0].replace_thing(0, x=0.45), scenes[1].replace_thing(1, y=0.6)]
     before = render(Scenes.of(scenes)).images
-    at = {"moved": places(before, ["cat"] * 2, reader), "kept": places(before, ["star"] * 2, reader)}
-    rows = Asked([PROMPT] * 2, ("cat", "cat"), ("star", "star"), torch.tensor([[0.15, 0.0], [0.0, 0.0]]),
+    at = {"moved": positions(before, ["cat"] * 2, reader), "kept": positions(before, ["star"] * 2, reader)}
+    rows = Requested([PROMPT] * 2, ("cat", "cat"), ("star", "star"), torch.tensor([[0.15, 0.0], [0.0, 0.0]]),
                  torch.zeros(2, 4, 16, 16), at, before)
     m = measured(rows, render(Scenes.of(after)).images, reader)
     assert m.got[0].tolist() == pytest.approx([9.6, 0.0], abs=0.8) and m.drift[1].tolist() == pytest.approx([0.0, -6.4], abs=0.8)
@@ -161,10 +161,10 @@ def test_the_looks_leave_the_colour_out_and_ask_for_another():
 
 
 def test_a_claim_counts_lost_things_as_failures(monkeypatch):
-    asked_for = torch.tensor([[8.0, 0.0]] * 4)
+    requested = torch.tensor([[8.0, 0.0]] * 4)
     got = torch.tensor([[8.0, 0.0], [8.0, 1.0], [NAN, NAN], [2.0, 0.0]])
     drift = torch.tensor([[0.5, 0.0], [0.5, 0.0], [0.5, 0.0], [NAN, NAN]])
-    monkeypatch.setattr(board, "_moves", lambda n, method: Moves(asked_for, got, drift))
+    monkeypatch.setattr(board, "_moves", lambda n, method: Moves(requested, got, drift))
     known = claims()
     assert known["13.joint"].run(4).value == 0.5
     assert known["13.slope"].run(4).value == pytest.approx((8 + 8 + 2) / 24)

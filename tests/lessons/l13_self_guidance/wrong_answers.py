@@ -162,32 +162,32 @@ def e_each(shape, target, place, goal, others, before):
 
 
 # 13.success
-def u_numpy(asked, got, drift, tolerance):
-    far = np.hypot(*(got - asked).numpy().T)
+def u_numpy(requested, got, drift, tolerance):
+    far = np.hypot(*(got - requested).numpy().T)
     other = np.hypot(*drift.numpy().T)
     return float(np.mean((far < tolerance) & (other < tolerance)))
 
 
-def u_loop(asked, got, drift, tolerance):
+def u_loop(requested, got, drift, tolerance):
     good = 0
-    for a, g, d in zip(asked, got, drift):
+    for a, g, d in zip(requested, got, drift):
         if (g - a).square().sum().sqrt() < tolerance and d.square().sum().sqrt() < tolerance:
             good += 1
-    return good / len(asked)
+    return good / len(requested)
 
 
-def _parts(asked, got, drift, tolerance):
-    return (got - asked).norm(dim=1), drift.norm(dim=1)
+def _parts(requested, got, drift, tolerance):
+    return (got - requested).norm(dim=1), drift.norm(dim=1)
 
 
-def u_survivors(asked, got, drift, tolerance):
-    err, far = _parts(asked, got, drift, tolerance)
+def u_survivors(requested, got, drift, tolerance):
+    err, far = _parts(requested, got, drift, tolerance)
     there = ~(err.isnan() | far.isnan())
     return ((err < tolerance) & (far < tolerance))[there].double().mean()
 
 
-def u_lost_is_good(asked, got, drift, tolerance):
-    err, far = _parts(asked, got, drift, tolerance)
+def u_lost_is_good(requested, got, drift, tolerance):
+    err, far = _parts(requested, got, drift, tolerance)
     return (~(err >= tolerance) & ~(far >= tolerance)).double().mean()
 
 
@@ -264,7 +264,7 @@ WRONG = {
                    "by axis": (lambda a, g, d, t: (((g - a).abs() < t).all(1) & (d.abs() < t).all(1)).double().mean(),
                                "one by one"),
                    "number": (lambda a, g, d, t: u_loop(a, g, d, t) * len(a), "divide by n")},
-    "13.look": {"mean": (lambda s, f: f.mean((2, 3)), "no effect"),
+    "13.appearance": {"mean": (lambda s, f: f.mean((2, 3)), "no effect"),
                 "area": (lambda s, f: (_weight(s, f) * f).mean((2, 3)), "faint"),
                 "sum": (lambda s, f: (_weight(s, f) * f).sum((2, 3)), "not divided"),
                 "nearest": (lambda s, f: l_einsum(_weight(s, f, "nearest")[:, 0], f), "nearest"),
@@ -281,7 +281,7 @@ HONEST = {
     "13.push": {"loop": p_loop, "clamp": p_eps},
     "13.move_energy": {"l1": e_l1, "each": e_each},
     "13.success": {"numpy": u_numpy, "loop": u_loop},
-    "13.look": {"einsum": l_einsum, "loop": l_loop},
+    "13.appearance": {"einsum": l_einsum, "loop": l_loop},
 }
 
 EQUIVALENT = {
@@ -297,10 +297,10 @@ EQUIVALENT = {
     "13.push": {"factor = want / (length - 1e-30)": "nothing beside a length, and a zero gradient stays zero",
                 "factor = want / (length + 1.5000000000000001e-30)": "any tiny number",
                 "factor = want / (length + 9.99e-31)": "any tiny number"},
-    "13.success": {"there = (asked - got).norm(dim=1) < tolerance": "a distance has no sign"},
-    "13.look": {"weight = torch.nn.functional.interpolate(shape[:, None], size=features.shape[2:], mode='bilinear')":
+    "13.success": {"there = (requested - got).norm(dim=1) < tolerance": "a distance has no sign"},
+    "13.appearance": {"weight = torch.nn.functional.interpolate(shape[:, None], size=features.shape[2:], mode='bilinear')":
                 "of four axes the last two"},
 }
 TWO = "x and y"
 ONCE = {"13.move_energy": {"place, axis 1: 2": TWO, "goal, axis 1: 2": TWO},
-        "13.success": {"asked, axis 1: 2": TWO, "got, axis 1: 2": TWO, "drift, axis 1: 2": TWO}}
+        "13.success": {"requested, axis 1: 2": TWO, "got, axis 1: 2": TWO, "drift, axis 1: 2": TWO}}

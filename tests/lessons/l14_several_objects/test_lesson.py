@@ -12,7 +12,7 @@ from minidiff.errors import BadInput
 from minidiff.latent import assemble, initial_noise, make_autoencoder, make_text_encoder, make_tokenizer, make_unet
 from minidiff.lessons.l14_several_objects import claims as board
 from minidiff.lessons.l14_several_objects.claims import at_place, drawn
-from minidiff.lessons.l14_several_objects.data import Asked, Shown, held_out_twos, said, shown, threes
+from minidiff.lessons.l14_several_objects.data import Requested, Shown, held_out_twos, sentence, shown, threes
 from minidiff.lessons.l14_several_objects.panels import Pushes, Sharpness, Sums, crossed, thing_maps
 from minidiff.rng import normal
 from minidiff.show import choice, panel
@@ -38,14 +38,14 @@ def pipe():
 
 def test_prompts_of_three_name_the_scenes_things_and_say_the_style():
     rows = threes(8, split="valid")
-    assert rows.places.shape == (8, 3, 2) and rows.first(3).prompts == threes(3, split="valid").prompts == rows.prompts[:3]
+    assert rows.positions.shape == (8, 3, 2) and rows.first(3).prompts == threes(3, split="valid").prompts == rows.prompts[:3]
     columns = rows.prompts, rows.kinds, rows.colours, rows.parts, rows.things
     for prompt, kinds, colours, parts, things in zip(*columns, strict=True):
         facts = parse(prompt)
         assert [(t.kind, t.colour) for t in facts.things] == list(zip(kinds, colours, strict=True)) and facts.style == "flat"
         assert len(set(kinds)) == 3 and all(thing in prompt for thing in things)
         assert [(parse(p).things[0].kind, parse(p).backdrop) for p in parts] == [(k, facts.backdrop) for k in kinds]
-    assert bool(((rows.places > 0) & (rows.places < 1)).all())
+    assert bool(((rows.positions > 0) & (rows.positions < 1)).all())
 
 
 def test_held_out_twos_are_two_pairs_that_training_never_had():
@@ -53,7 +53,7 @@ def test_held_out_twos_are_two_pairs_that_training_never_had():
     assert all(held_out(k, c) for ks, cs in zip(rows.kinds, rows.colours, strict=True) for k, c in zip(ks, cs, strict=True))
     assert all(len(set(ks)) == 2 for ks in rows.kinds) and len(set(rows.prompts)) > 25
     assert held_out_twos(4).prompts == rows.prompts[:4] != held_out_twos(4, split="valid").prompts
-    assert said(["orange", "blue"], ["dog", "cat"], "night") == "a flat picture of an orange dog and a blue cat at night"
+    assert sentence(["orange", "blue"], ["dog", "cat"], "night") == "a flat picture of an orange dog and a blue cat at night"
 
 
 def test_what_a_picture_shows():
@@ -61,14 +61,14 @@ def test_what_a_picture_shows():
     cat, dog = Thing("cat", "red", size=0.15, x=0.3, y=0.3), Thing("star", "blue", size=0.15, x=0.7, y=0.7)
     scenes = [Scene((cat, dog)), Scene((cat,)), Scene((cat, Thing("star", "red", size=0.15, x=0.7, y=0.7))),
               Scene((Thing("house", "red", size=0.15, x=0.3, y=0.3), dog))]
-    places = torch.tensor([[[0.3, 0.3], [0.7, 0.5]]] * 4)
-    rows = Asked(["-"] * 4, [["cat", "star"]] * 4, [["red", "blue"]] * 4, places, [["-"]] * 4)
+    positions = torch.tensor([[[0.3, 0.3], [0.7, 0.5]]] * 4)
+    rows = Requested(["-"] * 4, [["cat", "star"]] * 4, [["red", "blue"]] * 4, positions, [["-"]] * 4)
     found = shown(render(Scenes.of(scenes)).images, rows, load("readers/develop"))
     assert found.present.tolist() == [[True, True], [True, False], [True, True], [False, True]]
     assert found.right.tolist() == [[True, True], [True, False], [True, False], [False, True]]
     assert found.borrowed.tolist() == [[False, False], [False, False], [True, False], [True, False]]
-    assert found.places[0].flatten().tolist() == pytest.approx([0.3, 0.3, 0.7, 0.7], abs=0.03)
-    assert bool(found.places[1, 1].isnan().all())
+    assert found.positions[0].flatten().tolist() == pytest.approx([0.3, 0.3, 0.7, 0.7], abs=0.03)
+    assert bool(found.positions[1, 1].isnan().all())
     assert at_place(found, rows)[0].tolist() == [True, False], "the star is 13 pixels too low"
     both_red = rows._replace(colours=[["red", "red"]] * 4)
     lone = shown(render(Scenes.of(scenes[1:2])).images, both_red.first(1), load("readers/develop"))
@@ -113,7 +113,7 @@ def test_the_ways_of_drawing_differ_and_plain_is_plain(pipe, monkeypatch):
 
 
 def test_crosses_stand_where_things_should_be():
-    rows = Asked(["-"], [["cat", "star"]], [["red", "blue"]], torch.tensor([[[0.25, 0.25], [0.75, 0.5]]]), [["-"]])
+    rows = Requested(["-"], [["cat", "star"]], [["red", "blue"]], torch.tensor([[[0.25, 0.25], [0.75, 0.5]]]), [["-"]])
     drawn = crossed(torch.zeros(1, 3, 16, 16), rows, scale=4)
     assert drawn.shape == (1, 3, 64, 64)
     assert all(float(drawn[0, :, y, x].std()) == 0 and float((drawn[0, :, y, x] - drawn[0, :, 60, 2]).abs().max()) > 0.2

@@ -167,12 +167,12 @@ def n_search(differences, gain):
 
 
 # 14.place_energy
-def _share(maps, places, radius, corner=0.5, over=None, square=False):
+def _share(maps, positions, radius, corner=0.5, over=None, square=False):
     b, k, h, w = maps.shape
     y = (torch.arange(h, dtype=maps.dtype) + corner) / (over[0] if over else h)
     x = (torch.arange(w, dtype=maps.dtype) + corner) / (over[1] if over else w)
-    dx = (x - places[:, :, 0, None]).abs()[:, :, None]
-    dy = (y - places[:, :, 1, None]).abs()[..., None]
+    dx = (x - positions[:, :, 0, None]).abs()[:, :, None]
+    dy = (y - positions[:, :, 1, None]).abs()[..., None]
     inside = torch.maximum(dx, dy) <= radius if square else torch.hypot(dx, dy) <= radius
     return torch.where(inside, maps, 0.0).sum((2, 3)) / maps.sum((2, 3))
 
@@ -181,18 +181,19 @@ def _energy(peaks, share, weight):
     return 1 - peaks.mean(1) + weight * (1 - share).square().mean(1)
 
 
-def e_hypot(maps, peaks, places, radius, weight):
-    return _energy(peaks, _share(maps, places, radius), weight)
+def e_hypot(maps, peaks, positions, radius, weight):
+    return _energy(peaks, _share(maps, positions, radius), weight)
 
 
-def e_loop(maps, peaks, places, radius, weight):
+def e_loop(maps, peaks, positions, radius, weight):
     b, k, h, w = maps.shape
     out = []
     for n in range(b):
         total = 0.0
         for m in range(k):
+            x, y = positions[n, m].tolist()
             inside = sum(float(maps[n, m, i, j]) for i in range(h) for j in range(w)
-                         if math.hypot((j + 0.5) / w - float(places[n, m, 0]), (i + 0.5) / h - float(places[n, m, 1])) <= radius)
+                         if math.hypot((j + 0.5) / w - x, (i + 0.5) / h - y) <= radius)
             total += 1 - float(peaks[n, m]) + weight * (1 - inside / float(maps[n, m].sum())) ** 2
         out.append(total / k)
     return torch.tensor(out, dtype=torch.float64)
@@ -321,4 +322,4 @@ EQUIVALENT = {
                         "a thousandth of a cell moves no middle across a border",
                         "inside = (x - at[:, :, 0]) ** 2 + (y - at[:, :, 1]) ** 2 < radius ** 2": "no middle lies on the border"},
 }
-ONCE = {"14.place_energy": {"places, axis 2: 2": "x and y"}}
+ONCE = {"14.place_energy": {"positions, axis 2: 2": "x and y"}}
