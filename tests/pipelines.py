@@ -1,4 +1,4 @@
-"""Pipelines of random weights for tests: Stable Diffusion's shape (four levels, 77 tokens) and the toy's, both tiny."""
+"""Pipelines of random weights for tests, all tiny: Stable Diffusion's shape (four levels, 77 tokens), the toy's, and mini-sd's."""
 
 from __future__ import annotations
 
@@ -41,3 +41,19 @@ def make(case: str):
 def shared(case: str):
     """The same pipeline for all tests of a process; a test that changes it must make its own."""
     return make(case)
+
+
+@functools.cache
+def small_mini_sd():
+    """A Stable Diffusion of mini-sd's sizes (pictures of 64 x 64, latents of 16 x 16), narrow and untrained, for lessons' panels.
+
+    The same for all tests of a process; a test that changes it must make its own.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(14)
+        tokenizer = make_tokenizer()
+        parts = (make_autoencoder(4, widths=(8, 8, 16)), make_text_encoder(tokenizer, width=32, layers=1, heads=2),
+                 make_unet(widths=(32, 64), context=32, heads=2))
+    for part in parts:
+        part.eval().requires_grad_(False)
+    return assemble(*parts, tokenizer)

@@ -271,20 +271,15 @@ def _midpoint(pipe, z, prompts, strength, rows):
     return {"edit": midpoints(pipe, z, z.roll(1, -1), encode_prompt(pipe, prompts), route, guidance=GUIDANCE, rows=rows)}
 
 
-def _tokened(pipe, content, guider):
-    """Contents as texts, a style by random tokens: the run of PARASOL."""
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        tokens = StyleTokens(width=pipe.unet.config.cross_attention_dim, length=pipe.tokenizer.model_max_length, positions=14)
-    style = 3 * tokens.requires_grad_(False).context(torch.ones(1, 64))
-    return {"prompt": encode_prompt(pipe, content), "content": encode_prompt(pipe, content), "style": style,
-            "empty": encode_prompt(pipe, "")}, guider
-
-
 def _styled(guider: Callable) -> Callable:
+    """The run of PARASOL: contents as texts, a style by random tokens."""
     def sample(pipe, z, prompts, strength, rows):
-        texts, how = _tokened(pipe, prompts, guider(strength))
-        return {"edit": last(run(denoiser(pipe), {"edit": z}, {"edit": texts}, steps=STEPS, guider=how, rows=rows,
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            tokens = StyleTokens(width=pipe.unet.config.cross_attention_dim, length=pipe.tokenizer.model_max_length, positions=14)
+        content, style = encode_prompt(pipe, prompts), 3 * tokens.requires_grad_(False).context(torch.ones(1, 64))
+        texts = {"prompt": content, "content": content, "style": style, "empty": encode_prompt(pipe, "")}
+        return {"edit": last(run(denoiser(pipe), {"edit": z}, {"edit": texts}, steps=STEPS, guider=guider(strength), rows=rows,
                                  **scheduler_options(pipe))).x}
     return sample
 

@@ -13,10 +13,7 @@ from minidiff.errors import BadInput
 from minidiff.latent import (
     assemble,
     initial_noise,
-    make_autoencoder,
-    make_text_encoder,
     make_tokenizer,
-    make_unet,
     nouns,
     token_indices,
     word_tokens,
@@ -32,20 +29,14 @@ from minidiff.show import box_mask, choice, panel, play, sweep
 from minidiff.steer import sites
 from minidiff.world import WorldData, captions, parse, render, sample_scenes
 from minidiff.zoo import load
+from tests.pipelines import small_mini_sd
 
 PROMPT = "watercolour of a red mushroom left of a blue cat"
 
 
 @pytest.fixture(scope="module")
 def pipe():
-    """A Stable Diffusion of the right shape, small and untrained."""
-    torch.manual_seed(8)
-    tokenizer = make_tokenizer()
-    made = assemble(make_autoencoder(4, widths=(8, 8, 16)), make_text_encoder(tokenizer, width=32, layers=1, heads=2),
-                    make_unet(widths=(32, 64), context=32, heads=2), tokenizer)
-    for part in (made.vae, made.text_encoder, made.unet):
-        part.eval().requires_grad_(False)
-    return made
+    return small_mini_sd()
 
 
 @pytest.fixture(scope="module")
@@ -301,7 +292,7 @@ def test_probe_reads_what_is_linear_and_nothing_else():
 def test_middle_of_the_network(pipe):
     scenes = board._single(6, "test")
     assert len(scenes) == 6 and bool((scenes.present.sum(1) == 1).all())
-    with_prompt, without = (board._middle(pipe, scenes, said=said) for said in (True, False))
+    with_prompt, without = (board._middle(pipe, scenes, worded=worded) for worded in (True, False))
     assert with_prompt.shape == (6, 64) and not torch.allclose(with_prompt, without)
     assert len(make_prompts(3, "two")) == 3
 

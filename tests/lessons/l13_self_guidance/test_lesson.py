@@ -10,7 +10,7 @@ import torch
 
 from minidiff.course import claims
 from minidiff.errors import BadInput
-from minidiff.latent import assemble, initial_noise, make_autoencoder, make_text_encoder, make_tokenizer, make_unet
+from minidiff.latent import initial_noise
 from minidiff.lessons.l13_self_guidance import claims as board
 from minidiff.lessons.l13_self_guidance.claims import Moves, joint, measured, slope
 from minidiff.lessons.l13_self_guidance.data import Requested, _shift, clear, colours_of, noise_of, positions, two_nouns
@@ -19,6 +19,7 @@ from minidiff.show import choice, panel, play, slider, sweep
 from minidiff.steer import sites
 from minidiff.world import Scene, Scenes, Thing, parse, render
 from minidiff.zoo import load
+from tests.pipelines import small_mini_sd
 
 PROMPT = "a red cat left of a blue dog"
 NAN = float("nan")
@@ -26,13 +27,7 @@ NAN = float("nan")
 
 @pytest.fixture(scope="module")
 def pipe():
-    torch.manual_seed(13)
-    tokenizer = make_tokenizer()
-    made = assemble(make_autoencoder(4, widths=(8, 8, 16)), make_text_encoder(tokenizer, width=32, layers=1, heads=2),
-                    make_unet(widths=(32, 64), context=32, heads=2), tokenizer)
-    for part in (made.vae, made.text_encoder, made.unet):
-        part.eval().requires_grad_(False)
-    return made
+    return small_mini_sd()
 
 
 # Panels --------------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import torch
 
 from minidiff.course import claims
 from minidiff.errors import BadInput
-from minidiff.latent import assemble, initial_noise, make_autoencoder, make_text_encoder, make_tokenizer, make_unet
+from minidiff.latent import initial_noise
 from minidiff.lessons.l14_several_objects import claims as board
 from minidiff.lessons.l14_several_objects.claims import at_place, drawn
 from minidiff.lessons.l14_several_objects.data import Requested, Shown, held_out_twos, sentence, shown, threes
@@ -18,19 +18,14 @@ from minidiff.rng import normal
 from minidiff.show import choice, panel
 from minidiff.world import Scene, Scenes, Thing, held_out, parse, render
 from minidiff.zoo import load
+from tests.pipelines import small_mini_sd
 
 PROMPT = "a flat picture of a red cat and a blue dog on the grass"
 
 
 @pytest.fixture(scope="module")
 def pipe():
-    torch.manual_seed(14)
-    tokenizer = make_tokenizer()
-    made = assemble(make_autoencoder(4, widths=(8, 8, 16)), make_text_encoder(tokenizer, width=32, layers=1, heads=2),
-                    make_unet(widths=(32, 64), context=32, heads=2), tokenizer)
-    for part in (made.vae, made.text_encoder, made.unet):
-        part.eval().requires_grad_(False)
-    return made
+    return small_mini_sd()
 
 
 # What is asked for -----------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import torch
 
 from minidiff.course import claims, compute
 from minidiff.errors import BadInput
-from minidiff.latent import assemble, encode_prompt, initial_noise, make_autoencoder, make_text_encoder, make_tokenizer, make_unet
+from minidiff.latent import encode_prompt, initial_noise
 from minidiff.lessons.l21_interpolation import claims as board
 from minidiff.lessons.l21_interpolation.data import CHANGES, drawn, pairs
 from minidiff.lessons.l21_interpolation.panels import Levels, Norms, Ways
@@ -16,17 +16,12 @@ from minidiff.morphing import cross_fade
 from minidiff.show import choice, panel, play, slider, sweep
 from minidiff.world import held_out, parse
 from minidiff.zoo import load
+from tests.pipelines import small_mini_sd
 
 
 @pytest.fixture(scope="module")
 def pipe():
-    torch.manual_seed(21)
-    tokenizer = make_tokenizer()
-    made = assemble(make_autoencoder(4, widths=(8, 8, 16)), make_text_encoder(tokenizer, width=32, layers=1, heads=2),
-                    make_unet(widths=(32, 64), context=32, heads=2), tokenizer)
-    for part in (made.vae, made.text_encoder, made.unet):
-        part.eval().requires_grad_(False)
-    return made
+    return small_mini_sd()
 
 
 def test_pairs_differ_in_what_they_say_and_in_nothing_else():
