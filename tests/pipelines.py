@@ -1,4 +1,4 @@
-"""Pipelines of random weights for tests, all tiny: Stable Diffusion's shape (four levels, 77 tokens), the toy's, and mini-sd's."""
+"""Pipelines of random weights for tests, all tiny: Stable Diffusion's shape (four levels, 77 tokens), the toy's, mini-sd's."""
 
 from __future__ import annotations
 

@@ -146,7 +146,6 @@ def test_numbers_that_cannot_be_meant(
         ["start", "OUT/notes.txt"],
         ["start", ""],
         ["grade", "OUT/none"],
-        ["grade", "OUT/notes.txt"],
         ["export", "nothing", "OUT/whole"],
         ["export", "mini-sd", "OUT"],
         ["export", "mini-sd", ""],
