@@ -58,7 +58,7 @@ def remake(names: Sequence[str] = (), *, out: str | Path = "runs/remake", minute
     for name in sorted({need for row in rows.values() for need in row.needs} - set(rows)):
         require((shipped / name / "card.json").is_file(), "NAME", f"models that need {name!r}, which is not shipped",
                 f"{name} among the names", f"minidiff remake {name} {' '.join(names)}")
-    require(pack is None or Path(pack).is_dir() or not Path(pack).exists(), "--pack", f"{str(pack)!r}, which is a file", "a folder",
+    require(pack is None or Path(pack).is_dir() or not Path(pack).exists(), "--pack", f"{str(pack)!r}, a file", "a folder",
             "--pack runs/packed")
     out.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(out / ".lock", blocking=False)
