@@ -37,18 +37,18 @@ from minidiff.editing.triplets import Triplets, rendered_triplets, retrieved_tri
 from minidiff.editing.words import align_words, refine_mapper, replace_mapper, word_values
 from minidiff.guard import guard
 
-__all__ = ["INVERSIONS", "AddNoise", "Alone", "Asymmetric", "Blend", "Boost", "CopyModule", "CopyQK", "Coupled", "DeltaBlock",
-           "EditResult", "EmphasiseValue", "FitEmpty", "IgnoreKey", "Inversion", "LocalBlend", "MeanDirection",
+__all__ = ["AddNoise", "Alone", "Asymmetric", "Blend", "Boost", "CopyModule", "CopyQK", "Coupled", "DeltaBlock", "EditResult",
+           "EmphasiseValue", "FitEmpty", "INVERSIONS", "IgnoreKey", "Inversion", "LocalBlend", "MeanDirection",
            "NoiseRegularizer", "Refine", "Replace", "Reweight", "SelfCopy", "ShareKV", "ShiftH", "Source", "StyleTokens",
-           "Switch", "Triplets", "add_control", "align_words", "anchors", "blend_styles", "blob", "causal_share", "cells",
-           "clip_features", "coarse_level", "colour_statistics", "content_code", "control", "control_images", "cut_and_paste",
-           "diffuseit", "direct_inversion", "drag", "dragging", "edict_inversion", "edit_direction", "edit_friendly_inversion",
-           "edit_words", "feature_layer", "features_at", "fit_delta", "h_space", "info_nce", "invert_content", "inverted",
-           "later_sites", "appearance_of", "match_colours", "mean_direction", "motion_loss", "negative_prompt_inversion",
-           "new_controlnet", "null_text_inversion", "parasol", "paste_moved", "pix2pix_zero", "plug_and_play",
-           "prompt_to_prompt", "put_word", "refine_mapper", "rendered_triplets", "replace_mapper", "retrieved_triplets",
-           "run_edit", "sdedit", "self_guidance", "sentence_bank", "shift_strength", "silhouettes", "source_of",
-           "style_statistics", "styled", "swap_prompt", "swept", "text_target", "token_texts", "track", "word_direction",
-           "word_values"]
+           "Switch", "Triplets", "add_control", "align_words", "anchors", "appearance_of", "blend_styles", "blob",
+           "causal_share", "cells", "clip_features", "coarse_level", "colour_statistics", "content_code", "control",
+           "control_images", "cut_and_paste", "diffuseit", "direct_inversion", "drag", "dragging", "edict_inversion",
+           "edit_direction", "edit_friendly_inversion", "edit_words", "feature_layer", "features_at", "fit_delta", "h_space",
+           "info_nce", "invert_content", "inverted", "later_sites", "match_colours", "mean_direction", "motion_loss",
+           "negative_prompt_inversion", "new_controlnet", "null_text_inversion", "parasol", "paste_moved", "pix2pix_zero",
+           "plug_and_play", "prompt_to_prompt", "put_word", "refine_mapper", "rendered_triplets", "replace_mapper",
+           "retrieved_triplets", "run_edit", "sdedit", "self_guidance", "sentence_bank", "shift_strength", "silhouettes",
+           "source_of", "style_statistics", "styled", "swap_prompt", "swept", "text_target", "token_texts", "track",
+           "word_direction", "word_values"]
 
 guard(globals(), __all__)

@@ -22,8 +22,8 @@ from minidiff.steer.record import Pin, Select, Trajectory
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-__all__ = ["LOSSES", "attend_and_excite", "excite", "linear_decay", "middle_level", "positions_of", "published_decay", "place",
-           "place_things"]
+__all__ = ["LOSSES", "attend_and_excite", "excite", "linear_decay", "middle_level", "place", "place_things", "positions_of",
+           "published_decay"]
 
 LOSSES: dict[str, type[Energy]] = {"presence": Presence, "published": Excite, "syngen": SynGen}
 

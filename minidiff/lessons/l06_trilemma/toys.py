@@ -28,8 +28,8 @@ from minidiff.diffusion.ddgan import (
 from minidiff.errors import check_choice
 from minidiff.rng import generator, normal
 
-__all__ = ["CENTRES", "ITERATIONS", "STD", "PointDiscriminator", "PointGenerator", "Trained", "draw_points", "imbalance",
-           "points", "starts", "draw_t", "train", "trained", "walk", "z_share"]
+__all__ = ["CENTRES", "ITERATIONS", "PointDiscriminator", "PointGenerator", "STD", "Trained", "draw_points", "draw_t",
+           "imbalance", "points", "starts", "train", "trained", "walk", "z_share"]
 
 STD = 0.05 / GRID_SCALE
 CENTRES = torch.cartesian_prod(torch.linspace(-4, 4, 5), torch.linspace(-4, 4, 5)) / GRID_SCALE

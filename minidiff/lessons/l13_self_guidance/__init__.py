@@ -4,4 +4,4 @@ from minidiff.lessons.l13_self_guidance.claims import joint, measured, slope
 from minidiff.lessons.l13_self_guidance.data import positions, requested
 from minidiff.lessons.l13_self_guidance.panels import Pushes, Sites, Targets, marked, over
 
-__all__ = ["Pushes", "Sites", "Targets", "requested", "joint", "marked", "measured", "over", "positions", "slope"]
+__all__ = ["Pushes", "Sites", "Targets", "joint", "marked", "measured", "over", "positions", "requested", "slope"]

@@ -14,7 +14,7 @@ from minidiff.measure.prompts import make_scenes, prompt_of
 from minidiff.measure.reader import Reader
 from minidiff.world import KINDS
 
-__all__ = ["SIDE", "Requested", "requested", "clear", "colours_of", "noise_of", "positions", "two_nouns"]
+__all__ = ["Requested", "SIDE", "clear", "colours_of", "noise_of", "positions", "requested", "two_nouns"]
 
 SIDE = 64                                  # pixels of a picture of mini-sd
 AMOUNTS = (8, 12, 6, 10)                   # pixels asked for, in turn; where there is no room for it, 6 or 4
