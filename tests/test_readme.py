@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -128,7 +129,9 @@ def test_the_notebooks_that_are_there_stand_in_the_course() -> None:
 
 def test_the_instructors_page_holds_commands_that_exist_and_an_exercise_that_works() -> None:
     from minidiff.course.checking import check
-    from minidiff.course.tasks import EXERCISES
+    from minidiff.course.tasks import EXERCISES, exercises
+    counts = Counter(id[:2] for id in exercises())
+    assert (min(counts.values()), max(counts.values())) == (7, 12) and "has seven to twelve exercises" in TEACHING
     for text in re.findall(r"^```sh\n(.*?)^```$", TEACHING, re.M | re.S):
         for line in text.strip().splitlines():
             check_command(shlex.split(line.partition(">")[0]))
