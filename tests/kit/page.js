@@ -33,7 +33,7 @@ window.minidiff = (() => {
     value: k => {                                          // what a reader sees the knob stand at
       const box = k.closest('.jupyter-widgets'), on = box.querySelector('.mod-active, label:has(input:checked)');
       return k.matches(handle) ? box.querySelector('.widget-readout').textContent :
-        k.tagName === 'SELECT' ? k.selectedOptions[0].textContent : k.type === 'checkbox' ? String(k.checked) :
+        k.tagName === 'SELECT' ? k.selectedOptions[0].textContent.replaceAll('\u00a0', ' ') : k.type === 'checkbox' ? String(k.checked) :
         k.matches('.widget-toggle-button') ? String(k.matches('.mod-active')) : k.tagName === 'INPUT' ? k.value : on ? on.textContent.trim() : '';
     },
     label: k => {                                          // a box to tick has an empty label before its own
