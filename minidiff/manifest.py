@@ -71,6 +71,8 @@ def update_card(folder: Path, **facts: Any) -> None:
 
 def read_card(folder: Path) -> dict[str, Any]:
     """The card of a folder. Raises OSError, ValueError, KeyError or TypeError for one that does not say what a card says."""
+    if (size := (folder / CARD).stat().st_size) > 2**22:
+        raise ValueError(f"{size} bytes are no card")
     card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     places = [(name, mark) for name, mark in card["sha256"].items()]
     for kind in ("shared", "differs"):
@@ -94,7 +96,7 @@ def faults(folder: Path, root: Path) -> list[str]:
         data = (folder / CARD).read_bytes()
     except FileNotFoundError:
         return ["no card.json says what its files should be"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return [f"its card.json cannot be used ({type(error).__name__}: {error})"]
     found = [] if card.get("card") == _own_hash(data) else ["card.json has changed"]
     hashes, there = card["sha256"], {path.relative_to(folder).as_posix(): path for path in files_below(folder)}

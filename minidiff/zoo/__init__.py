@@ -74,7 +74,7 @@ def load(name: str | os.PathLike[str], *, device: Any = "cpu", dtype: torch.dtyp
       :class:`~minidiff.measure.reader.Reader`, "mini-vae" and the like a diffusers or transformers model, "mini-sd" a
       ``StableDiffusionPipeline``;
     - a folder written by ``save_pretrained`` of a diffusers pipeline, a diffusers model or a transformers CLIP, by
-      :func:`export`, or by ``minidiff train``. A Path, "./name", "name/" and "~/name" are always folders, never a shipped name;
+      :func:`export` (then held to its card), or by ``minidiff train``. A Path, "./name", "name/" and "~/name" are folders always;
     - an id of the Hugging Face Hub, "owner/name": the only one that touches the network.
 
     device: a torch.device or its name. dtype: torch.float32, float64, float16 or bfloat16, whatever the files hold. Weights
@@ -89,7 +89,7 @@ def load(name: str | os.PathLike[str], *, device: Any = "cpu", dtype: torch.dtyp
     if isinstance(name, os.PathLike) or _is_path(text):
         model = _from_path(text)
     elif text in shipped():
-        model = _shipped(text)
+        model = _with_card(_folder(text), data_folder(), text)
     elif text not in _known() and Path(text).is_dir():
         model = _from_path(text)
     elif text not in _known() and _HUB_ID.fullmatch(text) and not _is_here(text.partition("/")[0]):
@@ -97,7 +97,7 @@ def load(name: str | os.PathLike[str], *, device: Any = "cpu", dtype: torch.dtyp
     elif "/" in text and text not in _known() and Path(text).parent.is_dir():
         model = _from_path(text)
     else:
-        model = _shipped(text)
+        model = _with_card(_folder(text), data_folder(), text)
     _check_finite(model, text)
     return _ready(model, place, dtype)
 
@@ -154,13 +154,13 @@ def export(name: str, folder: str | Path) -> Path:
     return parts.export(name, folder, data_folder())
 
 
-def _shipped(name: str) -> Any:
-    folder = _folder(name)
-    check_files(name, data_folder())
+def _with_card(folder: Path, root: Path, text: str, **what: str) -> Any:
+    """A model of ``root``, once each of its files is as its card says; text, what: how it was asked for."""
+    check_files(folder.relative_to(root).as_posix(), root, **what)
     if not in_part(read_card(folder)):
-        return _opened(folder, name)
+        return _opened(folder, text)
     with tempfile.TemporaryDirectory(prefix="minidiff-", ignore_cleanup_errors=True) as place:
-        return _opened(write_whole(folder, data_folder(), Path(place)), name)
+        return _opened(write_whole(folder, root, Path(place)), text)
 
 
 def _from_path(text: str) -> Any:
@@ -171,11 +171,12 @@ def _from_path(text: str) -> Any:
         raise CheckpointError("name", f"{text!r}, {what}", _WHOLE,
                               f"load({plain!r}) for the shipped model" if plain in _known() else "")
     if (folder / "model" / CARD).is_file():                   # a run keeps its model there
-        check_files("model", folder, run=text)
-        return _opened(folder / "model", text)
+        return _with_card(folder / "model", folder, text, run=text)
     if any(folder.glob("step-*/meta.json")):
         raise CheckpointError("name", f"{text!r}, a run that has written no model yet", "a run that has ended or was stopped",
                               "the same training command again: it writes the model when it stops")
+    if (folder / CARD).is_file():
+        return _with_card(folder, folder.parent, text, path=text)
     return _opened(folder, text)
 
 

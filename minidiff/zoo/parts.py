@@ -129,10 +129,13 @@ def _put(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def check_files(name: str, root: Path, *, run: str = "") -> None:
+def check_files(name: str, root: Path, *, run: str = "", path: str = "") -> None:
     """Raise CheckpointError that names all that is wrong with the model ``name`` of ``root``; run: what the folder of a training
-    run that it belongs to was called."""
+    run that it belongs to was called; path: what the model's own folder was called."""
     if wrong := faults(root / name, root):
+        if path:
+            raise CheckpointError("name", f"{path!r}, where {'; '.join(wrong)}", "the files that its card.json lists, as written",
+                                  "minidiff export NAME DIR into a new folder; without card.json it is a folder like any other")
         if run:
             raise CheckpointError("name", f"{run!r}, where {'; '.join(f'{name}/: {one}' for one in wrong)}",
                                   "the model as the run wrote it",

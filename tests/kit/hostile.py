@@ -133,6 +133,24 @@ def _huge_file(folder: Path) -> None:
         file.truncate(2**36)                                  # 64 GB of zeros that take no room
 
 
+def _carded(folder: Path, mark: Path, **facts: Any) -> None:
+    """Code, with a card that is right about every file."""
+    from minidiff.manifest import write_card
+    (folder / "unet" / "modeling.py").write_text(_code(mark))
+    write_card(folder, facts)
+
+
+def _shared_pickle(folder: Path, mark: Path) -> None:
+    """A card by which a part's weights are a pickle in a folder beside this one."""
+    from minidiff.files import sha256
+    from minidiff.manifest import write_card
+    other = folder.parent / "other"
+    other.mkdir()
+    _pickled(folder, mark, "../../other/weights.bin")
+    name = "unet/diffusion_pytorch_model.bin"
+    write_card(folder, {"shared": {name: {"from": "other/weights.bin", "sha256": sha256(other / "weights.bin")}}})
+
+
 HOSTILE: dict[str, Callable[[Path, Path], None]] = {
     "a part of code": _part_of_code,
     "a pipeline of code": _pipeline_of_code,
@@ -178,6 +196,12 @@ HOSTILE: dict[str, Callable[[Path, Path], None]] = {
     "a config nested without end": lambda f, m: (f / "unet" / "config.json").write_text("[" * 10**5) and None,
     "a config of 64 GB": lambda f, m: _huge_file(f),
     "a config that is a list": lambda f, m: (f / "unet" / "config.json").write_text("[]") and None,
+    "a card that vouches for code": lambda f, m: _carded(f, m),
+    "a card that shares a pickle": _shared_pickle,
+    "a card nested without end": lambda f, m: (f / "card.json").write_text("[" * 10**5) and None,
+    "a card of 64 GB": lambda f, m: os.truncate(os.open(f / "card.json", os.O_CREAT | os.O_WRONLY), 2**36),
+    "a card that is a list": lambda f, m: (f / "card.json").write_text("[]") and None,
+    "a card above the folder": lambda f, m: (f / "card.json").write_text(json.dumps({"sha256": {"../secret": "0"}})) and None,
     "a part that is missing": lambda f, m: shutil.rmtree(f / "unet"),
 }
 

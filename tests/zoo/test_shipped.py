@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections import defaultdict
@@ -29,7 +30,8 @@ from tests.pipelines import CASES, make
 ROOT = Path(__file__).resolve().parents[2]
 THIN = {"mini-control", "mini-inpaint", "mini-layout", "mini-parasol", "mini-upscale-x2",
         "mini-upscale-x4", "mini-vae"}
-SOME = ("mini-sd", "mini-inpaint", "mini-vae", "pixel-small-eps", "readers/final", "mini-clip", "adapters/panda-lora-small")
+SOME = ("mini-sd", "mini-inpaint", "mini-vae", "pixel-small-eps", "readers/final", "mini-clip", "adapters/panda-lora-small",
+        "mini-control", "mini-parasol", "parasol-tokens", "adapters/dog-direction")
 
 
 # Small enough to travel -------------------------------------------------------------------------------------------------------
@@ -254,6 +256,9 @@ def test_one_byte_changed_or_one_file_gone_is_named(copied, name, monkeypatch):
 
 
 def loaded(name: str):
+    if name.endswith("-direction"):
+        from minidiff.recipes.directions import load_direction
+        return load_direction(None, name.removeprefix("adapters/").removesuffix("-direction"))
     if name.startswith("adapters/"):
         from minidiff.recipes.adapters import load_adapter
         return load_adapter(None, name.removeprefix("adapters/"))
@@ -279,6 +284,28 @@ def test_a_file_added_anywhere_is_named(copied, name, monkeypatch):
         loaded(name)
     (copied / name / "link").unlink()
     assert faults(copied / name, copied) == []
+
+
+def test_a_folder_by_its_path_is_held_to_its_card(copied, tmp_path):
+    """An export, whole; a shipped folder that holds only what differs; and without a card a folder is one like any other."""
+    mine = export("mini-inpaint", tmp_path / "mine")
+    for folder in (mine, copied / "mini-inpaint", copied / "readers" / "final"):
+        assert load(folder) is not None
+        for path in list(files_below(folder)):
+            file, whole = path.relative_to(folder).as_posix(), path.read_bytes()
+            flipped(path, len(whole) // 2)
+            with pytest.raises(CheckpointError, match=re.escape(file) if file != "card.json" else "card.json") as error:
+                load(folder)
+            assert str(folder) in str(error.value)
+            path.write_bytes(whole)
+        (folder / "more.safetensors").write_bytes(b"")
+        with pytest.raises(CheckpointError, match="more.safetensors is not on the card"):
+            load(folder)
+        (folder / "more.safetensors").unlink()
+    assert same(weights(load(copied / "mini-inpaint")), weights(load("mini-inpaint")))
+    (mine / "card.json").unlink()
+    (mine / "notes.txt").write_text("mine")
+    assert same(weights(load(mine)), weights(load("mini-inpaint")))
 
 
 def test_a_damaged_base_is_named_by_all_that_share_it_and_by_the_doctor(copied, monkeypatch):
