@@ -14,6 +14,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from graded_class import PLANTED, copies
 
 from minidiff.cli import main
 from minidiff.course import exercises, grade
@@ -72,6 +73,18 @@ def test_a_class_of_copies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "more than 20 s" in notes["loop_Müller.ipynb"] and "cannot be read" in notes["broken.ipynb"]
     assert notes["01_wrong name.ipynb"] == "" and said.err.count(" of ") >= 5 and said.err.count(".ipynb: ") == 5
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_the_thirty_copies_of_the_command_hold_what_they_say() -> None:
+    """tests/kit/graded_class.py grades them, in minutes; here, that each lesson and each fault is among them."""
+    made = list(copies())
+    assert len(made) == len({copy.name for copy in made}) == 30 and {id[:2] for copy in made for id in copy.want} == set(LESSONS)
+    for kind in PLANTED:
+        mine = [copy for copy in made if copy.planted == kind]
+        assert len(mine) == 3 and all((sum(copy.want.values()) > 0) == (kind != "nothing done") for copy in mine)
+    for copy in made:
+        nbformat.validate(nbformat.from_dict(copy.book))
+        assert set(copy.want) == set(exercises(next(iter(copy.want))[:2]))
 
 
 def test_a_notebook_ends_in_time_and_says_what_did_not(tmp_path: Path) -> None:
