@@ -258,8 +258,8 @@ EDITING = {
                      "level": 0.5, "steps": 4, "share": True, "iterations": 1},
     "dragging": lambda: {"pipe": pipe(), "z": z(), "t": 500, "context": encode_prompt(pipe(), SCENE), "handles": [(0.3, 0.5)],
                          "targets": [(0.6, 0.5)], "iterations": 1, "lr": 0.01, "supervise": 0, "search": 1, "near": 1.0},
-    "features_at": lambda: {"features": normal((1, 4, 8, 8), "f"), "places": spots()},
-    "motion_loss": lambda: {"features": normal((1, 4, 8, 8), "f"), "places": spots(), "goals": spots() + 1, "radius": 1,
+    "features_at": lambda: {"features": normal((1, 4, 8, 8), "f"), "points": spots()},
+    "motion_loss": lambda: {"features": normal((1, 4, 8, 8), "f"), "points": spots(), "goals": spots() + 1, "radius": 1,
                             "near": 0.0},
     "new_controlnet": lambda: {"unet": pipe().unet, "shrink": 2, "widths": (8, 8)},
     "paste_moved": lambda: {"pipe": pipe(), "prompt": SCENE, "image": image(), "mask": spot(),
@@ -267,7 +267,7 @@ EDITING = {
     "silhouettes": lambda: {"masks": torch.zeros(1, 2, 8, 8)},
     "swept": lambda: {"handles": torch.tensor([[[0.3, 0.5]]]), "targets": torch.tensor([[[0.6, 0.5]]]), "reach": 0.1, "size": 16},
     "text_target": lambda: {"clip": clip(), "source": SCENE, "target": OTHER, "images": image()},
-    "track": lambda: {"features": normal((1, 4, 8, 8), "f"), "first": normal((1, 2, 4), "first"), "places": spots(), "radius": 1},
+    "track": lambda: {"features": normal((1, 4, 8, 8), "f"), "first": normal((1, 2, 4), "first"), "points": spots(), "radius": 1},
 }
 PERSONAL = {
     "picture_lora": lambda: {"pipe": pipe(), "image": image(), "prompt": SCENE, "rank": 2, "iterations": 1, "batch": 1,
