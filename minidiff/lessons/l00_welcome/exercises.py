@@ -1,4 +1,4 @@
-"""Exercises of lesson 00: scenes and counterfactuals, pixels, overlap."""
+"""Exercises of lesson 00: scenes and counterfactuals, pixels, overlap, and what a distance of two sets cannot see."""
 
 from __future__ import annotations
 
@@ -52,14 +52,16 @@ def _make_it_snow(fn) -> None:
         raise Mistake("Something else of the first thing changed too (its place, colour, size or mood).")
 
 
-@exercise("00.to_pixels", "From [-1, 1] to bytes", hints=(
+@exercise("00.to_pixels", "Spot the bugs: from [-1, 1] to bytes", hints=(
     "-1 becomes 0, 0 becomes 127.5 and 1 becomes 255 before rounding.",
     "uint8 wraps around: clamp first.",
     "Pictures on screen have the channels last: permute.",
 ))
 def to_pixels(images):
-    """images: (B, 3, H, W) float in [-1, 1], sometimes a little outside. Returns (B, H, W, 3) uint8,
-    rounded."""
+    """images: (B, 3, H, W) float in [-1, 1], sometimes a little outside. Returns (B, H, W, 3) uint8, rounded.
+
+    A colleague wrote (127.5 * images + 127.5).to(torch.uint8).view(B, H, W, 3). It runs. Three faults.
+    """
     ### BEGIN SOLUTION
     bytes_ = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return bytes_.permute(0, 2, 3, 1)
@@ -83,6 +85,8 @@ def _to_pixels(fn) -> None:
             raise Mistake("The channels still come before rows and columns; permute them to the end.")
         if got.shape == (B, W, H, 3):
             raise Mistake("Rows and columns are swapped: (B, H, W, 3) is expected.")
+        if torch.equal(got.double(), scaled.round().reshape(B, H, W, 3)):
+            raise Mistake("view gives the sizes, but leaves every number where it was; permute moves the channels.")
         expect(got.double(), want, tol=1e-6, wrong={
             "Values outside [-1, 1] wrapped around: clamp before converting.":
                 ((x + 1) * 127.5).round().permute(0, 2, 3, 1) % 256,
@@ -224,6 +228,39 @@ def _total_variation(fn) -> None:
             "The signs cancel: take absolute values before summing.": (p - q).sum() / 2,
             "It takes a mean over the values; it is a sum.": (p - q).abs().mean() / 2,
         }, otherwise="Counts (1, 0) against (0, 5) must give 1; the same counts twice must give 0.")
+
+
+@exercise("00.fool", "Break it: fool the Frechet distance", points=2, hints=(
+    "The distance knows mean and covariance and nothing else. What can be done to all rows that changes neither?",
+    "A covariance is made of products of two deviations from the mean, so their sign cancels.",
+))
+def look_alike(features):
+    """features: (N, d), one row a picture. Returns (N, d): another set with the same mean and covariance,
+    whose Frechet distance to ``features`` is 0. Each row has moved by half of its distance from the mean or
+    more."""
+    ### BEGIN SOLUTION
+    return 2 * features.mean(0) - features
+    ### END SOLUTION
+
+
+@checks(look_alike)
+def _fool(fn) -> None:
+    for N, d in ((40, 5), (25, 8)):
+        x = normal((N, d), "fool", N, dtype=torch.float64) @ normal((d, d), "fool mix", d, dtype=torch.float64) + 1.5
+        got = call(fn, x, shape=(N, d))
+        mean, covariance = x.mean(0), torch.cov(x.T)
+        if float((got.mean(0) - mean).abs().max()) > 1e-4 * float(mean.abs().max()):
+            raise Mistake("The mean of the rows has moved, and the distance counts its square.")
+        if float((torch.cov(got.T) - covariance).abs().max()) > 1e-4 * float(covariance.abs().max()):
+            raise Mistake("The covariance is another one: how far the rows spread, or in which directions, has changed.")
+        if torch.equal(got, x):
+            raise Mistake("These are the same rows; each has to move.")
+        same = torch.cdist(got, x).min(1).values.max() < 1e-6
+        moved, reach = (got - x).norm(dim=1), (x - mean).norm(dim=1)
+        if same:
+            raise Mistake("These are the same rows in another order: as a set nothing has changed.")
+        if bool((moved < 0.5 * reach).any()):
+            raise Mistake("Some rows have hardly moved; every one has to, by half its distance from the mean or more.")
 
 
 @exercise("00.forty_of_forty", "What forty of forty proves", hints=(

@@ -16,13 +16,16 @@ from minidiff.rng import generator, normal
 __all__: list[str] = []
 
 
-@exercise("01.q_sample", "Noise a batch, each picture to its own step", points=2, hints=(
+@exercise("01.q_sample", "Spot the bugs: noise a batch", points=2, hints=(
     "Look up alpha-bar for each picture: abar[t] has the shape (B,).",
     "To multiply pictures, (B,) must become (B, 1, 1, 1); otherwise it is lined up with the last axis, the width.",
     "The picture is multiplied by the square root of alpha-bar, the noise by the square root of 1 - alpha-bar.",
 ))
 def noise_batch(x0, t, noise, abar):
-    """x_t for a batch. x0, noise: (B, C, H, W). t: (B,) integers. abar: (T,), index 0 = one noising step."""
+    """x_t for a batch. x0, noise: (B, C, H, W). t: (B,) integers. abar: (T,), index 0 = one noising step.
+
+    A colleague wrote abar[t - 1] * x0 + (1 - abar[t - 1]) * noise. Three things are wrong with it.
+    """
     ### BEGIN SOLUTION
     a = abar[t].view(-1, 1, 1, 1)
     return a.sqrt() * x0 + (1 - a).sqrt() * noise
@@ -211,6 +214,39 @@ def _zero_terminal(fn: Callable) -> None:
         }, otherwise="The first value must stay, the last must be 0, and in between sqrt(abar) moves along a straight line.")
         if float(got[-1]) != 0:
             raise Mistake("The last value must be exactly 0, not merely small.")
+
+
+@exercise("01.when_lost", "Measure: from when on it is lost", hints=(
+    "A curve that was measured jitters: the first value below the level need not be where it stays below.",
+    "Look for the last share that still reaches the level; what is asked for is the step after it.",
+))
+def lost_for_good(ts, share, level):
+    """ts: (N,) rising steps; share: (N,) read right at each of them. Returns the first of the steps from
+    which on the share is below ``level`` and stays there. The first share reaches the level, the last does
+    not."""
+    ### BEGIN SOLUTION
+    last = (share >= level).nonzero()[-1, 0]
+    return ts[last + 1]
+    ### END SOLUTION
+
+
+@checks(lost_for_good)
+def _when_lost(fn: Callable) -> None:
+    for ts, share, level in (
+        ([0, 20, 50, 60, 100, 130, 170], [1.0, 0.85, 0.95, 0.8, 0.9, 0.6, 0.1], 0.9),
+        ([3, 10, 40, 45, 90], [0.8, 0.45, 0.55, 0.2, 0.3], 0.5),
+    ):
+        t, s = torch.tensor(ts), torch.tensor(share, dtype=torch.float64)
+        reach = (s >= level).nonzero()[:, 0]
+        first, last = int((s < level).nonzero()[0]), int(reach[-1])
+        above = int((s > level).nonzero()[-1])
+        expect(call(fn, t, s, level, shape=()), t[last + 1], tol=1e-9, wrong={
+            "That is the first time it is below; it comes back to the level later: a measured curve jitters.": t[first],
+            "That is the last step at which it still reaches the level; the one after it is asked for.": t[last],
+            "A share that equals the level reaches it.": t[above + 1],
+            "That is a place in the list; the step that stands there is asked for.": torch.tensor(last + 1),
+            "That is the last step of all.": t[-1],
+        }, otherwise="From the answer on every share is below the level, and just before it one is not.")
 
 
 @exercise("01.fuse", "Two witnesses: the product of two Gaussians", points=2, hints=(

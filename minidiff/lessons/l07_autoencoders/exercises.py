@@ -125,13 +125,17 @@ def _kl_weight(answer: object) -> None:
     }, otherwise="Not the same training. (Number of latent values) / (number of pixel values) times 1e-6.")
 
 
-@exercise("07.halve", "Half the size", hints=(
+@exercise("07.halve", "Spot the bug: half the size", hints=(
     "F.pad(x, (left, right, top, bottom)), then F.conv2d without any padding of its own.",
     "F.pad(x, (0, 1, 0, 1))",
 ))
 def halve(x, weight, bias):
-    """Zeros below and at the right (one row, one column), then a 3 x 3 convolution of stride 2: (B, D, H/2,
-    W/2)."""
+    """Zeros below and at the right (one row, one column), then a 3 x 3 convolution of stride 2:
+    (B, D, H/2, W/2).
+
+    Somebody wrote F.conv2d(x, weight, bias, stride=2, padding=1). The shape is right; published weights give
+    a wrong latent with it.
+    """
     ### BEGIN SOLUTION
     return F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, bias, stride=2)
     ### END SOLUTION
@@ -353,6 +357,70 @@ def _codebook_loss(fn: Callable) -> None:
         if pulls(to_e, -1 - beta):
             raise Mistake("The value is right, but e is pulled by both terms: detach it in the second.")
         raise Mistake("The value is right, but not the gradients: e must feel the first term only, h the second.")
+
+
+@exercise("07.perplexity", "Measure: how many codes are at work", hints=(
+    "How often does each code come? Turn the counts into shares.",
+    "exp of the entropy - sum p log p; a share of 0 adds nothing.",
+))
+def perplexity(index):
+    """index: (B, h, w), the number of a code at each place. exp of the entropy in nats of the shares of the
+    codes: 1 where one code does all the work, k where k codes share it evenly."""
+    ### BEGIN SOLUTION
+    share = torch.bincount(index.flatten()) / index.numel()
+    share = share[share > 0]
+    return torch.exp(-(share * share.log()).sum())
+    ### END SOLUTION
+
+
+@checks(perplexity)
+def _perplexity(fn: Callable) -> None:
+    for B, h, w, codes in ((2, 3, 4, [0, 0, 3, 3, 3, 5, 9]), (3, 2, 5, [1, 2, 2, 7])):
+        index = torch.tensor(codes).repeat(B * h * w)[: B * h * w].view(B, h, w)
+        share = torch.bincount(index.flatten()).double() / index.numel()
+        share = share[share > 0]
+        entropy = -(share * share.log()).sum()
+        try:
+            got = call(fn, index, shape=())
+        except Mistake as mistake:
+            unused = Mistake("A code that never comes gives 0 times the logarithm of 0; leave it out.")
+            raise unused if "NaN" in str(mistake) else mistake from None
+        expect(got, entropy.exp(), wrong={
+            "That is the entropy; take its exponential.": entropy,
+            "That is the entropy in bits; exp of the entropy in nats is asked for.": entropy / math.log(2),
+            "That is exp of the entropy in bits; take the natural logarithm, or a power of 2.": (entropy / math.log(2)).exp(),
+            "That is how many codes come at all; a code that comes once counts as much there as one that comes always.":
+                torch.tensor(float(len(share))),
+            "That is one over the largest share.": 1 / share.max(),
+            "That is one over the sum of squared shares, another count of the same kind.": 1 / share.square().sum(),
+            "The sign is turned round: the entropy is - sum p log p.": (-entropy).exp(),
+        }, otherwise="Four codes, each as often, must give 4; a single code must give 1.")
+
+
+@exercise("07.collapse", "Break it: a codebook that collapses", hints=(
+    "One code that is near to all vectors, and all others too far away to be the nearest to any.",
+    "The origin is near to all of them; ten times the largest number that they hold is far from all of them.",
+))
+def collapsed(vectors, K):  # noqa: N803
+    """vectors: (N, C), what an encoder says at N places. Returns a codebook (K, C) of K different codes, one
+    of which alone is the nearest to every vector."""
+    ### BEGIN SOLUTION
+    distant = vectors.abs().max() * torch.arange(K)
+    return 10 * distant[:, None].expand(K, vectors.shape[1])
+    ### END SOLUTION
+
+
+@checks(collapsed)
+def _collapse(fn: Callable) -> None:
+    for N, C, K in ((30, 4, 8), (17, 3, 5)):
+        vectors = normal((N, C), "lesson 07 collapse", 0, dtype=torch.float64) * 2 + 0.7
+        codes = call(fn, vectors, K, shape=(K, C))
+        between = torch.cdist(codes, codes) + torch.eye(K, dtype=torch.float64)
+        if float(between.min()) < 1e-9:
+            raise Mistake("Two of the codes are the same; K different ones are asked for.")
+        chosen = torch.cdist(vectors, codes).argmin(1)
+        if len(chosen.unique()) > 1:
+            raise Mistake(f"{len(chosen.unique())} of the codes are the nearest to some vector; it must be one.")
 
 
 @exercise("07.bits", "Predict: how small is a picture?", hints=(

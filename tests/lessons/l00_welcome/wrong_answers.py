@@ -49,6 +49,18 @@ WRONG = {
         "zero to one": (lambda x: (x.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1), "add 1"),
         "128": (lambda x: ((x.clamp(-1, 1) + 1) * 128).round().clamp(max=255).to(torch.uint8).permute(0, 2, 3, 1), "127.5"),
         "transposed": (lambda x: _bytes(x).permute(0, 3, 2, 1), "swapped"),
+        "view": (lambda x: _bytes(x).reshape(len(x), *x.shape[2:], 3), "permute moves"),
+    },
+    "00.fool": {
+        "as it was": (lambda x: x.clone(), "same rows"),
+        "another order": (lambda x: x.roll(1, 0), "another order"),
+        "about the origin": (lambda x: -x, "mean"),
+        "moved": (lambda x: x + 1, "mean"),
+        "all at the mean": (lambda x: x.mean(0).expand(len(x), -1).clone(), "covariance"),
+        "stretched": (lambda x: x.mean(0) - 2 * (x - x.mean(0)), "covariance"),
+        "noise of the same spread": (lambda x: x.mean(0) + x.std(0) * torch.randn(x.shape, dtype=x.dtype), ""),
+        "one coordinate": (lambda x: torch.cat([2 * x.mean(0)[:1] - x[:, :1], x[:, 1:]], 1), "covariance"),
+        "two rows": (lambda x: torch.cat([2 * x.mean(0) - x[:0], x.roll(1, 0)]), "another order"),
     },
     "00.iou": {
         "dice": (lambda a, b: 2 * (a * b).sum((1, 2)) / (a.sum((1, 2)) + b.sum((1, 2))).clamp(min=1), "dice"),
@@ -123,6 +135,11 @@ HONEST = {
     "00.total_variation": {
         "overlap": lambda a, b: 1 - torch.minimum(a / a.sum(), b / b.sum()).sum(),
         "positive part": lambda a, b: (a / a.sum() - b / b.sum()).clamp(min=0).sum(),
+    },
+    "00.fool": {
+        "through the mean": lambda x: x.mean(0) - (x - x.mean(0)),
+        "along the eigenvectors": lambda x: x.mean(0) - (x - x.mean(0)) @ (v := torch.linalg.eigh(torch.cov(x.T))[1]) @ v.T,
+        "float32": lambda x: 2 * x.float().mean(0) - x.float(),
     },
     "00.forty_of_forty": {"exact": 0.91238, "rounded": 0.91, "tensor": torch.tensor(0.912)},
 }

@@ -250,6 +250,15 @@ WRONG = {
         "nearly_zero": (rescaled(lambda r, first, last: ((r - last) * first / (first - last)) ** 2 + 1e-9), "exactly 0"),
         "spoils_its_input": (terminal_spoils, "in place"),
     },
+    "01.when_lost": {
+        "first": (lambda t, s, v: t[(s < v).nonzero()[0, 0]], "first time"),
+        "one early": (lambda t, s, v: t[(s >= v).nonzero()[-1, 0]], "the one after it"),
+        "above": (lambda t, s, v: t[(s > v).nonzero()[-1, 0] + 1], "equals"),
+        "place": (lambda t, s, v: (s >= v).nonzero()[-1, 0] + 1, "place in the list"),
+        "last": (lambda t, s, v: t[-1], "last step of all"),
+        "two late": (lambda t, s, v: t[(s >= v).nonzero()[-1, 0] + 1] + 1, "every share"),
+        "all of them": (lambda t, s, v: t[s < v], "shape"),
+    },
     "01.fuse": {
         "plain_average": (fused(lambda m1, v1, m2, v2: (m1 + m2) / 2, good_var), "surer"),
         "weights_swapped": (fused(lambda m1, v1, m2, v2: (m1 * v1 + m2 * v2) / (v1 + v2), good_var), "swapped"),
@@ -297,6 +306,11 @@ HONEST = {
         "float32": lambda a: rescaled(lambda r, first, last: ((r - last) * first / (first - last)) ** 2)(a.float()),
         "python_loop": terminal_loop,
     },
+    "01.when_lost": {
+        "loop": lambda t, s, v: next(int(t[i]) for i in range(len(t)) if (s[i:] < v).all()),
+        "cumulative": lambda t, s, v: t[(s.flip(0).cummax(0).values.flip(0) < v).nonzero()[0, 0]],
+        "float32": lambda t, s, v: t[(s.float() >= torch.tensor(v)).nonzero()[-1, 0] + 1],
+    },
     "01.fuse": {"kalman": gain, "python_loop": fused_loop,
                 "float32": lambda *a: fused(good_mean, good_var)(*(v.float() for v in a))},
     "01.ideal_denoiser": {"inner_products": by_inner_products, "python_loop": denoiser_loop, "float32": denoiser_single,
@@ -304,6 +318,7 @@ HONEST = {
 }
 
 EQUIVALENT = {
+    "01.when_lost": {"last = (share >= level).nonzero()[-1, -1]": "there is one column"},
     "01.same_noise": {
         "return (have - want[:, None]).square().argmin(1)": "the nearest is the nearest, squared or not",
     },

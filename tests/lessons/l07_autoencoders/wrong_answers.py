@@ -204,7 +204,41 @@ def hinge_loop(real, fake):
     return torch.tensor(rows)
 
 
+def shares(index):
+    share = torch.bincount(index.flatten()).double() / index.numel()
+    return share[share > 0]
+
+
+def entropy(index):
+    return -(shares(index) * shares(index).log()).sum()
+
+
+def far_away(vectors, K):
+    """One code in the middle, the others on a distant line."""
+    line = 1e4 + torch.arange(1.0, K).to(vectors)[:, None].expand(-1, vectors.shape[1])
+    return torch.cat([vectors.mean(0, keepdim=True), line])
+
+
 WRONG = {
+    "07.perplexity": {
+        "entropy": (entropy, "exponential"),
+        "bits": (lambda i: entropy(i) / math.log(2), "in bits"),
+        "exp of bits": (lambda i: (entropy(i) / math.log(2)).exp(), "power of 2"),
+        "used": (lambda i: len(i.unique()), "come at all"),
+        "largest": (lambda i: 1 / shares(i).max(), "largest share"),
+        "squares": (lambda i: 1 / shares(i).square().sum(), "squared"),
+        "sign": (lambda i: (-entropy(i)).exp(), "sign"),
+        "zeros kept": (lambda i: torch.exp(-((p := torch.bincount(i.flatten()) / i.numel()) * p.log()).sum()), "leave it out"),
+        "of the first picture": (lambda i: entropy(i[:1]).exp(), ""),
+    },
+    "07.collapse": {
+        "all the same": (lambda v, K: v.mean(0).expand(K, -1).clone(), "same"),
+        "vectors": (lambda v, K: v[:K].clone(), "nearest"),
+        "random": (lambda v, K: torch.linspace(-2, 2, K * v.shape[1], dtype=v.dtype).view(K, -1), "nearest"),
+        "near the mean": (lambda v, K: v.mean(0) + 0.1 * torch.arange(K)[:, None], "nearest"),
+        "one too few": (lambda v, K: far_away(v, K)[1:], "shape"),
+        "mean and its mirror": (lambda v, K: torch.cat([far_away(v, K)[:-1], v.mean(0, keepdim=True)]), "same"),
+    },
     "07.reparametrise": {
         "variance": (r_of(torch.exp), "is the variance"),
         "logvar_as_sigma": (r_of(lambda v: v), "as sigma itself"),
@@ -353,6 +387,15 @@ WRONG = {
 }
 
 HONEST = {
+    "07.perplexity": {
+        "unique": lambda i: (p := i.unique(return_counts=True)[1] / i.numel()).pow(-p).prod(),
+        "power of two": lambda i: 2 ** -(shares(i) * shares(i).log2()).sum(),
+        "numpy": lambda i: float(np.exp(-sum(p * np.log(p) for p in shares(i).numpy()))),
+    },
+    "07.collapse": {
+        "far away": far_away,
+        "around one vector": lambda v, K: torch.cat([v[:1], v[:1] + 1e3 * torch.arange(1, K)[:, None]]),
+    },
     "07.reparametrise": {"loop": r_loop, "diffusers": r_diffusers, "float32": lambda m, n: r_of(root)(m.float(), n.float())},
     "07.kl": {"torch.distributions": k_torch, "numpy": k_numpy, "einsum": k_einsum,
               "float32": lambda m, v: k_of(k_right)(m.float(), v.float())},
@@ -377,6 +420,16 @@ HONEST = {
 }
 
 EQUIVALENT = {
+    "07.collapse": dict.fromkeys((
+        "return -(10 * distant[:, None].expand(K, vectors.shape[1]))",
+        "distant = vectors.abs().max() + torch.arange(K)",
+        "return 10 + distant[:, None].expand(K, vectors.shape[1])",
+        "return 9 * distant[:, None].expand(K, vectors.shape[1])",
+        "return 11 * distant[:, None].expand(K, vectors.shape[1])",
+        "distant = vectors.max() * torch.arange(K)",
+        "distant = vectors.square().max() * torch.arange(K)",
+        "distant = vectors.neg().max() * torch.arange(K)",
+    ), "another codebook of the kind that is asked for"),
     "07.kl_weight": {"return 9.989999999999999e-07 * (4 * 16 * 16) / (3 * 64 * 64)": "within the rounding of 8.3e-8"},
     "07.halve": {
         "return F.conv2d(F.pad(x, (0, 2, 0, 1)), weight, bias, stride=2)": "even widths: the stride never meets it",
