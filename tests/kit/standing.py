@@ -63,9 +63,9 @@ SAID: dict[str, list[Standing]] = {
     ],
     "22": [
         Standing("A strip of nine pictures by DiffMorpher", "A strip of nine pictures by DiffMorpher",
-                 {"stages": "all, respaced"}),
-        Standing("Four pictures at guidance 3", "Four pictures at guidance 3",
-                 {"weight": "3.0"}),
+                 {"path": "all, respaced", "frame": "4"}),
+        Standing("Two rows of four pictures of a purple rabbit", "Two rows of four pictures of a purple rabbit",
+                 {"weight": "1.5"}),
     ],
     "00": [
         Standing("A scene builder", "A scene builder: a red cat on the grass",

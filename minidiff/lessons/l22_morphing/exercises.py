@@ -1,4 +1,4 @@
-"""Exercises of lesson 22: adapters mixed, moments mixed, equal hops two ways, rules refitted, guidance between two networks."""
+"""Exercises of lesson 22: adapters mixed, moments mixed, equal hops two ways, a rule and its yardstick, two networks."""
 
 from __future__ import annotations
 
@@ -13,34 +13,51 @@ from minidiff.rng import normal
 __all__: list[str] = []
 
 
-@exercise("22.lerp_delta", "Between two adapters", points=2, hints=(
-    "Delta W of one adapter is B A. Mix the two products.",
-    "(1 - w) * Ba @ Aa + w * Bb @ Ab",
+@exercise("22.one_adapter", "Two adapters as one", points=2, hints=(
+    "Stack the factors. In B A, the first r columns of B meet the first r rows of A, and no others.",
+    "A: the two below each other. B: the two side by side, each times its weight.",
 ))
-def lerp_delta(Aa, Ba, Ab, Bb, w):
-    """Delta W (out, in) between those of two adapters. Aa, Ab (r, in); Ba, Bb (out, r); w: a number."""
+def one_adapter(Aa, Ba, Ab, Bb, w):
+    """One adapter (A, B) of rank 2 r whose B A is the Delta W of a frame: Ba Aa at w = 0, Bb Ab at w = 1, and on
+    the straight line between.
+
+    Aa, Ab (r, in); Ba, Bb (out, r); w: a number. A (2 r, in) and B (out, 2 r).
+    """
     ### BEGIN SOLUTION
-    return (1 - w) * Ba @ Aa + w * Bb @ Ab
+    return torch.cat([Aa, Ab]), torch.cat([(1 - w) * Ba, w * Bb], 1)
     ### END SOLUTION
 
 
-@checks(lerp_delta)
-def _lerp_delta(fn: Any) -> None:
+@checks(one_adapter)
+def _one_adapter(fn: Any) -> None:
     for r, wide, high, w in ((2, 5, 4, 0.3), (3, 4, 6, 0.8)):
         Aa, Ab = normal((2, r, wide), "22 A", r, dtype=torch.float64)
         Ba, Bb = normal((2, high, r), "22 B", r, dtype=torch.float64)
+
+        def product(*given: Any, r: int = r, wide: int = wide, high: int = high) -> Any:
+            out = fn(*given)
+            if out is None or out is Ellipsis:
+                return out
+            if not isinstance(out, (tuple, list)) or len(out) != 2:
+                raise Mistake("It returns two matrices, A and B, in this order.")
+            A, B = (torch.as_tensor(x) for x in out)
+            if tuple(A.shape) == (r, wide) and tuple(B.shape) == (high, r):
+                raise Mistake("That has rank r. The line between two products of rank r has rank 2 r: not mixed factors.")
+            if (tuple(A.shape), tuple(B.shape)) != ((2 * r, wide), (high, 2 * r)):
+                raise Mistake(f"The shapes are {tuple(A.shape)} and {tuple(B.shape)}; expected are {(2 * r, wide)} and "
+                              f"{(high, 2 * r)}.")
+            return B @ A
+
         a, b = Ba @ Aa, Bb @ Ab
         want = (1 - w) * a + w * b
-        mixed = [(1 - w) * p + w * q for p, q in ((Aa, Ab), (Ba, Bb))]
-        expect(call(fn, Aa, Ba, Ab, Bb, number(w), shape=(high, wide)), want, wrong=fits({
-            "That is lerp of the factors: B of one adapter then meets A of the other.": mixed[1] @ mixed[0],
+        expect(call(product, Aa, Ba, Ab, Bb, number(w), shape=(high, wide)), want, wrong=fits({
             "The weights are exchanged: w = 0 is the first picture.": w * a + (1 - w) * b,
             "That is the sum of both adapters; a frame in the middle would get each in full.": a + b,
-            "Only the first adapter.": (1 - w) * a,
-            "A is mixed, but B is the first adapter's alone.": Ba @ mixed[0],
-            "B is mixed, but A is the first adapter's alone.": mixed[1] @ Aa,
+            "The weights stand on both factors: their product is squared.": (1 - w) ** 2 * a + w**2 * b,
+            "The halves of B are exchanged: B of one adapter then meets A of the other.": (1 - w) * Ba @ Ab + w * Bb @ Aa,
             "Half and half, whatever w is.": (a + b) / 2,
-        }, want), otherwise="(1 - w) B A of the first, plus w B A of the other.")
+            "Only the first adapter.": (1 - w) * a,
+        }, want), otherwise="B A is the sum of two products: (1 - w) of the first adapter's, w of the other's.")
 
 
 @exercise("22.factor_norm", "Break it: mix the factors", points=2, hints=(
@@ -52,6 +69,7 @@ def factor_norm():
     the mixed factors, over the norm of the mixed Delta W?
     """
     ### BEGIN SOLUTION
+    # four products of independent factors, each with weight 1/4, against two with weight 1/2; squares add
     return (4 / 16) ** 0.5 / (2 / 4) ** 0.5
     ### END SOLUTION
 
@@ -120,6 +138,7 @@ def cube_root():
     which weight is frame 3 (the ends are frames 0 and 10)?
     """
     ### BEGIN SOLUTION
+    # after frame 3 of 10 hops, 3 / 10 of the way lies behind: w^3 = 0.3
     return 0.3 ** (1 / 3)
     ### END SOLUTION
 
@@ -138,66 +157,77 @@ def _cube_root(value: Any) -> None:
 
 @exercise("22.bisect", "Halve until the hop fits", points=3, hints=(
     "Keep low and high with gap(low) < delta < gap(high); look in the middle; replace one of the two.",
-    "In a loop: w = (low + high) / 2 and g = gap(w); return w if abs(g - delta) <= tol; then (low, high) is (w, high) if "
-    "g < delta, else (low, w).",
+    "At most ``most`` times: w = (low + high) / 2 and g = gap(w); return w if abs(g - delta) <= tol; then (low, high) is "
+    "(w, high) if g < delta, else (low, w). After the loop, which of low and high lies behind the leap?",
 ))
-def bisect(gap, here, delta, tol):
+def bisect(gap, here, delta, tol, most):
     """The weight w in (here, 1] at which the hop from ``here`` is delta, to within tol.
 
-    gap: w -> distance of the frame at w from the frame at here, growing with w and 0 at here; each call draws
-    a picture, so call it as rarely as halving needs. If even gap(1) is at most delta + tol, w is 1.
+    gap: w -> distance of the frame at w from the frame at here, 0 at here; each call draws a picture, so call it
+    as rarely as halving needs. If even gap(1) is at most delta + tol, w is 1. Where no hop has fitted after
+    ``most`` halvings the path leaps: then w is the end of the last interval that lies behind the leap.
     """
     ### BEGIN SOLUTION
     if gap(1.0) <= delta + tol:
         return 1.0
     low, high = here, 1.0
-    while True:
+    for _ in range(most):
         w = (low + high) / 2
         g = gap(w)
         if abs(g - delta) <= tol:
             return w
         low, high = (w, high) if g < delta else (low, w)
+    return high
     ### END SOLUTION
 
 
 @checks(bisect)
 def _bisect(fn: Any) -> None:
-    for here, delta, tol, power, scale in ((0.0, 0.2, 0.01, 3.0, 1.0), (0.35, 0.11, 0.004, 0.5, 1.3), (0.6, 0.3, 0.01, 2.0, 0.4),
-                                           (0.2, 0.05, 0.002, 5.0, 2.0), (0.9, 0.03, 0.002, 1.0, 1.0),
-                                           (0.5, 0.495, 0.01, 1.0, 1.0), (0.5, 0.4895, 0.01, 1.0, 1.0),
-                                           (0.5, 0.4995, 0.0004, 1.0, 1.0)):
+    leaps = ((0.1, 0.3, 0.01, 6, 0.43, 0.7), (0.0, 0.2, 0.01, 9, 0.613, 0.5), (0.55, 0.25, 0.02, 4, 0.82, 0.9))
+    smooth = ((0.0, 0.2, 0.01, 3.0, 1.0), (0.35, 0.11, 0.004, 0.5, 1.3), (0.6, 0.3, 0.01, 2.0, 0.4), (0.2, 0.05, 0.002, 5.0, 2.0),
+              (0.9, 0.03, 0.002, 1.0, 1.0), (0.5, 0.495, 0.01, 1.0, 1.0), (0.5, 0.4895, 0.01, 1.0, 1.0),
+              (0.5, 0.4995, 0.0004, 1.0, 1.0))
+    cases = [(here, delta, tol, 40, lambda w, p=p, s=s: s * w**p) for here, delta, tol, p, s in smooth]
+    cases += [(here, delta, tol, most, lambda w, at=at, size=size: 0.1 * w + size * (w > at))
+              for here, delta, tol, most, at, size in leaps]
+    for k, (here, delta, tol, most, way) in enumerate(cases):
         asked: list[float] = []
-
-        def way(w: float, power: float = power, scale: float = scale) -> float:
-            return scale * w**power
 
         def gap(w: Any, here: float = here, asked: list[float] = asked, way: Any = way) -> float:
             if len(asked) > 100:
-                raise Mistake("More than a hundred pictures for one hop: it never stops. Which half is kept?")
+                raise Mistake("More than a hundred pictures for one hop: it never stops. Which half is kept, and how often?")
             if not 0 <= float(w) <= 1:
                 raise Mistake(f"It asks for a weight of {float(w):.3g}, outside of [0, 1].")
             asked.append(float(w))
             return abs(way(float(w)) - way(here))
 
-        w = float(call(fn, gap, here, delta, tol, shape=()))
+        w = float(call(fn, gap, here, delta, tol, most, shape=()))
+        low, high, least, fitted = here, 1.0, 1, False
+        for _ in range(most):
+            middle = (low + high) / 2
+            least += 1
+            g = way(middle) - way(here)
+            if abs(g - delta) <= tol:
+                fitted = True
+                break
+            low, high = (middle, high) if g < delta else (low, middle)
         if way(1.0) - way(here) <= delta + tol:
             if abs(w - 1) > 1e-9:
                 raise Mistake("The other end is near enough: then the answer is 1.")
             continue
-        if abs(way(w) - way(here) - delta) > tol * 1.001:
+        if not fitted:
+            leap = leaps[k - len(smooth)][4]
+            if here <= w <= leap:
+                raise Mistake("The path leaps there: this frame lies before the leap, and from it the walk would not get on.")
+            if not leap < w <= high + 1e-9:
+                raise Mistake(f"After {most} halvings the leap lies between {low:.4g} and {high:.4g}; {w:.4g} is not the end of "
+                              "that interval.")
+        elif abs(way(w) - way(here) - delta) > tol * 1.001:
             if abs(way(w) - delta) <= tol * 1.001:
                 raise Mistake("That hop is measured from 0; it begins at here.")
             if w < here:
                 raise Mistake("That frame lies before here; the path goes on from here.")
             raise Mistake(f"The hop there is {way(w) - way(here):.3g}, and {delta} +- {tol} is asked for.")
-        low, high, least = here, 1.0, 1
-        while True:
-            middle = (low + high) / 2
-            least += 1
-            g = way(middle) - way(here)
-            if abs(g - delta) <= tol:
-                break
-            low, high = (middle, high) if g < delta else (low, middle)
         if len(asked) > least + 3:
             raise Mistake(f"It draws {len(asked)} pictures where halving needs {least}; each is a run of the network.")
 
@@ -251,6 +281,7 @@ def bias():
     than at an end (s = 1.5)?
     """
     ### BEGIN SOLUTION
+    # u + s (c - u) with c = e and u = e + b is e + (1 - s) b: the error grows with s - 1
     return (3 - 1) / (1.5 - 1)
     ### END SOLUTION
 
@@ -278,6 +309,7 @@ def code_order():
     does it print for a perfectly straight, even path?
     """
     ### BEGIN SOLUTION
+    # from weight 0 to .9 in one hop, then nine hops of .1 back to 0; divided by nine times the distance 1
     return (0.9 + 9 * 0.1) / 9
     ### END SOLUTION
 
@@ -294,7 +326,7 @@ def _code_order(value: Any) -> None:
     }, otherwise="Write down the ten weights that the loop meets, and the hops between them.")
 
 
-@exercise("22.squared_rule", "Refit: a rule for another yardstick", points=2, hints=(
+@exercise("22.squared_rule", "Predict: the same path, another yardstick", points=2, hints=(
     "Each of ten even hops is .35 of the distance d of the ends; a squared distance gives .35^2 d^2 for it.",
     "10 * 0.35 ** 2 / 9",
 ))
@@ -304,6 +336,7 @@ def squared_rule():
     the distance is a squared one, as MiniLPIPS is?
     """
     ### BEGIN SOLUTION
+    # each of ten hops is .35 of the distance of the ends; its square, ten times, over nine
     return 10 * 0.35 ** 2 / 9
     ### END SOLUTION
 

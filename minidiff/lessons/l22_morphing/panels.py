@@ -1,4 +1,4 @@
-"""The panels of lesson 22: a path with its hops at even weights and respaced, the stages one by one, guidance at the ends.
+"""The panels of lesson 22: along a path with its hops, even or respaced, by several methods; and guidance at the two ends.
 
 Each ``render`` is a pure function of its knobs and gives pixels and a line of text; everything is computed beforehand.
 """
@@ -12,77 +12,109 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from minidiff.errors import require
-from minidiff.measure.path import Distance, hops, speed_cv
+from minidiff.errors import check_choice, require
+from minidiff.measure.path import Distance, hops, speed_cv, thing_counts
+from minidiff.measure.reader import Reader
 from minidiff.morphing import Impus
-from minidiff.show import curve
 from minidiff.show.sheet import paper
+from minidiff.show.theme import colour, figure
 from minidiff.show.tiles import lay_out, pixels
 
-__all__ = ["Guided", "Stages", "thin"]
+__all__ = ["Guided", "Walk"]
 
 
-def thin(images: Tensor) -> Tensor:
-    """Pictures in 16 levels a channel: smaller pages, and the eye hardly sees it."""
-    return ((images.clamp(-1, 1) + 1) * 7.5).round() / 7.5 - 1
+def _below(*parts: np.ndarray) -> np.ndarray:
+    """Arrays one below the other, in the middle of one sheet."""
+    wide, top = max(p.shape[1] for p in parts), 0
+    sheet = paper(wide, sum(p.shape[0] for p in parts) + 16 * (len(parts) - 1))
+    for part in parts:
+        sheet.paste(Image.fromarray(part), ((wide - part.shape[1]) // 2, top))
+        top += part.shape[0] + 16
+    return np.asarray(sheet)
 
 
-def _strip(images: Tensor, scale: int, labels: Sequence[str] = ()) -> np.ndarray:
-    return lay_out([pixels(thin(images))], scale, labels=list(labels))
+class Walk:
+    """One pair by several methods: the frames of a path, how many things the reader finds in each, and the hops between them.
 
+    films: name -> (weights (n,), frames (n, 3, H, W)). yardstick: the name of the film whose hops stand beside the others'.
+    """
 
-class Stages:
-    """The frames (n, 3, H, W) of one pair by several methods or stages, and below them the size of each hop."""
+    def __init__(self, films: Mapping[str, tuple[Sequence[float], Tensor]], distance: Distance, reader: Reader, *,
+                 yardstick: str) -> None:
+        check_choice("yardstick", yardstick, films)
+        for name, (weights, frames) in films.items():
+            require(len(weights) == len(frames) >= 2, "films", f"{len(weights)} weights and {len(frames)} frames of {name!r}",
+                    "a weight for each of two frames or more")
+        require(len({len(frames) for _, frames in films.values()}) == 1, "films", "paths of different length",
+                "as many frames in each")
+        self.films, self.yardstick = dict(films), yardstick
+        self.hops = {name: hops(x, distance)[0] for name, (_, x) in films.items()}
+        self.way = {name: float(self.hops[name].sum() / distance(x[:1], x[-1:])[0]) for name, (_, x) in films.items()}
+        self.counts = {name: thing_counts(x, reader)[0].tolist() for name, (_, x) in films.items()}
+        self.top = 1.08 * max(float(h.max()) for h in self.hops.values())
 
-    def __init__(self, paths: Mapping[str, Tensor], distance: Distance) -> None:
-        sizes = {tuple(x.shape) for x in paths.values()}
-        require(len(sizes) == 1, "paths", sizes, "paths of as many frames, (n, 3, H, W) each")
-        self.paths = dict(paths)
-        self.hops = {name: hops(x, distance)[0] for name, x in paths.items()}
-        self.straight = {name: float(distance(x[:1], x[-1:])[0]) for name, x in paths.items()}
-        self.top = 1.05 * max(float(h.max()) for h in self.hops.values())
+    def _graph(self, path: str, frame: int) -> np.ndarray:
+        from minidiff.show import picture
 
-    def render(self, *, stages: str) -> tuple[np.ndarray, str]:
-        """The strip, the hops of it against those of the first path, and their evenness in words."""
-        require(stages in self.paths, "stages", repr(stages), f"one of {', '.join(self.paths)}")
-        h, first = self.hops[stages], next(iter(self.hops))
-        number = [k + 1 for k in range(len(h))]
-        lines = {first: (number, self.hops[first])} | {stages: (number, h)}
-        graph = curve(lines, x="hop", y="size of the hop", height=2.1, level={"the largest of all": self.top},
-                      alt=f"hops of {stages}").array
-        strip = _strip(self.paths[stages], 1)
-        wide = max(strip.shape[1], graph.shape[1])
-        sheet = paper(wide, strip.shape[0] + 16 + graph.shape[0])
-        sheet.paste(Image.fromarray(strip), ((wide - strip.shape[1]) // 2, 0))
-        sheet.paste(Image.fromarray(graph), ((wide - graph.shape[1]) // 2, strip.shape[0] + 16))
-        said = (f"{stages}: spread of the hops over their mean {float(speed_cv(h)):.2f}, largest hop "
-                f"{float(h.max() / h.sum()):.0%} of the way, which is {float(h.sum()) / self.straight[stages]:.2f} times the "
-                f"straight one")
-        return np.asarray(sheet), said
+        fig, ax = figure("hop between neighbouring frames", "root of MiniLPIPS", height=2.1)
+        h, gold = self.hops[path], self.hops[self.yardstick]
+        number = list(range(1, len(h) + 1))
+        ax.bar(number, h.tolist(), 0.6, color=[colour("orange" if k == frame else "blue") for k in number], label=path)
+        ax.plot(number, gold.tolist(), color=colour("ink"), marker="_", markersize=22, linestyle="none", label=self.yardstick)
+        ax.set_ylim(0, self.top)
+        ax.set_xticks(number)
+        ax.legend()
+        return picture(fig, alt=f"hops of {path}").array
+
+    def render(self, *, path: str, frame: int) -> tuple[np.ndarray, str]:
+        """The strip with weights above and counts below, the frame itself, and all hops; the hop that leads to it is orange."""
+        check_choice("path", path, self.films)
+        weights, images = self.films[path]
+        require(0 <= frame < len(images), "frame", frame, f"a whole number from 0 to {len(images) - 1}")
+        tiles, h = pixels(images), self.hops[path]
+        strip = lay_out([tiles], 1, labels=[f"{w:.3g}" + (" <" if k == frame else "") for k, w in enumerate(weights)])
+        large = lay_out([tiles[frame:frame + 1]], 2)
+        hop = f"; the hop that leads here {float(h[frame - 1]):.2f}" if frame else ""
+        n = self.counts[path]
+        return _below(strip, large, self._graph(path, frame)), (
+            f"{path}, weight {weights[frame]:.3g}: {n[frame]} thing{'s' * (n[frame] != 1)} found{hop}. Whole path: spread of the "
+            f"hops over their mean {float(speed_cv(h)):.2f}, length {self.way[path]:.2f} times the straight one, one thing in "
+            f"{sum(k == 1 for k in n[1:-1])} of {len(n) - 2} frames between the ends")
 
 
 class Guided:
     """Both ends of the first pair at several weights of guidance, with the unconditional adapter and without it.
 
-    want: the pictures' own latents (2, C, h, w), which w = 1 gives back but for the inversion's error.
+    images: the two pictures (2, 3, H, W); want: their own latents (2, C, h, w), which w = 1 gives back but for the inversion's
+    error.
     """
 
-    def __init__(self, fit: Impus, want: Tensor, *, weights: Sequence[float] = (1.0, 1.5, 2.0, 3.0), steps: int = 12) -> None:
-        bare = Impus(fit.noise, fit.text, fit.prompt, fit.empty, (fit.loras[0], ()))
-        self.images: dict[float, list[Tensor]] = {}
-        self.errors: dict[float, list[float]] = {}
+    def __init__(self, fit: Impus, images: Tensor, want: Tensor, *, weights: Sequence[float] = (1.5, 3.0),
+                 steps: int = 12) -> None:
         from minidiff.latent import decode
 
+        bare = Impus(fit.noise, fit.text, fit.prompt, fit.empty, (fit.loras[0], ()))
+        self.sources, self.weights = images, tuple(weights)
+        self.images: dict[tuple[float, bool], Tensor] = {}
+        self.errors: dict[tuple[float, bool], Tensor] = {}
         with torch.no_grad():
-            for w in weights:
-                z = [side.latents([0, 0], [0.0, 1.0], guidance=(w, w), steps=steps) for side in (bare, fit)]
-                self.images[w] = [decode(fit.prompt.vae, x).clamp(-1, 1).float() for x in z]
-                self.errors[w] = [float((x - want).square().mean().sqrt()) for x in z]
+            for w, taught in [(1.0, False), *((w, k) for w in weights for k in (False, True))]:
+                z = (fit if taught else bare).latents([0, 0], [0.0, 1.0], guidance=(w, w), steps=steps)
+                self.images[w, taught] = decode(fit.prompt.vae, z).clamp(-1, 1).float()
+                self.errors[w, taught] = (z - want).square().flatten(1).mean(1).sqrt()
+
+    def error(self, weight: float, taught: bool) -> float:
+        """RMS error of the two latents together. taught: with the unconditional adapter."""
+        return float(self.errors[weight, taught].square().mean().sqrt())
 
     def render(self, *, weight: float) -> tuple[np.ndarray, str]:
-        """Both ends without, then both with the adapter; the RMS errors of the latents."""
-        require(weight in self.images, "weight", weight, f"one of {', '.join(map(str, self.images))}")
-        without, taught = self.errors[weight]
-        tiles = torch.cat(self.images[weight])
-        return _strip(tiles, 2, ["first, without", "other, without", "first, with", "other, with"]), (
-            f"guidance {weight:g}: error of the latents {without:.3f} without the unconditional adapter, {taught:.3f} with it")
+        """A row for each end: the picture, w = 1, then ``weight`` without and with the adapter, and the RMS error of each."""
+        check_choice("weight", weight, self.weights)
+        keys = [(1.0, False), (weight, False), (weight, True)]
+        rows = [np.concatenate([pixels(self.sources[k:k + 1]), *(pixels(self.images[key][k:k + 1]) for key in keys)])
+                for k in (0, 1)]
+        errors = [label for k in (0, 1) for label in ("", *(f"error {float(self.errors[key][k]):.2f}" for key in keys))]
+        sheet = lay_out(rows, 1 if rows[0].shape[1] > 128 else 2, labels=errors, row_labels=["first", "other"],
+                        column_labels=["the picture", "guidance 1", f"{weight:g}, without", f"{weight:g}, with"])
+        return sheet, (f"guidance {weight:g}: RMS error of the latents {self.error(weight, False):.3f} without the unconditional "
+                       f"adapter, {self.error(weight, True):.3f} with it")

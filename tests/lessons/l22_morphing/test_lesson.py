@@ -10,30 +10,40 @@ from minidiff.errors import BadInput
 from minidiff.latent import encode
 from minidiff.lessons.l22_morphing import claims as board
 from minidiff.lessons.l22_morphing import drawn, pairs
-from minidiff.lessons.l22_morphing.panels import Guided, Stages, thin
+from minidiff.lessons.l22_morphing.panels import Guided, Walk
 from minidiff.measure.path import gold_frames, rms
 from minidiff.morphing import cross_fade, fit_impus
 from minidiff.rng import normal
-from minidiff.show import choice, panel, sweep
+from minidiff.show import choice, panel, slider, sweep
+from minidiff.zoo import load
 from tests.pipelines import CASES, make
 
 
-def test_stages_over_their_range():
+def test_a_walk_over_its_range():
     pair = pairs(4)[3]
     a, b, *_ = drawn([pair])
-    paths = {"fade": cross_fade(a, b, 5)[0], "gold": gold_frames(pair.first, pair.other, 64, count=5)}
-    made = Stages(paths, rms)
-    p = panel(made.render, choice("stages", list(paths)), alt="stages")
-    seen = set()
-    for values in sweep(p, most=5):
-        seen.add(p.image.value)
-        assert p.text.startswith(values["stages"]) and "of the way" in p.text
-    assert len(seen) == 2
-    assert "over their mean 0.00, largest hop 25% of the way, which is 1.00" in made.render(stages="fade")[1]
-    with pytest.raises(BadInput, match="stages"):
-        made.render(stages="magic")
-    with pytest.raises(BadInput, match="paths"):
-        Stages({"one": torch.zeros(3, 3, 8, 8), "two": torch.zeros(4, 3, 8, 8)}, rms)
+    even = [k / 4 for k in range(5)]
+    films = {"fade": (even, cross_fade(a, b, 5)[0]), "gold": (even, gold_frames(pair.first, pair.other, 64, count=5)),
+             "stands": ([0.0, 0.1, 0.2, 0.3, 1.0], torch.cat([a.expand(4, -1, -1, -1), b]))}
+    made = Walk(films, rms, load("readers/develop"), yardstick="gold")
+    p = panel(made.render, choice("path", list(films)), slider("frame", 0, 4, 1, 2), alt="walk")
+    visited = {}
+    for values in sweep(p, most=20):
+        visited[tuple(values.items())] = bytes(p.image.value)
+        assert p.text.startswith(values["path"]) and "frames between the ends" in p.text
+    assert len(set(visited.values())) == len(visited) >= 7, "every frame of every path has a picture of its own"
+    text = made.render(path="fade", frame=2)[1]
+    assert "weight 0.5" in text and "over their mean 0.00, length 1.00 times" in text and "the hop that leads here" in text
+    assert "over their mean 1.73" in made.render(path="stands", frame=4)[1], "one jump in four hops: sqrt(3)"
+    assert "leads here" not in made.render(path="gold", frame=0)[1]
+    for bad in ({"path": "magic", "frame": 0}, {"path": "gold", "frame": 5}):
+        with pytest.raises(BadInput):
+            made.render(**bad)
+    short = {"one": (even[:3], torch.zeros(3, 3, 8, 8)), "two": (even[:4], torch.zeros(4, 3, 8, 8))}
+    with pytest.raises(BadInput, match="films"):
+        Walk(short, rms, load("readers/develop"), yardstick="one")
+    with pytest.raises(BadInput, match="yardstick"):
+        Walk(films, rms, load("readers/develop"), yardstick="golden")
 
 
 def test_guidance_at_the_ends_over_its_range():
@@ -43,20 +53,17 @@ def test_guidance_at_the_ends_over_its_range():
     fit = fit_impus(pipe, a, b, ("a red cat", "a blue dog"), embeddings=0, iterations=0, unconditional=2, lr=0.1, steps=6)
     with torch.no_grad():
         want = torch.cat([encode(pipe.vae, x) for x in (a, b)])
-    made = Guided(fit, want, weights=(1.0, 2.0), steps=6)
-    assert made.errors[1.0][0] == pytest.approx(made.errors[1.0][1], rel=1e-4), "w = 1 never asks the second network"
-    assert made.errors[1.0][0] < made.errors[2.0][0] and abs(made.errors[2.0][0] - made.errors[2.0][1]) > 1e-4
-    p = panel(made.render, choice("weight", [1.0, 2.0]), alt="ends")
+    made = Guided(fit, torch.cat([a, b]), want, weights=(1.5, 2.0), steps=6)
+    one = [fit.latents([0], [w], guidance=(1.0, 1.0), steps=6) for w in (0.0, 1.0)]
+    off = (torch.cat(one) - want).square().mean().sqrt()
+    assert made.error(1.0, False) == pytest.approx(float(off), rel=1e-4), "w = 1 never asks the second network"
+    assert made.error(1.0, False) < made.error(2.0, False) and abs(made.error(2.0, False) - made.error(2.0, True)) > 1e-4
+    p = panel(made.render, choice("weight", [1.5, 2.0]), alt="ends")
     first = p.image.value
     p.set(weight=2.0)
     assert p.image.value != first and "guidance 2" in p.text
     with pytest.raises(BadInput, match="weight"):
         made.render(weight=1.7)
-
-
-def test_fewer_levels_are_near_the_picture():
-    x = torch.linspace(-1, 1, 99).view(1, 1, 9, 11).expand(1, 3, 9, 11)
-    assert float((thin(x) - x).abs().max()) < 0.07 and len(thin(x).unique()) == 16
 
 
 def test_the_claims_count_what_they_say(monkeypatch):

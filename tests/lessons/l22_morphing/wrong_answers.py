@@ -10,17 +10,27 @@ def _mix(a, b, w):
     return (1 - w) * a + w * b
 
 
-def d_einsum(Aa, Ba, Ab, Bb, w):
-    return torch.einsum("or,ri->oi", (1 - w) * Ba, Aa) + torch.einsum("or,ri->oi", w * Bb, Ab)
+def o_right(Aa, Ba, Ab, Bb, w):
+    return torch.cat([Aa, Ab]), torch.cat([(1 - w) * Ba, w * Bb], 1)
 
 
-def d_stacked(Aa, Ba, Ab, Bb, w):
-    """One adapter of twice the rank."""
-    return torch.cat([(1 - w) * Ba, w * Bb], 1) @ torch.cat([Aa, Ab])
+def o_on_a(Aa, Ba, Ab, Bb, w):
+    """The weights on the other factor."""
+    return torch.cat([(1 - w) * Aa, w * Ab]), torch.cat([Ba, Bb], 1)
 
 
-def d_numpy(Aa, Ba, Ab, Bb, w):
-    return _mix(Ba.numpy() @ Aa.numpy(), Bb.numpy() @ Ab.numpy(), float(w))
+def o_roots(Aa, Ba, Ab, Bb, w):
+    p, q = (1 - w) ** 0.5, w ** 0.5
+    return torch.cat([p * Aa, q * Ab]), torch.cat([p * Ba, q * Bb], 1)
+
+
+def o_other_first(Aa, Ba, Ab, Bb, w):
+    return torch.cat([Ab, Aa]), torch.cat([w * Bb, (1 - w) * Ba], 1)
+
+
+def o_numpy(Aa, Ba, Ab, Bb, w):
+    w = float(w)
+    return np.vstack([Aa.numpy(), Ab.numpy()]), np.hstack([(1 - w) * Ba.numpy(), w * Bb.numpy()])
 
 
 def _moments(x, dims=(2, 3)):
@@ -57,11 +67,11 @@ def a_with(change):
     return answer
 
 
-def b_right(gap, here, delta, tol):
+def b_right(gap, here, delta, tol, most):
     if gap(1.0) <= delta + tol:
         return 1.0
     low, high = here, 1.0
-    while True:
+    for _ in range(most):
         w = (low + high) / 2
         g = gap(w)
         if abs(g - delta) <= tol:
@@ -70,36 +80,67 @@ def b_right(gap, here, delta, tol):
             low = w
         else:
             high = w
+    return high
 
 
-def b_step(gap, here, delta, tol):
+def b_step(gap, here, delta, tol, most):
     """By a step that is halved."""
     if gap(1) - delta <= tol:
         return torch.tensor(1.0)
-    w, step = here, 1 - here
-    while True:
-        step = step / 2
+    w, step, left = here, 1 - here, most
+    while left:
+        step, left = step / 2, left - 1
         w = w + step
         g = gap(w)
         if -tol <= g - delta <= tol:
             return torch.tensor(w, dtype=torch.float64)
         if g > delta:
             w = w - step
+    return torch.tensor(w + step, dtype=torch.float64)
 
 
-def b_other_half(gap, here, delta, tol):
+def b_other_half(gap, here, delta, tol, most):
+    if gap(1.0) <= delta + tol:
+        return 1.0
+    low, high = here, 1.0
+    for _ in range(most):
+        w = (low + high) / 2
+        g = gap(w)
+        if abs(g - delta) <= tol:
+            return w
+        low, high = (w, high) if g > delta else (low, w)
+    return high
+
+
+def b_for_ever(gap, here, delta, tol, most):
+    """Without a look at ``most``: right on a path that does not leap."""
+    if gap(1.0) <= delta + tol:
+        return 1.0
     low, high = here, 1.0
     while True:
         w = (low + high) / 2
         g = gap(w)
         if abs(g - delta) <= tol:
             return w
-        low, high = (w, high) if g > delta else (low, w)
+        low, high = (w, high) if g < delta else (low, w)
 
 
-def b_no_end(gap, here, delta, tol):
+def b_before_the_leap(gap, here, delta, tol, most):
+    if gap(1.0) <= delta + tol:
+        return 1.0
     low, high = here, 1.0
-    for _ in range(40):
+    for _ in range(most):
+        w = (low + high) / 2
+        g = gap(w)
+        if abs(g - delta) <= tol:
+            return w
+        low, high = (w, high) if g < delta else (low, w)
+    return low
+
+
+def b_no_end(gap, here, delta, tol, most):
+    low, high = here, 1.0
+    for _ in range(most):
         w = (low + high) / 2
         g = gap(w)
         if abs(g - delta) <= tol:
@@ -108,26 +149,32 @@ def b_no_end(gap, here, delta, tol):
     return 0.999
 
 
-def b_scan(gap, here, delta, tol):
+def b_scan(gap, here, delta, tol, most):
     if gap(1.0) <= delta + tol:
         return 1.0
     return min((here + (1 - here) * k / 60 for k in range(60)), key=lambda w: abs(gap(w) - delta))
 
 
-def b_from_zero(gap, here, delta, tol):
+def b_from_zero(gap, here, delta, tol, most):
     """Where a hop from 0 would fit, on the path of the first case that does not begin there."""
-    return (delta / 1.3) ** 2 if here else b_right(gap, here, delta, tol)
+    return (delta / 1.3) ** 2 if here else b_right(gap, here, delta, tol, most)
 
 
-def b_before(gap, here, delta, tol):
-    return 0.9 * here if here else b_right(gap, here, delta, tol)
+def b_before(gap, here, delta, tol, most):
+    return 0.9 * here if here else b_right(gap, here, delta, tol, most)
 
 
-def b_beyond(gap, here, delta, tol):
+def b_beyond(gap, here, delta, tol, most):
     w = 2.0
     while gap(w) > delta:
         w = (w + here) / 2
     return w
+
+
+def b_gives_up(gap, here, delta, tol, most):
+    """The other end, where no hop fits."""
+    w = b_right(gap, here, delta, tol, most)
+    return w if w == 1 or abs(gap(w) - delta) <= tol else 1.0
 
 
 def _guide(u, c, s):
@@ -169,16 +216,17 @@ def p_with(change):
 
 
 WRONG = {
-    "22.lerp_delta": {
-        "factors": (lambda Aa, Ba, Ab, Bb, w: _mix(Ba, Bb, w) @ _mix(Aa, Ab, w), "lerp of the factors"),
-        "exchanged": (lambda Aa, Ba, Ab, Bb, w: w * Ba @ Aa + (1 - w) * Bb @ Ab, "exchanged"),
-        "sum": (lambda Aa, Ba, Ab, Bb, w: Ba @ Aa + Bb @ Ab, "sum of both"),
-        "first": (lambda Aa, Ba, Ab, Bb, w: (1 - w) * Ba @ Aa, "Only the first"),
-        "A": (lambda Aa, Ba, Ab, Bb, w: Ba @ _mix(Aa, Ab, w), "A is mixed"),
-        "B": (lambda Aa, Ba, Ab, Bb, w: _mix(Ba, Bb, w) @ Aa, "B is mixed"),
-        "half": (lambda Aa, Ba, Ab, Bb, w: (Ba @ Aa + Bb @ Ab) / 2, "whatever w"),
-        "shape": (lambda Aa, Ba, Ab, Bb, w: (Ba @ Aa).T, "shape"),
-        "else": (lambda Aa, Ba, Ab, Bb, w: w * Ba @ Aa, "plus w B A of the other"),
+    "22.one_adapter": {
+        "factors": (lambda Aa, Ba, Ab, Bb, w: (_mix(Aa, Ab, w), _mix(Ba, Bb, w)), "not mixed factors"),
+        "exchanged": (lambda Aa, Ba, Ab, Bb, w: o_right(Aa, Ba, Ab, Bb, 1 - w), "w = 0 is the first"),
+        "sum": (lambda Aa, Ba, Ab, Bb, w: (torch.cat([Aa, Ab]), torch.cat([Ba, Bb], 1)), "sum of both"),
+        "both": (lambda Aa, Ba, Ab, Bb, w: (o_on_a(Aa, Ba, Ab, Bb, w)[0], o_right(Aa, Ba, Ab, Bb, w)[1]), "squared"),
+        "crossed": (lambda Aa, Ba, Ab, Bb, w: (torch.cat([Ab, Aa]), o_right(Aa, Ba, Ab, Bb, w)[1]), "meets A of the other"),
+        "half": (lambda Aa, Ba, Ab, Bb, w: o_right(Aa, Ba, Ab, Bb, 0.5), "whatever w"),
+        "first": (lambda Aa, Ba, Ab, Bb, w: (torch.cat([Aa, Ab]), torch.cat([(1 - w) * Ba, 0 * Bb], 1)), "Only the first"),
+        "product": (lambda Aa, Ba, Ab, Bb, w: _mix(Ba @ Aa, Bb @ Ab, w), "two matrices"),
+        "order": (lambda Aa, Ba, Ab, Bb, w: o_right(Aa, Ba, Ab, Bb, w)[::-1], "shapes"),
+        "else": (lambda Aa, Ba, Ab, Bb, w: (torch.cat([Aa, Ab]), torch.cat([w * Ba, 0 * Bb], 1)), "sum of two products"),
     },
     "22.factor_norm": {"squares": (0.5, "squared norms"), "quarter": (0.25, "One quarter"), "same": (1.0, "share A"),
                        "upside": (1.414, "Upside down"), "add": (2.0, "add in squares"), "else": (0.6, "Four independent")},
@@ -198,10 +246,12 @@ WRONG = {
                      "square": (0.5477, "Square root"), "other end": (0.3306, "other end"), "speed": (0.3162, "integral"),
                      "else": (0.9, "whose cube")},
     "22.bisect": {
-        "other half": (b_other_half, "never stops"), "no end": (b_no_end, "answer is 1"), "scan": (b_scan, "halving needs"),
+        "other half": (b_other_half, "The hop there is"), "no end": (b_no_end, "answer is 1"), "scan": (b_scan, "halving needs"),
+        "for ever": (b_for_ever, "never stops"), "low": (b_before_the_leap, "before the leap"),
+        "gives up": (b_gives_up, "not the end of that interval"),
         "before": (b_before, "before here"), "from zero": (b_from_zero, "measured from 0"), "beyond": (b_beyond, "outside"),
-        "fixed": (lambda gap, here, delta, tol: 0.5 + here / 2, "The hop there is"),
-        "two": (lambda gap, here, delta, tol: [here, 1.0], "shape"),
+        "fixed": (lambda gap, here, delta, tol, most: 0.5 + here / 2, "The hop there is"),
+        "two": (lambda gap, here, delta, tol, most: [here, 1.0], "shape"),
     },
     "22.two_networks": {
         "upside": (lambda u, c, w: _guide(u, c, 1.5 + 3 * (w - 0.5).abs()), "upside down"),
@@ -233,7 +283,7 @@ WRONG = {
 }
 
 HONEST = {
-    "22.lerp_delta": {"einsum": d_einsum, "twice the rank": d_stacked, "numpy": d_numpy},
+    "22.one_adapter": {"right": o_right, "on A": o_on_a, "roots": o_roots, "other first": o_other_first, "numpy": o_numpy},
     "22.factor_norm": {"root": 0.5**0.5, "rounded": 0.71},
     "22.adain": {"numpy": a_numpy, "instance norm": a_norm, "named": a_right},
     "22.cube_root": {"rounded": 0.67, "exp": float(np.exp(np.log(0.3) / 3))},
