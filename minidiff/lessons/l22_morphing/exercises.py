@@ -18,8 +18,8 @@ __all__: list[str] = []
     "A: the two below each other. B: the two side by side, each times its weight.",
 ))
 def one_adapter(Aa, Ba, Ab, Bb, w):
-    """One adapter (A, B) of rank 2 r whose B A is the Delta W of a frame: Ba Aa at w = 0, Bb Ab at w = 1, and on
-    the straight line between.
+    """One adapter (A, B) of rank 2 r whose B A is the Delta W of a frame: Ba Aa at w = 0, Bb Ab at w = 1,
+    and on the straight line between.
 
     Aa, Ab (r, in); Ba, Bb (out, r); w: a number. A (2 r, in) and B (out, 2 r).
     """
@@ -163,9 +163,9 @@ def _cube_root(value: Any) -> None:
 def bisect(gap, here, delta, tol, most):
     """The weight w in (here, 1] at which the hop from ``here`` is delta, to within tol.
 
-    gap: w -> distance of the frame at w from the frame at here, 0 at here; each call draws a picture, so call it
-    as rarely as halving needs. If even gap(1) is at most delta + tol, w is 1. Where no hop has fitted after
-    ``most`` halvings the path leaps: then w is the end of the last interval that lies behind the leap.
+    gap: w -> distance of the frame at w from the frame at here, 0 at here; each call draws a picture, so
+    call it as rarely as halving needs. If even gap(1) is at most delta + tol, w is 1. Where no hop has fitted
+    after ``most`` halvings the path leaps: then w is the end of the last interval that lies behind the leap.
     """
     ### BEGIN SOLUTION
     if gap(1.0) <= delta + tol:
