@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 import torch
 
 __all__ = ["BadInput", "CheckpointError", "RangeWarning", "require", "checks_first", "check_images", "check_pictures",
-           "check_choice", "check_finite"]
+           "check_choice", "check_finite", "check_share"]
 
 _HERE = str(Path(__file__).resolve().parent)
 _BEYOND, _CONTRAST = 8.0, 0.2                 # no picture, noised to unit variance or decoded, reaches the first
@@ -72,6 +72,12 @@ def check_choice(argument: str, value: object, choices: Iterable[object]) -> Non
         near = difflib.get_close_matches(str(value), list(said), n=3, cutoff=0.5)
         hint = f"{argument}={(said[near[0]] if near else known[0])!r}"
         raise BadInput(argument, repr(value), f"one of {', '.join(map(repr, known))}", hint)
+
+
+def check_share(argument: str, value: object) -> None:
+    """Raise unless ``value`` is a share of the steps, a number from 0 to 1."""
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+    require(good, argument, repr(value), "a share of the steps, a number from 0 to 1", f"{argument}=0.5")
 
 
 def check_finite(argument: str, x: torch.Tensor) -> None:

@@ -35,15 +35,20 @@ _RAW = (TypeError, ValueError, IndexError, KeyError, AttributeError, ZeroDivisio
 _PLAIN = (str, bytes, numbers.Number, Tensor, type, types.NoneType)
 
 
-def guard(room: dict[str, Any], names: Iterable[str], *, infinite: Iterable[str] = ()) -> None:
-    """Put every public function of a room behind its door; infinite: those that take NaN or infinity on purpose."""
+def guard(room: dict[str, Any], names: Iterable[str], *, infinite: Iterable[str] = (), classes: tuple[type, ...] = ()) -> None:
+    """Put every public function of a room behind its door, and the constructor of each public class that is one of ``classes``;
+    infinite: names of functions that take NaN or infinity on purpose."""
     for name in names:
-        if isinstance(room.get(name), types.FunctionType):
-            room[name] = guarded(room[name], finite=name not in set(infinite))
+        thing = room.get(name)
+        if isinstance(thing, types.FunctionType):
+            room[name] = guarded(thing, finite=name not in set(infinite))
+        elif isinstance(thing, type) and issubclass(thing, classes) and thing.__init__ is not object.__init__:
+            thing.__init__ = guarded(inspect.unwrap(thing.__init__), name=name)  # type: ignore[misc]
 
 
-def guarded(function: Callable[..., Any], *, finite: bool = True) -> Callable[..., Any]:
-    """``function`` behind its annotations; the function itself is its ``__wrapped__``."""
+def guarded(function: Callable[..., Any], *, finite: bool = True, name: str = "") -> Callable[..., Any]:
+    """``function`` behind its annotations; the function itself is its ``__wrapped__``. name: what errors call it."""
+    name = name or function.__name__
     signature = inspect.signature(function)
     hints: dict[str, Any] = {}
     home = inspect.unwrap(function).__globals__
@@ -56,15 +61,15 @@ def guarded(function: Callable[..., Any], *, finite: bool = True) -> Callable[..
         try:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError as error:
-            raise _unbound(function, signature, kwargs, error) from None
+            raise _unbound(name, signature, kwargs, error) from None
         try:
-            for name, value in given.items():
-                p = signature.parameters[name]
+            for key, value in given.items():
+                p = signature.parameters[key]
                 if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) or value is p.default:
                     continue
                 if finite or not isinstance(value, float) or math.isfinite(value):
-                    _check(name, value, hints[name], p.annotation, finite)
-            _one_rank({name: value for name, value in given.items() if hints[name] is Tensor})
+                    _check(key, value, hints[key], p.annotation, finite)
+            _one_rank({key: value for key, value in given.items() if hints[key] is Tensor})
         except BadInput:
             if loop:
                 _speak_first(function, args, kwargs)
@@ -76,9 +81,9 @@ def guarded(function: Callable[..., Any], *, finite: bool = True) -> Callable[..
         except _RAW as error:
             if _deliberate(error):
                 raise
-            came = ", ".join(f"{name} {_short(value)}" for name, value in given.items())
-            raise BadInput(f"{function.__name__}()", came, f"arguments that fit together ({str(error).strip().splitlines()[:1]})",
-                           f"help({function.__name__}) names shapes and ranges") from error
+            came = ", ".join(f"{key} {_short(value)}" for key, value in given.items() if key != "self")
+            raise BadInput(f"{name}()", came, f"arguments that fit together ({str(error).strip().splitlines()[:1]})",
+                           f"help({name}) names shapes and ranges") from error
 
     return call
 
@@ -103,11 +108,11 @@ def _hint(annotation: Any, names: dict[str, Any]) -> Any:
         return annotation
 
 
-def _unbound(function: Callable[..., Any], signature: inspect.Signature, kwargs: dict[str, Any], error: TypeError) -> BadInput:
-    strange = [name for name in kwargs if name not in signature.parameters]
+def _unbound(name: str, signature: inspect.Signature, kwargs: dict[str, Any], error: TypeError) -> BadInput:
+    strange = [key for key in kwargs if key not in signature.parameters]
     near = difflib.get_close_matches(strange[0], signature.parameters, n=1) if strange else []
-    return BadInput(f"{function.__name__}()", str(error), f"{function.__name__}({', '.join(signature.parameters)})",
-                    f"{near[0]}=" if near else "")
+    known = ", ".join(key for key in signature.parameters if key != "self")
+    return BadInput(f"{name}()", str(error), f"{name}({known})", f"{near[0]}=" if near else "")
 
 
 def _deliberate(error: Exception) -> bool:

@@ -10,13 +10,14 @@ import re
 
 import pytest
 import sweep
+import sweep_hooks
 import sweep_upper
 import torch
 from torch import nn
 
 from minidiff.errors import BadInput, require
 
-VALID = sweep.VALID | sweep_upper.VALID
+VALID = {room: calls | sweep_hooks.HOOKS.get(room, {}) for room, calls in (sweep.VALID | sweep_upper.VALID).items()}
 ROOMS = tuple(VALID)
 # Lessons are still being added: so many of a room's functions may be without a good call yet (4 where nothing is said).
 BUILDING = {"editing": 12, "morphing": 12}
@@ -31,6 +32,7 @@ ALLOWED = {
     r"diffusion.row_noise t: negative": "t names a stream of noise, as a seed does",
     r"steer.attention v: another shape": "values may be narrower than queries and keys",
     r"show.(choice|toggle|text|mask) name: no such choice": "a knob may be called anything",
+    r"editing.ShiftH delta: one picture without a batch": "a direction is for every row",
     r"morphing.* weights: number": "3 is a number of frames",
     r"train.(newest_meta|read_losses) out: no such place": "None, or no losses: that is what they are asked for",
     r"recipes.pixel_recipe name: no such choice": "a recipe of one's own may be called anything",

@@ -36,6 +36,7 @@ from minidiff.editing.style_tokens import StyleTokens, content_code, info_nce, s
 from minidiff.editing.triplets import Triplets, rendered_triplets, retrieved_triplets
 from minidiff.editing.words import align_words, refine_mapper, replace_mapper, word_values
 from minidiff.guard import guard
+from minidiff.steer import Guider, Hook
 
 __all__ = ["AddNoise", "Alone", "Asymmetric", "Blend", "Boost", "CopyModule", "CopyQK", "Coupled", "DeltaBlock", "EditResult",
            "EmphasiseValue", "FitEmpty", "INVERSIONS", "IgnoreKey", "Inversion", "LocalBlend", "MeanDirection",
@@ -51,4 +52,4 @@ __all__ = ["AddNoise", "Alone", "Asymmetric", "Blend", "Boost", "CopyModule", "C
            "source_of", "style_statistics", "styled", "swap_prompt", "swept", "text_target", "token_texts", "track",
            "word_direction", "word_values"]
 
-guard(globals(), __all__)
+guard(globals(), __all__, classes=(Hook, Guider))

@@ -25,6 +25,7 @@ class Blend(Hook):
 
     def __init__(self, known: Tensor, mask: Tensor, *, branch: str = "source", repeats: int = 1, seed: int = 0,
                  rows: Sequence[int] | None = None) -> None:
+        require(known.ndim == 4, "known", f"shape {tuple(known.shape)}", "shape (B, C, h, w)", "known[None] if it is one")
         fits = mask.ndim == 4 and mask.shape[1] == 1 and mask.shape[-2:] == known.shape[-2:] and len(mask) in (1, len(known))
         require(fits, "mask", f"shape {tuple(mask.shape)}", f"shape ({len(known)}, 1, {known.shape[-2]}, {known.shape[-1]})")
         require(bool(((mask >= 0) & (mask <= 1)).all()), "mask", "values outside [0, 1]", "1 where to paint, 0 where to keep")

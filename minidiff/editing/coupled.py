@@ -32,6 +32,7 @@ class Coupled(Hook):
     """
 
     def __init__(self, other: Tensor | None = None, *, mix: float = 0.93, inverse: bool = False) -> None:
+        require(other is None or other.ndim == 4, "other", getattr(other, "shape", None), "latents of shape (B, C, h, w)")
         require(0 < mix <= 1, "mix", mix, "a number above 0, up to 1 (latents that do not mix)", "mix=0.93")
         self.start, self.mix, self.inverse = other, mix, inverse
 

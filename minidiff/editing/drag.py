@@ -17,7 +17,7 @@ from torch import Tensor
 
 from minidiff.editing.drag_points import cells, features_at, motion_loss, track
 from minidiff.editing.result import EditResult
-from minidiff.errors import check_images, check_pictures, checks_first, require
+from minidiff.errors import check_images, check_pictures, check_share, checks_first, require
 from minidiff.latent.pipeline import check_prompts, denoiser, encode_prompt, scheduler_options, whole
 from minidiff.latent.sample import invert_image
 from minidiff.steer import CFG, Hook, Pin, Row, Site, StepContext, Tap, Trajectory, run
@@ -124,6 +124,8 @@ class ShareKV(Hook):
 
     def __init__(self, select: Callable[[Site], bool] | None = None, *, levels: int = 1, start: float = 0.0,
                  source: str = "source", edit: str = "edit") -> None:
+        check_share("start", start)
+        levels = whole("levels", levels, 1)
         self.select = select or (lambda s: s.kind == "self" and s.place == "up" and s.level < levels)
         self.start, self.source, self.edit = start, source, edit
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from minidiff.errors import require
+from minidiff.errors import check_share, require
 from minidiff.steer import Hook, Site, StepContext
 
 __all__ = ["EmphasiseValue", "IgnoreKey"]
@@ -17,6 +17,7 @@ class _Words(Hook):
     def __init__(self, tokens: Tensor, *, until: float = 1.0, branch: str = "source", text: str = "prompt") -> None:
         require(isinstance(tokens, Tensor) and tokens.ndim in (1, 2), "tokens", getattr(tokens, "shape", type(tokens).__name__),
                 "a tensor (L,) or (n, L)", 'word_values(pipe.tokenizer, prompt, {"cat": 2.0})')
+        check_share("until", until)
         self.tokens, self.until, self.branch, self.text = tokens.reshape(-1, 1, 1, tokens.shape[-1]), until, branch, text
 
     def active(self, ctx: StepContext) -> bool:

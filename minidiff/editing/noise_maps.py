@@ -13,7 +13,7 @@ from minidiff.diffusion.noise import row_noise
 from minidiff.diffusion.predict import Prediction
 from minidiff.diffusion.sample import ddim_sigma, visits
 from minidiff.editing.inversion import Inversion
-from minidiff.errors import require
+from minidiff.errors import check_share, require
 from minidiff.latent.autoencoder import encode
 from minidiff.latent.pipeline import denoiser, encode_prompt, schedule_from, scheduler_options
 from minidiff.steer.guiders import CFG
@@ -34,6 +34,7 @@ class AddNoise(Hook):
     """
 
     def __init__(self, trajectory: Trajectory, *, eta: float = 1.0) -> None:
+        check_share("eta", eta)
         self.trajectory, self.eta = trajectory, eta
 
     def on_predict(self, pred: Mapping[str, Prediction], z: Latents, ctx: StepContext) -> dict[str, Prediction]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from minidiff.diffusion.predict import Prediction
 from minidiff.editing.result import EditResult, decode_images, source_of
 from minidiff.errors import check_choice, require
-from minidiff.latent.pipeline import check_prompts, denoiser, encode_prompt, scheduler_options
+from minidiff.latent.pipeline import check_prompts, denoiser, encode_prompt, scheduler_options, whole
 from minidiff.latent.text import token_indices
 from minidiff.rng import generator
 from minidiff.steer.attention import Site
@@ -192,7 +192,8 @@ class NoiseRegularizer(Hook):
                  seed: int = 0, compat: str | None = None) -> None:
         if compat is not None:
             check_choice("compat", compat, ("diffusers",))
-        self.weight, self.kl, self.rounds, self.correlations = weight, kl, rounds, correlations
+        self.weight, self.kl = weight, kl
+        self.rounds, self.correlations = whole("rounds", rounds, 0), whole("correlations", correlations, 0)
         self.branch, self.seed, self.least = branch, seed, 1 if compat is None else 0
 
     def shifts(self, side: tuple[int, int], *key: int) -> list[tuple[int, int]]:

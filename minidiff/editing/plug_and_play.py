@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from minidiff.editing.inversion import Inversion
 from minidiff.editing.result import EditResult, run_edit, source_of
-from minidiff.errors import BadInput, check_choice, require
+from minidiff.errors import BadInput, check_choice, check_share, require
 from minidiff.steer import Hook, Recorder, Site, StepContext, Trajectory
 from minidiff.steer.attention import sites as attention_sites
 from minidiff.steer.record import Select, choose
@@ -64,8 +64,7 @@ class _FromSource(Hook):
 
     def __init__(self, *, until: float, text: str = "prompt", source: str = "source", edit: str = "edit",
                  compat: str | None = None) -> None:
-        good = isinstance(until, (int, float)) and 0 <= until <= 1
-        require(good, "until", until, "a share of the steps in [0, 1]", "until=0.8")
+        check_share("until", until)
         check_choice("text", text, ("prompt", "empty"))
         if compat is not None:
             check_choice("compat", compat, ("official",))

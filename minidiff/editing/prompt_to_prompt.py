@@ -12,7 +12,8 @@ from torch import Tensor
 from minidiff.editing.inversion import Inversion
 from minidiff.editing.result import EditResult, run_edit, source_of
 from minidiff.editing.words import refine_mapper, replace_mapper, word_values
-from minidiff.errors import check_choice, require
+from minidiff.errors import check_choice, check_share, require
+from minidiff.latent.pipeline import whole
 from minidiff.latent.text import word_tokens
 from minidiff.steer import Hook, Recorder, Site, StepContext, Trajectory
 from minidiff.steer.hooks import Latents
@@ -82,6 +83,7 @@ class Reweight(Hook):
         require(isinstance(weights, Tensor) and weights.ndim in (1, 2), "weights",
                 getattr(weights, "shape", type(weights).__name__), "a tensor (L,) or (n, L)",
                 'word_values(pipe.tokenizer, prompt, {"cat": 2.0})')
+        check_share("until", until)
         self.weights, self.until, self.edit = weights.reshape(-1, 1, 1, weights.shape[-1]), until, edit
 
     def active(self, ctx: StepContext) -> bool:
@@ -104,7 +106,8 @@ class SelfCopy(Hook):
     """
 
     def __init__(self, *, until: float = 0.4, level: int = 0, source: str = "source", edit: str = "edit") -> None:
-        self.until, self.level, self.source, self.edit = until, level, source, edit
+        check_share("until", until)
+        self.until, self.level, self.source, self.edit = until, whole("level", level, 0), source, edit
 
     def active(self, ctx: StepContext) -> bool:
         return ctx.progress < self.until
@@ -130,8 +133,10 @@ class LocalBlend(Hook):
     def __init__(self, tokens: Mapping[str, Tensor], *, threshold: float = 0.3, start: float = 0.2, level: int = 0,
                  source: str = "source", edit: str = "edit") -> None:
         require(set(tokens) == {source, edit}, "tokens", ", ".join(tokens), f"weights for {source!r} and {edit!r}")
+        check_share("start", start)
         self.tokens = {branch: w.reshape(-1, 1, w.shape[-1], 1) for branch, w in tokens.items()}
-        self.threshold, self.start, self.level, self.source, self.edit = threshold, start, level, source, edit
+        self.threshold, self.start, self.level = threshold, start, whole("level", level, 0)
+        self.source, self.edit = source, edit
         self.total: dict[str, Tensor] = {}
         self.mask: Tensor | None = None
 

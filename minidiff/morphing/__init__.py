@@ -9,6 +9,7 @@ from minidiff.morphing.impus import Impus, RowCFG, fit_embeddings, fit_impus, im
 from minidiff.morphing.interpolate import cross_fade, latent_lerp, lerp, midpoints, noise_levels, slerp, slerp_morph, wang_golland
 from minidiff.morphing.prior import beta_cdf, beta_quantile, explore, fit_beta, smoothest
 from minidiff.morphing.uniform import lora_rank, relative_diversity, uniform_path, uniform_paths
+from minidiff.steer import Guider, Hook
 
 __all__ = ["FIRST", "OTHER", "STAGES", "Ends", "Impus", "Inner", "LerpLoRA", "MorphResult", "Outer", "RowCFG", "adain", "aid",
            "beta_cdf", "beta_quantile", "check_weights", "cross_fade", "diffmorpher", "ends_of", "explore", "fit_beta",
@@ -17,4 +18,4 @@ __all__ = ["FIRST", "OTHER", "STAGES", "Ends", "Impus", "Inner", "LerpLoRA", "Mo
            "respaced", "slerp", "slerp_adain", "slerp_morph", "smoothest", "twin", "uniform_path", "uniform_paths", "walk",
            "wang_golland"]
 
-guard(globals(), __all__)
+guard(globals(), __all__, classes=(Hook, Guider))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from minidiff.diffusion import last, lerp
-from minidiff.errors import check_choice, require
+from minidiff.errors import check_choice, check_share, require
 from minidiff.latent.pipeline import encode_prompt
 from minidiff.morphing.ends import (
     FIRST,
@@ -51,7 +51,7 @@ class _OfBothEnds(Hook):
                  sites: Select = lambda site: True) -> None:
         good = isinstance(weights, Mapping) and len(weights) > 0 and all(0 <= w <= 1 for w in weights.values())
         require(good, "weights", repr(weights), "a weight in [0, 1] for each frame's branch", 'weights={"frame 1": 0.5}')
-        require(0 <= until <= 1, "until", until, "a share of the steps, from 0 to 1", "until=0.5")
+        check_share("until", until)
         self.weights, self.fused, self.until, self.choose = dict(weights), fused, until, choose(sites)
 
     def active(self, ctx: StepContext) -> bool:

@@ -39,4 +39,4 @@ __all__ = [
     "sites",
 ]
 
-guard(globals(), __all__)
+guard(globals(), __all__, classes=(Hook, Guider, Energy))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from minidiff.diffusion.predict import Prediction
-from minidiff.errors import require
+from minidiff.errors import check_share, require
 from minidiff.steer.attention import Site
 from minidiff.steer.hooks import Hook, Latents, Predict, StepContext
 from minidiff.steer.record import Maps, Select, choose
@@ -88,7 +88,7 @@ class _Guidance(Hook):
         until: float = 1.0,
     ) -> None:
         require(isinstance(energy, Energy), "energy", type(energy).__name__, "an Energy", "Energy(lambda maps, state: ...)")
-        require(0 <= until <= 1, "until", until, "a share of the steps in [0, 1]")
+        check_share("until", until)
         for name, value in (("scale", scale), ("relative", relative)):
             require(
                 value is None or (isinstance(value, (int, float)) and value == value and abs(value) != float("inf")),
@@ -166,6 +166,7 @@ class LatentGuidance(_Guidance):
         **options: Any,
     ) -> None:
         super().__init__(energy, **options)
+        require(most >= 1, "most", most, "1 or more moves at a step of refine", "most=20")
         self.decay, self.refine, self.most = decay, dict(refine or {}), most
 
     def before_step(self, z: Latents, ctx: StepContext, predict: Predict) -> Latents:

@@ -19,12 +19,19 @@ __all__ = ["Maps", "Pin", "Recorder", "Trajectory"]
 Select = Callable[[Site], bool] | str | Sequence[str]
 
 
+class Named:
+    """The sites of these names; a tap refuses names that its network has not got."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = frozenset(names)
+
+    def __call__(self, site: Site) -> bool:
+        return site.name in self.names
+
+
 def choose(select: Select) -> Callable[[Site], bool]:
     """A test for sites: a function of Site as it is, a name or several names of sites."""
-    if callable(select):
-        return select
-    names = {select} if isinstance(select, str) else set(select)
-    return lambda site: site.name in names
+    return select if callable(select) else Named([select] if isinstance(select, str) else select)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -35,6 +36,12 @@ class Tap:
         self.sites: dict[str, Site] = sites(unet)
         self.wanted = {s.name: [h for h in self.hooks if h.selects(s)] for s in self.sites.values()}
         self.wanted = {name: chosen for name, chosen in self.wanted.items() if chosen}
+        for hook in self.hooks:
+            chosen = getattr(hook, "choose", None) or getattr(getattr(hook, "energy", None), "selects", None)
+            there = [site.name for site in self.sites.values()]
+            for name in sorted(getattr(chosen, "names", frozenset()).difference(there)):
+                near = difflib.get_close_matches(name, there, n=1, cutoff=0.0)
+                raise BadInput("sites", repr(name), "the name of an attention site of this network", "".join(map(repr, near)))
         known = {name for name, _ in unet.named_modules()}
         self.paths: dict[str, list[Hook]] = {}
         for hook in self.hooks:

@@ -24,12 +24,14 @@ from minidiff import diffusion, measure
 from minidiff.errors import BadInput
 from minidiff.nets import UNet
 from minidiff.rng import normal
+from minidiff.steer import Energy, Guider, Hook
 from minidiff.world import Scene, Scenes, Thing, WorldData, render, sample_scenes
 
 SIGNED = {"low", "x", "y", "offset", "index", "lam", "guidance", "t_prev"}  # whole numbers that may be below zero
 FREE = {"prompts", "texts", "text", "word", "negative", "words", "folder", "stream"}  # words that name no choice
 FREE |= {"alt", "caption", "title", "unit", "x", "y", "noun", "label", "lines", "action", "value", "source", "target", "prompt",
-         "other", "first", "guide", "start", "class_word", "blend", "expect", "reader", "as_name", "base"}
+         "other", "first", "guide", "start", "class_word", "blend", "expect", "reader", "as_name", "base",
+         "branch", "edit", "path", "modules", "sites"}
 ANYTHING = {"answer"}                        # arguments that take all there is
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -260,6 +262,7 @@ VALID = {"world": WORLD, "diffusion": DIFFUSION, "measure": MEASURE, "steer": ST
 
 # Public functions that are not swept here, with the reason.
 ELSEWHERE = {
+    "editing.Asymmetric": "takes ShiftH and nothing else: tests/editing/test_h_space.py",
     "measure.calibrate": "reads hundreds of rendered pictures",
     "measure.passing": "reads hundreds of rendered pictures",
     "measure.score_reader": "reads hundreds of rendered pictures",
@@ -289,9 +292,11 @@ def short() -> diffusion.Denoiser:
 
 
 def functions(room: str) -> dict[str, Callable[..., Any]]:
-    """The public functions of a room, as a reader imports them."""
+    """The public functions of a room, as a reader imports them, and the constructors of its hooks, guiders and energies."""
     module = importlib.import_module(f"minidiff.{room}")
-    return {name: getattr(module, name) for name in module.__all__ if isinstance(getattr(module, name), types.FunctionType)}
+    every = {name: getattr(module, name) for name in module.__all__}
+    return {name: thing for name, thing in every.items() if isinstance(thing, types.FunctionType) or
+            (isinstance(thing, type) and issubclass(thing, Hook | Guider | Energy) and thing.__init__ is not object.__init__)}
 
 
 def wrong_values(name: str, value: Any, given: dict[str, Any], takes_none: bool) -> Iterator[tuple[str, Any]]:
@@ -328,6 +333,8 @@ def wrong_values(name: str, value: Any, given: dict[str, Any], takes_none: bool)
             yield "negative", -3
     elif isinstance(value, float):
         yield from (("text", "text"), ("nan", float("nan")), ("inf", float("inf")))
+        if name == "until":
+            yield from (("before the run", -0.1), ("beyond the run", 1.5))
     elif isinstance(value, str):
         yield "number", 3
         if name not in FREE:

@@ -11,7 +11,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from minidiff.errors import BadInput
 from minidiff.latent.stable import make_unet
 from minidiff.rng import normal
-from minidiff.steer import ExplicitAttnProcessor, Hook, Recorder, Row, Tap, attention, sites
+from minidiff.steer import Energy, EpsGuidance, ExplicitAttnProcessor, Hook, Recorder, Row, Tap, attention, sites
 
 CASES = {"four levels, 77 tokens": (77, 24, (16, 24)), "two levels, 20 tokens": (20, 16, (8, 12))}
 
@@ -232,6 +232,18 @@ class OneToken(Hook):
         out = torch.zeros_like(probs)
         out[..., self.token] = 1
         return out
+
+
+def test_a_site_that_the_network_has_not_got_is_refused(world):
+    """By name, before anything runs, for a hook and for a guidance's energy; the nearest name is offered."""
+    unet = world[0]
+    name = next(site.name for site in sites(unet).values())
+    energy = Energy(lambda maps, state: state.x0.flatten(1).sum(1), sites=[name, name + ".x"])
+    for hook in (Recorder(name + "x"), Recorder([name, "nosuch"]), EpsGuidance(energy)):
+        with pytest.raises(BadInput, match="sites: got") as error:
+            Tap(unet, hook, rows=[Row("source")])
+        assert "attention site of this network" in str(error.value) and "Write instead: '" in str(error.value)
+    assert Tap(unet, Recorder(name), rows=[Row("source")]).wanted.keys() == {name}
 
 
 def test_a_tap_changes_what_its_hook_says(world):
