@@ -32,6 +32,7 @@ ALLOWED = {
     r"diffusion.row_noise t: negative": "t names a stream of noise, as a seed does",
     r"steer.attention v: another shape": "values may be narrower than queries and keys",
     r"show.(choice|toggle|text|mask) name: no such choice": "a knob may be called anything",
+    r".* sites: text": "a site's name: a tap refuses one that its network has not got (tests/steer/test_attention.py)",
     r"editing.ShiftH delta: one picture without a batch": "a direction is for every row",
     r"morphing.* weights: number": "3 is a number of frames",
     r"train.(newest_meta|read_losses) out: no such place": "None, or no losses: that is what they are asked for",
