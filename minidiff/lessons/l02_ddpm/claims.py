@@ -27,7 +27,7 @@ from minidiff.zoo import load
 
 __all__ = ["gaussian_bound", "good"]
 
-FULL = 64   # samples from which on a row is also measured on other samplers and models, which no notebook has time for
+FULL = 64   # samples from which on a row is also measured on other models, and resampled more often: no notebook has time for it
 STEPS = 20  # of the small models, and of the row on the variances
 
 
@@ -47,7 +47,7 @@ def _fd(n: int, images: Tensor) -> float:
 def _ratio(n: int, worse: Tensor, better: Tensor, why: str) -> Outcome:
     """FDmini of ``worse`` over FDmini of ``better``, both against the same real pictures and from the same starting noises."""
     truth, a, b = reader_features(real(n)), reader_features(worse), reader_features(better)
-    found = frechet_ratio(a, b, truth, n=300, paired=True)
+    found = frechet_ratio(a, b, truth, n=300 if n >= FULL else 50, paired=True)
     floor = float(frechet(reader_features(real(n, start=n)), truth))
     return Outcome(
         found.value,
@@ -65,7 +65,7 @@ def _ratio(n: int, worse: Tensor, better: Tensor, why: str) -> Outcome:
     unit="share valid",
     target=">= 0.9",
     n=1024,
-    small=16,
+    small=8,
     reader="final",
 )
 def validity(n: int) -> Outcome:
@@ -93,7 +93,7 @@ def validity(n: int) -> Outcome:
     unit="share of samples",
     target=">= 0.95",
     n=1024,
-    small=16,
+    small=8,
     reader="final",
 )
 def readable(n: int) -> Outcome:
@@ -122,13 +122,13 @@ def readable(n: int) -> Outcome:
     unit="times the floor",
     target="<= 2.0",
     n=1024,
-    small=16,
+    small=8,
     reader="final",
 )
 def fd_mini(n: int) -> Outcome:
     truth = reader_features(real(n))
     floor = float(frechet(reader_features(real(n, start=n)), truth))
-    found = frechet_interval(reader_features(good(n)), truth, n=200)
+    found = frechet_interval(reader_features(good(n)), truth, n=200 if n >= FULL else 50)
     few = min(n, 256)
     weak = _fd(few, _few(few, "pixel-small-eps"))
     return Outcome(
@@ -147,7 +147,7 @@ def fd_mini(n: int) -> Outcome:
     unit="FDmini ratio, eps over x0",
     target=">= 1.0",
     n=256,
-    small=16,
+    small=8,
     reader="final",
 )
 def eps_or_x0(n: int) -> Outcome:
@@ -195,7 +195,7 @@ def vlb_gaussian(n: int) -> Outcome:
     unit="FDmini ratio, large over small",
     target=">= 1.0",
     n=256,
-    small=16,
+    small=8,
     reader="final",
 )
 def variance_few_steps(n: int) -> Outcome:
@@ -217,7 +217,7 @@ def variance_few_steps(n: int) -> Outcome:
     unit="FDmini ratio, eps over v",
     target=">= 1.0",
     n=512,
-    small=16,
+    small=8,
     reader="final",
 )
 def objectives(n: int) -> Outcome:
@@ -231,7 +231,7 @@ def objectives(n: int) -> Outcome:
     unit="FDmini ratio, linear over cosine",
     target=">= 1.0",
     n=512,
-    small=16,
+    small=8,
     reader="final",
 )
 def cosine_schedule(n: int) -> Outcome:
@@ -266,7 +266,7 @@ def learned_variance(n: int) -> Outcome:
     unit="total variation",
     target="<= 0.15",
     n=1024,
-    small=16,
+    small=8,
     reader="final",
 )
 def attributes(n: int) -> Outcome:
@@ -293,7 +293,7 @@ def attributes(n: int) -> Outcome:
     unit="chance of being nearer",
     target="<= 0.6",
     n=1024,
-    small=16,
+    small=8,
     reader="final",
 )
 def memorised(n: int) -> Outcome:

@@ -1,11 +1,11 @@
-"""Exercises of lesson 02: the reverse step, the targets, the weights, and a bug of a published implementation."""
+"""Exercises of lesson 02: the reverse mean, targets and weights, what a loss says, and a bug of a published implementation."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from minidiff.course.answers import Mistake, call, expect
+from minidiff.course.answers import Mistake, call, expect, expect_number
 from minidiff.course.tasks import checks, exercise
 from minidiff.rng import normal
 
@@ -97,36 +97,112 @@ def _v_target(fn) -> None:
         }, otherwise="At abar = 1 (no noise) v must be eps; at abar = 0 it must be -x0.")
 
 
-@exercise("02.reverse_step", "One ancestral step", hints=(
-    "A draw is the mean plus the standard deviation times noise.",
-    "Rows with t = 0 get no noise: multiply by (t > 0).",
-    "Shape (B,) must become (B, 1, 1, 1) to multiply a batch of pictures.",
+@exercise("02.lazy_loss", "Predict: a network that does nothing", hints=(
+    "Write x_t out, and take eps from it: what is left of x0, and what of eps?",
+    "x0 and eps are independent and of unit variance, so the squares of their weights add up.",
+    "What is left is sqrt(abar) x0 + (sqrt(1 - abar) - 1) eps.",
 ))
-def reverse_step(mean, variance, noise, t):
-    """A draw from N(mean, variance), but the mean itself where t = 0. (B, C, H, W); variance (B, 1, 1, 1), t
-    (B,)."""
+def lazy_loss():
+    """A network that predicts eps does nothing: it answers x_t itself. The pixels of the data have mean 0 and
+    variance 1. Predict its mean squared error at alpha-bar = 0.19."""
     ### BEGIN SOLUTION
-    moving = (t > 0).view(-1, 1, 1, 1)
-    return mean + moving * variance ** 0.5 * noise
+    return 0.2              # 0.19 of x0, and of eps (1 - 0.9)^2 = 0.01
     ### END SOLUTION
 
 
-@checks(reverse_step)
-def _reverse_step(fn) -> None:
-    for shape, steps, variances in (((3, 2, 5, 4), [3, 0, 1], [0.2, 0.05, 0.01]),
-                                    ((4, 5, 3, 6), [0, 1, 700, 0], [0.3, 0.0, 0.4, 1.5])):
-        mean, noise, t, var = _noise("mean", *shape), _noise("noise", *shape), torch.tensor(steps), _each(variances)
-        moving = (t > 0).view(-1, 1, 1, 1)
-        expect(call(fn, mean, var, noise, t, shape=shape), mean + moving * var.sqrt() * noise, wrong={
-            "It adds noise at t = 0 too: the last step returns the mean.": mean + var.sqrt() * noise,
-            "It multiplies the noise by the variance; a draw needs the standard deviation.": mean + moving * var * noise,
-            "It multiplies the noise by the variance, and adds it at t = 0 too.": mean + var * noise,
-            "It adds no noise at all.": mean,
-            "It leaves the noise out at t = 1 as well; only t = 0 goes without.":
-                mean + (t > 1).view(-1, 1, 1, 1) * var.sqrt() * noise,
-            "It adds noise only at t = 0, and nowhere else.": mean + (t == 0).view(-1, 1, 1, 1) * var.sqrt() * noise,
-            "The noise is subtracted; that is fair in distribution, but not this draw.": mean - moving * var.sqrt() * noise,
-        }, otherwise="With variance 0, and with t = 0, each row must be its mean; elsewhere sqrt(variance) * noise is added.")
+@checks(lazy_loss)
+def _lazy_loss(value) -> None:
+    expect_number(value, 0.2, tol=1e-4, wrong={
+        "1 is the error of a network that answers 0; this one answers x_t, which is mostly eps.": 1.0,
+        "That is what is left of x0 alone; of eps a little is left too.": 0.19,
+        "That is what is left of eps alone; all of the picture in x_t is an error too.": 0.01,
+        "The weight of x0 is sqrt(abar), and its square counts: 0.19, not its root.": 0.19 ** 0.5 + 0.01,
+        "eps is taken away once from sqrt(1 - abar) of it, so 0.1 of it is left, and the square counts: 0.01.": 0.29,
+        "That is 1 + (1 - abar), as if x_t and eps had nothing in common.": 1.81,
+    }, otherwise="Not quite: work out the variance of x_t - eps.")
+
+
+@exercise("02.deaf", "Break it: a network that is not told the time", hints=(
+    "Return a function of x and t that calls net, but with another t.",
+    "torch.full_like(t, T // 2) has the shape and the type of t.",
+))
+def deaf(net, T):  # noqa: N803
+    """net(x, t), t: (B,) whole numbers from 0 to T - 1. Returns a function of x and t that asks net the same,
+    but tells it for every picture that t is T // 2, whatever t is."""
+    ### BEGIN SOLUTION
+    return lambda x, t: net(x, torch.full_like(t, T // 2))
+    ### END SOLUTION
+
+
+@checks(deaf)
+def _deaf(fn) -> None:
+    for T, shape, steps in ((100, (3, 2, 5, 4), [7, 99, 0]), (41, (2, 3, 4, 6), [40, 3])):
+        told: list[Tensor] = []
+
+        def net(x: Tensor, t: Tensor, told: list[Tensor] = told) -> Tensor:
+            if not isinstance(t, Tensor):
+                raise Mistake(f"The network gets t as {type(t).__name__}; it wants a tensor with one time for each picture.")
+            told.append(t)
+            return torch.sin(x) + 0.01 * t.view(-1, *[1] * (x.ndim - 1))
+
+        x, t = _noise("x0", *shape), torch.tensor(steps)
+        made = fn(net, T)
+        if not callable(made):
+            raise Mistake(f"It returns {type(made).__name__}; a function of x and t is expected.")
+        got = call(made, x, t, shape=shape)
+        if not told:
+            raise Mistake("The network is never asked.")
+        if told[-1].shape != t.shape:
+            raise Mistake(f"The network gets t of shape {tuple(told[-1].shape)}; one time a picture is {tuple(t.shape)}.")
+        if told[-1].is_floating_point():
+            raise Mistake("t stays whole numbers: T // 2 has no fraction.")
+        clean = torch.sin(x)
+        expect(got, clean + 0.01 * (T // 2), wrong={
+            "It still tells the network the true t.": clean + 0.01 * t.view(-1, 1, 1, 1),
+            "It tells the network T, which is no step at all; the middle is T // 2.": clean + 0.01 * T,
+            "It tells every picture the time of the first one; that is a time, and not T // 2.": clean + 0.01 * t[0],
+            "It tells the network 0: for every picture the last step.": clean,
+            "It tells the network t // 2 of each picture; T // 2 is the same for all.": clean + 0.01 * (t // 2).view(-1, 1, 1, 1),
+        }, otherwise="The answer must be that of net(x, T // 2), nothing added and nothing taken away.")
+
+
+@exercise("02.loss_by_t", "Measure: the loss by t", points=2, hints=(
+    "The stretch of step t is t * parts // T, a whole number from 0 to parts - 1.",
+    "A mask for each stretch, and the mean over it; an empty stretch must not divide by zero.",
+))
+def loss_by_t(errors, t, T, parts):  # noqa: N803
+    """errors: (N,) squared error of each training picture; t: (N,) its step, 0 to T - 1. Cuts the steps into
+    ``parts`` equal stretches. Returns the mean error in each, (parts,), and 0 where no picture fell."""
+    ### BEGIN SOLUTION
+    stretch = t * parts // T
+    total = errors.new_zeros(parts).index_add(0, stretch, errors)
+    return total / torch.bincount(stretch, minlength=parts).clamp(min=1)
+    ### END SOLUTION
+
+
+@checks(loss_by_t)
+def _loss_by_t(fn) -> None:
+    for T, parts, steps in ((100, 4, [0, 99, 24, 25, 50, 7, 49, 12, 30, 74]), (60, 5, [47, 3, 12, 11, 36, 40, 23])):
+        t = torch.tensor(steps)
+        errors = _noise("errors", len(steps)).abs() + 0.2
+        stretch = t * parts // T
+        masks = torch.stack([stretch == k for k in range(parts)]).double()
+        count = masks.sum(1)
+        try:
+            got = call(fn, errors, t, T, parts, shape=(parts,))
+        except Mistake as mistake:
+            empty = Mistake("A stretch without a picture gives 0 / 0; return 0 there.")
+            raise empty if "NaN" in str(mistake) else mistake from None
+        ends = torch.stack([(t > T * k / parts) & (t <= T * (k + 1) / parts) for k in range(parts)]).double()
+        expect(got, masks @ errors / count.clamp(min=1), wrong={
+            "Those are sums; divide each by the number of its pictures.": masks @ errors,
+            "Each sum is divided by the number of all pictures; divide by those of the stretch.": masks @ errors / len(t),
+            "A step on a border has fallen into the stretch before it; the first step of a stretch belongs to it.":
+                ends @ errors / ends.sum(1).clamp(min=1),
+            "The stretches come in falling order; the first is that of small t.": (masks @ errors / count.clamp(min=1)).flip(0),
+            "Those are numbers of pictures; the mean of their errors is asked for.": count,
+            "It takes roots; the mean of the squared errors is the loss.": (masks @ errors / count.clamp(min=1)).sqrt(),
+        }, otherwise="With one picture in each stretch the answer must be its error; check the borders T k / parts.")
 
 
 @exercise("02.min_snr", "Min-SNR weights for eps", hints=(

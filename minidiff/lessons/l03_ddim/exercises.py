@@ -268,6 +268,85 @@ def _heun_step(fn: Callable) -> None:
             raise Mistake(f"Right, but it asks {len(calls)} times; two are enough, and each is a network call.")
 
 
+@exercise("03.orders", "Measure: the order of a solver", hints=(
+    "Order k: twice the steps divide the error by 2 to the power k.",
+    "So k is the logarithm to base 2 of the error over the next one.",
+))
+def orders(errors):
+    """errors: (K,) of one solver at N, 2 N, 4 N, ... steps. Returns the order that each pair of neighbours
+    shows, (K - 1,)."""
+    ### BEGIN SOLUTION
+    return torch.log2(errors[:-1] / errors[1:])
+    ### END SOLUTION
+
+
+@checks(orders)
+def _orders(fn: Callable) -> None:
+    for values in ([0.4, 0.11, 0.027, 0.0066, 0.0015], [0.9, 0.5, 0.26]):
+        errors = torch.tensor(values, dtype=torch.float64)
+        ratio = errors[:-1] / errors[1:]
+        expect(call(fn, errors, shape=ratio.shape), ratio.log2(), wrong={
+            "The sign is turned round: an error that falls shows a positive order.": -ratio.log2(),
+            "Those are the ratios; the order is their logarithm to base 2.": ratio,
+            "It takes the natural logarithm; steps are doubled, so it is base 2.": ratio.log(),
+            "It takes the logarithm to base 10; steps are doubled, so it is base 2.": ratio.log10(),
+            "Those are halves of the ratios; a solver of second order divides the error by 4.": ratio / 2,
+            "All are compared with the first; compare each with its neighbour.": (errors[0] / errors[1:]).log2(),
+        }, otherwise="Errors 1, 1/2, 1/4 must give 1 and 1; errors 1, 1/4, 1/16 must give 2 and 2.")
+
+
+@exercise("03.lazy", "Break it: a sampler that listens only now and then", points=2, hints=(
+    "The loop of my_ddim, with the levels in place of steps; what changes is when predict is called.",
+    "In the steps between, x and the level are new, eps is old: x0 is worked out from all three.",
+))
+def lazy_ddim(predict, x, levels):
+    """DDIM (eta = 0, nothing clipped) along ``levels``, alpha-bar rising; predict(x, abar) is eps there.
+
+    The network is asked in the first step, the third, the fifth, and so on. Each step between works with the
+    eps of the step before it. x: (B, C, H, W) at levels[0]; returns x at levels[-1].
+    """
+    ### BEGIN SOLUTION
+    for k, (abar, abar_next) in enumerate(zip(levels[:-1], levels[1:])):
+        if k % 2 == 0:
+            eps = predict(x, abar)
+        x0 = (x - (1 - abar) ** 0.5 * eps) / abar ** 0.5
+        x = abar_next ** 0.5 * x0 + (1 - abar_next) ** 0.5 * eps
+    return x
+    ### END SOLUTION
+
+
+@checks(lazy_ddim)
+def _lazy(fn: Callable) -> None:
+    for levels, shape in (([0.05, 0.2, 0.31, 0.6, 0.85, 1.0], SHAPES[0]), ([0.1, 0.45, 0.7, 0.8, 0.97], SHAPES[1])):
+        x, asked = normal(shape, "lesson 03 lazy", 0, dtype=torch.float64), []
+
+        def predict(y: Tensor, abar: float, asked: list[float] = asked) -> Tensor:
+            asked.append(float(abar))
+            return 0.7 * torch.sin(y) + 0.3 * (1 - float(abar)) * y.roll(1, -1)
+
+        def walk(asks: Callable[[int], bool], x: Tensor = x, levels: list[float] = levels) -> Tensor:
+            for k, (a, b) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+                if asks(k):
+                    eps = predict(x, a)
+                x = ddim_step((x - (1 - a) ** 0.5 * eps) / a**0.5, eps, b)
+            return x
+
+        want = walk(lambda k: k % 2 == 0)
+        known = {
+            "It asks in every step: that is DDIM.": walk(lambda k: True),
+            "It asks once and never again.": walk(lambda k: k == 0),
+            "It asks in the first step and then in the second, the fourth, the sixth.": walk(lambda k: k == 0 or k % 2 == 1),
+            "It asks in every third step.": walk(lambda k: k % 3 == 0),
+            "The last step is left out: x is wanted at levels[-1].": walk(lambda k: k % 2 == 0, levels=levels[:-1]),
+        }
+        asked.clear()
+        got = call(fn, predict, x, levels, shape=shape)
+        steps = len(asked)
+        expect(got, want, wrong=known, otherwise="Not that walk. With one step only it must be one step of DDIM.")
+        if steps != (len(levels) // 2):
+            raise Mistake(f"The picture is right, but the network is asked {steps} times; {len(levels) // 2} are enough.")
+
+
 @exercise("03.heun_calls", "Predict: what does Heun cost?", hints=(
     "Two calls for an ordinary step. Which step is not ordinary?",
     "2 * 10 - 1.",

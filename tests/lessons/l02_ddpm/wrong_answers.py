@@ -40,12 +40,11 @@ def _in_place_v(x0, eps, abar):
     return out
 
 
-def _loop_step(mean, variance, noise, t):
-    out = mean.clone()
-    for b in range(len(t)):
-        if t[b] > 0:
-            out[b] += variance[b].sqrt() * noise[b]
-    return out
+def _means(errors, stretch, parts, kept=None):
+    """Mean error of each stretch, of the pictures that are ``kept``; 0 where there is none."""
+    kept = torch.ones_like(stretch, dtype=torch.bool) if kept is None else kept
+    return torch.stack([errors[here].mean() if (here := (stretch == k) & kept).any() else errors.new_zeros(())
+                        for k in range(parts)])
 
 
 def _snr(a):
@@ -83,15 +82,38 @@ WRONG = {
         "no roots": (lambda x0, e, a: a * e - (1 - a) * x0, "roots"),
         "x_t": (lambda x0, e, a: a.sqrt() * x0 + (1 - a).sqrt() * e, "noised picture"),
     },
-    "02.reverse_step": {
-        "noise at 0": (lambda m, v, n, t: m + v.sqrt() * n, "t = 0 too"),
-        "variance": (lambda m, v, n, t: m + (t > 0).view(-1, 1, 1, 1) * v * n, "standard deviation"),
-        "no noise": (lambda m, v, n, t: m, "no noise at all"),
-        "t above 1": (lambda m, v, n, t: m + (t > 1).view(-1, 1, 1, 1) * v.sqrt() * n, "t = 1"),
-        "variance, and at 0": (lambda m, v, n, t: m + v * n, "at t = 0 too"),
-        "subtracted": (lambda m, v, n, t: m - (t > 0).view(-1, 1, 1, 1) * v.sqrt() * n, "subtracted"),
-        "only at 0": (lambda m, v, n, t: m + (t == 0).view(-1, 1, 1, 1) * v.sqrt() * n, "nowhere else"),
-        "in place": (lambda m, v, n, t: m.add_(v.sqrt() * n), "in place"),
+    "02.lazy_loss": {
+        "answers 0": (1.0, "answers 0"),
+        "x0 alone": (0.19, "x0 alone"),
+        "eps alone": (0.01, "eps alone"),
+        "root": (0.19**0.5 + 0.01, "its root"),
+        "not squared": (0.29, "0.01"),
+        "independent": (1.81, "in common"),
+        "no number": ("small", "one number"),
+        "something else": (0.5, "variance"),
+    },
+    "02.deaf": {
+        "true t": (lambda net, T: net, "true t"),
+        "T": (lambda net, T: lambda x, t: net(x, torch.full_like(t, T)), "no step"),
+        "first": (lambda net, T: lambda x, t: net(x, t[:1].expand_as(t)), "first one"),
+        "zero": (lambda net, T: lambda x, t: net(x, torch.zeros_like(t)), "last step"),
+        "half of t": (lambda net, T: lambda x, t: net(x, t // 2), "t // 2"),
+        "number": (lambda net, T: lambda x, t: net(x, T // 2), "tensor"),
+        "one time": (lambda net, T: lambda x, t: net(x, torch.tensor([T // 2])), "shape"),
+        "fraction": (lambda net, T: lambda x, t: net(x, torch.full((len(t),), T / 2)), "whole"),
+        "called": (lambda net, T: net(torch.zeros(1, 1, 1, 1), torch.tensor([T // 2])), "function"),
+        "never asked": (lambda net, T: lambda x, t: torch.sin(x), "never asked"),
+        "twice": (lambda net, T: lambda x, t: 2 * net(x, torch.full_like(t, T // 2)), "nothing added"),
+    },
+    "02.loss_by_t": {
+        "sums": (lambda e, t, T, n: torch.zeros(n, dtype=e.dtype).index_add(0, t * n // T, e), "sums"),
+        "all pictures": (lambda e, t, T, n: torch.zeros(n, dtype=e.dtype).index_add(0, t * n // T, e) / len(t), "all pictures"),
+        "borders": (lambda e, t, T, n: _means(e, ((t - 1).clamp(min=0) * n // T), n, t > 0), "border"),
+        "falling": (lambda e, t, T, n: _means(e, t * n // T, n).flip(0), "falling"),
+        "counts": (lambda e, t, T, n: torch.bincount(t * n // T, minlength=n), "numbers of pictures"),
+        "roots": (lambda e, t, T, n: _means(e, t * n // T, n).sqrt(), "roots"),
+        "empty": (lambda e, t, T, n: torch.stack([e[t * n // T == k].mean() for k in range(n)]), "0 / 0"),
+        "reversed time": (lambda e, t, T, n: _means(e, (T - 1 - t) * n // T, n), ""),
     },
     "02.min_snr": {
         "x0 weight": (lambda a, g: _snr(a).clamp(max=g), "x0-prediction"),
@@ -142,9 +164,15 @@ HONEST = {
         "in place on a copy": _in_place_v,
         "from x_t": lambda x0, e, a: (a.sqrt() * (a.sqrt() * x0 + (1 - a).sqrt() * e) - x0) / (1 - a).sqrt(),
     },
-    "02.reverse_step": {
-        "loop": _loop_step,
-        "where": lambda m, v, n, t: torch.where(t.view(-1, 1, 1, 1) == 0, m, m + v.sqrt() * n),
+    "02.lazy_loss": {"exact": 0.19 + (0.9 - 1) ** 2, "rounded": 0.2, "tensor": torch.tensor(0.2)},
+    "02.deaf": {
+        "ones": lambda net, T: lambda x, t: net(x, torch.ones_like(t) * (T // 2)),
+        "by length": lambda net, T: lambda x, t: net(x, torch.full((len(x),), T // 2)),
+    },
+    "02.loss_by_t": {
+        "loop": lambda e, t, T, n: _means(e, t * n // T, n),
+        "one hot": lambda e, t, T, n: (hot := torch.nn.functional.one_hot(t * n // T, n).to(e)).T @ e / hot.sum(0).clamp(min=1),
+        "float32": lambda e, t, T, n: _means(e.float(), t * n // T, n),
     },
     "02.min_snr": {
         "where": lambda a, g: torch.where(_snr(a) > g, g / _snr(a), 1.0),
@@ -166,6 +194,11 @@ HONEST = {
     },
 }
 
-EQUIVALENT: dict[str, dict[str, str]] = {}
+EQUIVALENT = {
+    "02.deaf": {"return lambda x, t: net(x, torch.full_like(t, T / 2))": "t holds whole numbers, so the fraction is cut off"},
+    "02.loss_by_t": {
+        "total = errors.new_zeros(parts).index_add(-1, stretch, errors)": "there is one dimension",
+    },
+}
 
 ONCE: dict[str, dict[str, str]] = {}

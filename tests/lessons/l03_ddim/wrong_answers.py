@@ -255,7 +255,47 @@ def l_degrees(a, b, w):
     return _circle(a, b, w, torch.rad2deg(_omega(a, b, (1, 2, 3))))
 
 
+def lazy(asks=lambda k: k % 2 == 0, until=None):
+    def walk(predict, x, levels):
+        levels = levels[:until]
+        for k in range(len(levels) - 1):
+            a, b = levels[k], levels[k + 1]
+            eps = predict(x, a) if asks(k) else eps  # noqa: F821
+            x = b**0.5 * _x0(x, eps, a) + (1 - b) ** 0.5 * eps
+        return x
+    return walk
+
+
+def lazy_ode(predict, x, levels):
+    """One long step of Euler's method in the coordinates of the ODE for every two levels."""
+    kept = [*levels[:-1:2], levels[-1]]
+    sigmas = [((1 - a) / a) ** 0.5 for a in kept]
+    for a, here, there in zip(kept, sigmas, sigmas[1:], strict=False):
+        x = (x / a**0.5 + (there - here) * predict(x, a)) / (1 + there**2) ** 0.5
+    return x
+
+
 WRONG = {
+    "03.orders": {
+        "sign": (lambda e: torch.log2(e[1:] / e[:-1]), "sign"),
+        "ratios": (lambda e: e[:-1] / e[1:], "ratios"),
+        "natural": (lambda e: torch.log(e[:-1] / e[1:]), "natural"),
+        "decimal": (lambda e: torch.log10(e[:-1] / e[1:]), "base 10"),
+        "halves": (lambda e: e[:-1] / e[1:] / 2, "halves"),
+        "first": (lambda e: torch.log2(e[0] / e[1:]), "neighbour"),
+        "differences": (lambda e: e[:-1] - e[1:], "1/16"),
+        "one number": (lambda e: torch.log2(e[0] / e[-1]) / (len(e) - 1), "shape"),
+    },
+    "03.lazy": {
+        "every step": (lazy(lambda k: True), "that is DDIM"),
+        "once": (lazy(lambda k: k == 0), "never again"),
+        "the other ones": (lazy(lambda k: k == 0 or k % 2 == 1), "the fourth"),
+        "every third": (lazy(lambda k: k % 3 == 0), "third"),
+        "last left out": (lazy(until=-1), "last step"),
+        "nothing": (lambda predict, x, levels: x, "not that walk"),
+        "asks and ignores": (lambda predict, x, levels: ([predict(x, a) for a in levels], lazy()(predict, x, levels))[1],
+                             "times"),
+    },
     "03.sigma": {
         "variance": (lambda a, p, e: s_torch(a, p, e) ** 2, "variance"),
         "eta_under_root": (lambda a, p, e: (e * (1 - p) / (1 - a) * (1 - a / p)) ** 0.5, "under the square root"),
@@ -365,6 +405,16 @@ WRONG = {
 }
 
 HONEST = {
+    "03.orders": {
+        "differences of logarithms": lambda e: -torch.diff(torch.log2(e)),
+        "list": lambda e: [math.log2(a / b) for a, b in zip(e.tolist(), e.tolist()[1:], strict=False)],
+        "numpy": lambda e: -np.diff(np.log2(e.numpy())),
+    },
+    "03.lazy": {
+        "plain": lazy(),
+        "one long step of the ODE": lazy_ode,
+        "float32": lambda predict, x, levels: lazy()(predict, x.float(), levels),
+    },
     "03.sigma": {"torch": s_torch, "posterior": s_posterior, "float32": lambda a, p, e: s_torch(a.float(), p.float(), e.float()),
                  "math": lambda a, p, e: float(e) * math.sqrt((1 - p) * (1 - a / p) / (1 - a))},
     "03.ddim_step": {"loop": d_loop, "float32": d_float32, "in_place_on_a_copy": d_in_place},
@@ -379,6 +429,10 @@ HONEST = {
 }
 
 EQUIVALENT = {
+    "03.lazy": {
+        "for k, (abar, abar_next) in enumerate(zip(levels[:], levels[1:])):": "zip ends with the shorter list",
+        "for k, (abar, abar_next) in enumerate(zip(levels, levels[1:])):": "zip ends with the shorter list",
+    },
     "03.slerp": {
         "v, u = (a.flatten(1), b.flatten(1))": "the angle between two is symmetric",
         "u, v = (b.flatten(1), a.flatten(1))": "the angle between two is symmetric",
