@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -103,6 +103,8 @@ class SelfCopy(Hook):
     """The source's self-attention for the edit during the first ``until`` of the steps, at sites of ``level`` and coarser.
 
     Level 0 is the finest; see :func:`coarse_level` for what the paper's "at most 16 x 16" means in a network of another size.
+    The probabilities softmax(q k^T / sqrt(d)) are functions of queries and keys alone: with the source's, they are the source's,
+    and the attention stays fused.
     """
 
     def __init__(self, *, until: float = 0.4, level: int = 0, source: str = "source", edit: str = "edit") -> None:
@@ -115,10 +117,12 @@ class SelfCopy(Hook):
     def selects(self, site: Site) -> bool:
         return site.kind == "self" and site.level >= self.level
 
-    def on_probs(self, site: Site, probs: Tensor, ctx: StepContext) -> Tensor | None:
+    def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, ctx: StepContext,
+               attention: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor | None:
         if not (ctx.has(self.source) and ctx.has(self.edit)):
             return None
-        return _with(probs, ctx.of(self.edit), probs[ctx.of(self.source)])
+        mine, theirs = ctx.of(self.edit), ctx.of(self.source)
+        return attention(_with(q, mine, q[theirs]), _with(k, mine, k[theirs]), v)
 
 
 class LocalBlend(Hook):
@@ -167,8 +171,8 @@ class LocalBlend(Hook):
         return maps >= self.threshold * maps.amax((2, 3), keepdim=True)
 
 
-def _with(probs: Tensor, where: slice, new: Tensor) -> Tensor:
-    out = probs.clone()
+def _with(values: Tensor, where: slice, new: Tensor) -> Tensor:
+    out = values.clone()
     out[where] = new
     return out
 

@@ -21,9 +21,13 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tu
     """
     require(q.ndim == k.ndim == v.ndim, "q", f"{q.ndim} axes beside {k.ndim} of k and {v.ndim} of v", "equally many",
             "q[None] if it is one row")
-    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-    probs = (scores if mask is None else scores + mask).softmax(-1)
+    probs = _probabilities(q, k, mask)
     return probs @ v, probs
+
+
+def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    return (scores if mask is None else scores + mask).softmax(-1)
 
 
 @dataclass(frozen=True)
@@ -101,10 +105,10 @@ class ExplicitAttnProcessor:
         def plain(q: Tensor, k: Tensor, v: Tensor, change: Callable[[Tensor], Tensor | None] | None = None) -> Tensor:
             if change is None:
                 return F.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask)
-            out, probs = attention(q, k, v, attention_mask)
+            probs = _probabilities(q, k, attention_mask)
             changed = change(probs)
             if changed is None:
-                return out
+                return probs @ v
             require(
                 changed.shape == probs.shape,
                 "on_probs",

@@ -13,7 +13,7 @@ from minidiff.editing.prompt_to_prompt import SelfCopy
 from minidiff.editing.result import run_edit, source_of
 from minidiff.latent import denoise, encode_prompt, initial_noise
 from minidiff.rng import normal
-from minidiff.steer import Recorder, StepContext, Trajectory
+from minidiff.steer import Hook, Recorder, StepContext, Trajectory
 from tests.pipelines import CASES, make, shared
 
 SOURCE, TARGET = ["a red cat on the grass", "a blue dog at night"], ["a green cat on the grass", "a pink dog at night"]
@@ -129,13 +129,22 @@ def test_copying_queries_and_keys_is_copying_the_probabilities():
     begin = source_of(pipe, SOURCE, TARGET, latents=z, steps=3)
     chosen = [s for s in later_sites(pipe.unet, feature_layer(pipe.unet))]
 
-    class Probabilities(SelfCopy):
+    class Probabilities(Hook):
+        def selects(self, site):
+            return site.name in chosen
+
+        def on_probs(self, site, probs, ctx):
+            out = probs.clone()
+            out[ctx.of("edit")] = probs[ctx.of("source")]
+            return out
+
+    class Chosen(SelfCopy):
         def selects(self, site):
             return site.name in chosen
 
     ends = [last(run_edit(pipe, begin, hooks=[hook], steps=3, guidance=1.0)).z["edit"]
-            for hook in (CopyQK(chosen), Probabilities(until=1.0))]
-    assert apart(*ends) < 1e-5
+            for hook in (CopyQK(chosen), Chosen(until=1.0), Probabilities())]
+    assert apart(ends[0], ends[2]) < 1e-5 and apart(ends[1], ends[2]) < 1e-5
 
 
 @pytest.mark.parametrize(("until", "compat", "steps"), [

@@ -165,8 +165,11 @@ def test_replace_refine_and_reweight_change_the_edits_prompt_rows_alone():
             assert float(out[6 + r, h, p, n]) == pytest.approx(float(want), abs=1e-9)
     assert Replace(maps, until=until).active(context(index=4)) and not Replace(maps, until=until).active(context(index=5))
     assert SelfCopy(until=0.4).active(context(index=3)) and not SelfCopy(until=0.4).active(context(index=4))
-    out = SelfCopy(level=0).on_probs(SELF, probs, ctx)
-    assert torch.equal(out[6:], probs[4:6]) and torch.equal(out[:6], probs[:6])
+    q, k, v = (normal((8, 3, 7, 5), "selfcopy", i, dtype=torch.float64) for i in range(3))
+    seen = SelfCopy(level=0).attend(SELF, q, k, v, ctx, lambda *qkv: qkv)
+    for new, old in zip(seen[:2], (q, k)):
+        assert torch.equal(new[6:], old[4:6]) and torch.equal(new[:6], old[:6])
+    assert seen[2] is v
 
 
 @pytest.mark.parametrize("steps,share,want", [(50, 0.8, 40), (50, 0.4, 20), (20, 0.8, 16), (25, 0.4, 10)])
