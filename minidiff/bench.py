@@ -1,84 +1,134 @@
-"""``minidiff bench``: how fast this machine renders, reads, trains and samples. Timings live here and in no test."""
+"""``minidiff bench``: how fast this machine draws, trains and samples, and in which settings. Timings live here, in no test."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import platform
+import shutil
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from minidiff.bench_settings import NETWORKS, Row, interleaved, network_rows, peak_rate
+from minidiff.errors import BadInput, require
 from minidiff.options import device as device_name
-from minidiff.options import whole
-from minidiff.show import plural
+from minidiff.options import number, whole
 
-__all__ = ["main", "rate"]
-
-
-def rate(work: Callable[[], object], amount: int, *, seconds: float = 2.0) -> float:
-    """``amount`` per second of ``work()``: the median of as many runs as fit into ``seconds``, after one to warm up."""
-    cuda = torch.cuda.is_available()
-
-    def once() -> float:
-        start = time.perf_counter()
-        work()
-        if cuda:
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    once()
-    times: list[float] = []
-    while sum(times) < seconds or len(times) < 3:
-        times.append(once())
-    return amount / sorted(times)[len(times) // 2]
+__all__ = ["main"]
 
 
-def _rows(device: torch.device) -> list[tuple[str, float, str]]:
-    from minidiff.diffusion import Eps, ddim, last, linear
-    from minidiff.measure.reader import Reader
-    from minidiff.nets import UNet
-    from minidiff.recipes import PIXEL_NET, recipe
-    from minidiff.rng import normal
-    from minidiff.train import fit
-    from minidiff.world import WorldData, render, sample_scenes
+def _world_rows(device: torch.device, seconds: float) -> Iterator[Row]:
+    from minidiff.world import render, sample_scenes
 
-    rows = []
     for level, size in (("simple", 32), ("simple", 64), ("full", 64)):
         scenes = sample_scenes(torch.arange(512, device=device), level=level)
         with torch.no_grad():
-            rows.append(
-                (f"render, {level} scenes at {size} x {size}", rate(lambda s=scenes, p=size: render(s, p), 512), "scenes/s")
-            )
-    net = UNet(**PIXEL_NET).to(device, memory_format=torch.channels_last).eval()
-    x = normal((32, 3, 32, 32), "bench").to(device)
-    t = torch.full((32,), 500, device=device)
-    with torch.no_grad():
-        rows.append(("pixel-ddpm network, batch 32", rate(lambda: net(x, t), 32), "evaluations/s"))
-        model = Eps(net, linear(1000))
-        rows.append(("8 pictures by DDIM, 20 steps", 1 / rate(lambda: last(ddim(model, x[:8], steps=20)), 1), "s"))
-        reader = Reader().to(device).eval()
-        images = WorldData(64, "test", "full").batch(0, 64)[0].to(device)
-        rows.append(("reader at 64 x 64, batch 64", rate(lambda: reader(images), 64), "pictures/s"))
+            second = interleaved({"": lambda s=scenes, p=size: render(s, p)}, seconds)[""]
+        yield Row(f"render, {level} scenes at {size} x {size}", 512 / second, "scenes/s")
+
+
+def _recipe_rows(device: torch.device, seconds: float) -> Iterator[Row]:
+    """The training loop as it is, pictures drawn and moments kept."""
+    from minidiff.recipes import recipe
+    from minidiff.train import fit
+
     for name in ("pixel-ddpm", "readers/final"):
         states = fit(recipe(name), device=device, log=lambda _: None)
-        next(states)
-        rows.append((f"train {name}", rate(lambda s=states: [next(s) for _ in range(4)], 4 * recipe(name).batch), "images/s"))
+        second = interleaved({"": lambda s=states: next(s)}, seconds)[""]
+        yield Row(f"minidiff train {name}", recipe(name).batch / second, "images/s")
         states.close()
-    return rows
+
+
+def _peer_rows(device: torch.device, seconds: float) -> Iterator[Row]:
+    """The same pictures by diffusers: 8 of them, 20 steps, guidance 4."""
+    from minidiff import load
+    from minidiff.latent import prepare_latents, text_to_image
+
+    pipe, prompts = load("mini-sd", device=device), ["a red cat on the grass"] * 8
+    z = prepare_latents(pipe, 8)
+
+    def ours() -> Tensor:
+        return text_to_image(pipe, prompts, steps=20, guidance=4.0, latents=z)
+
+    def theirs() -> Tensor:
+        return 2 * pipe(prompts, latents=z, num_inference_steps=20, guidance_scale=4.0, output_type="pt").images - 1
+
+    apart = float((ours() - theirs()).abs().mean())
+    took = interleaved({"ours": ours, "theirs": theirs}, seconds)
+    yield Row("8 pictures by text_to_image", took["ours"], "s", f"{took['theirs'] / took['ours']:.2f}x diffusers")
+    yield Row("8 pictures by StableDiffusionPipeline", took["theirs"], "s", f"apart by {apart:.1g} of [-1, 1]")
+
+
+def _page_rows(files: Sequence[str]) -> Iterator[Row]:
+    """The time of every page, run from the top on a copy, its kernel's start included."""
+    from minidiff.notebooks import find, run
+
+    for book in find(list(files)):
+        with tempfile.TemporaryDirectory(prefix="minidiff-") as place:
+            page = Path(shutil.copy(book, place))
+            start = time.perf_counter()
+            run(page, timeout=900)
+            yield Row(book.name, time.perf_counter() - start, "s")
+
+
+def _memory_rows(device: torch.device) -> Iterator[Row]:
+    """The most this process has held; Windows does not say."""
+    if device.type == "cuda":
+        yield Row("most memory held", torch.cuda.max_memory_allocated(device) / 2**20, "MiB")
+    elif platform.system() != "Windows":
+        import resource
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        yield Row("most memory held", most / (2**20 if platform.system() == "Darwin" else 2**10), "MiB")
 
 
 def main(argv: Sequence[str] = ()) -> int:
-    """Print the table; ``--device`` picks another device than the best there is, ``--threads`` how many threads."""
-    options = argparse.ArgumentParser(prog="minidiff bench")
+    """Print the table; ``minidiff bench --help`` says what there is."""
+    options = argparse.ArgumentParser(prog="minidiff bench", description="Measure this machine; the fastest setting is marked.")
+    options.add_argument("part", nargs="?", default="networks", help=f"networks (all), one of {', '.join(NETWORKS)}, world "
+                         "(renderer), recipes (whole training loops), peers (against diffusers), or notebooks")
+    options.add_argument("files", nargs="*", help="with notebooks: which; all of the course if left out")
+    options.add_argument("--compile", action="store_true", help="torch.compile too: some 20 s more for each network and setting")
+    options.add_argument("--seconds", type=number(0, 3600), default=2.0, help="for each comparison")
+    options.add_argument("--json", action="store_true", help="a list of rows in place of the table")
     options.add_argument("--device", type=device_name, default="cuda" if torch.cuda.is_available() else "cpu")
     options.add_argument("--threads", type=whole(1, 4096))
     given = options.parse_args(argv)
+    parts = ("networks", *NETWORKS, "world", "recipes", "peers", "notebooks")
+    if given.part not in parts:
+        raise BadInput("part", repr(given.part), f"one of {', '.join(parts)}", "minidiff bench networks")
+    require(not given.files or given.part == "notebooks", "files", " ".join(given.files), "files beside notebooks only",
+            "minidiff bench notebooks FILE")
     if given.threads:
         torch.set_num_threads(given.threads)
     device = torch.device(given.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
-    print(f"{name}, {plural(torch.get_num_threads(), 'thread')}, torch {torch.__version__}")
-    for what, value, unit in _rows(device):
-        print(f"{what:40} {value:10.4g} {unit}")
+    title = f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    if not given.json:
+        print(title, flush=True)
+    rows = []
+    for row in _rows(given, device):
+        rows.append(row)
+        if not given.json:
+            print(f"{row.what:52} {row.value:10.4g} {row.unit:9} {row.note}".rstrip(), flush=True)
+    if given.json:
+        print(json.dumps({"machine": title, "rows": [row._asdict() for row in rows]}, indent=1))
     return 0
+
+
+def _rows(given: argparse.Namespace, device: torch.device) -> Iterator[Row]:
+    if given.part == "notebooks":
+        yield from _page_rows(given.files)
+        return
+    if given.part in ("networks", *NETWORKS):
+        peak = peak_rate(device, given.seconds)
+        yield Row("product of two 1024 x 1024 matrices, float32", peak / 1e9, "GFLOP/s", "the peak below")
+        for name in NETWORKS if given.part == "networks" else (given.part,):
+            yield from network_rows(name, device, given.seconds, given.compile, peak)
+    else:
+        yield from {"world": _world_rows, "recipes": _recipe_rows, "peers": _peer_rows}[given.part](device, given.seconds)
+    yield from _memory_rows(device)
