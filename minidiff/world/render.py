@@ -169,8 +169,7 @@ def _paint(scenes: Scenes, which: Tensor, k: int, kind: str | tuple[str, str], s
     px, py = ix + 0.5, iy + 0.5
     if needs.celled:
         px, py = (torch.where(style["cell"] > 0, 2.0 * torch.div(i, 2, rounding_mode="floor") + 1.0, i + 0.5) for i in (ix, iy))
-    u, v = torch.broadcast_tensors((px / size - cx) / half, (py / size - cy) / half)
-    u, v = u.contiguous(), v.contiguous()
+    u, v = (px / size - cx) / half, (py / size - cy) / half  # (n, 1, P) and (n, P, 1): what rests on one costs P, not P * P
     sharp = half * size * (1 + style["cell"])  # pixels per unit
     if needs.textured:
         grain, slow = (t[local] for t in on_device("texture", size, device).reshape(2, -1))
@@ -180,7 +179,7 @@ def _paint(scenes: Scenes, which: Tensor, k: int, kind: str | tuple[str, str], s
     base = (colour_rgb(scenes.colour[which, k]) if blend is None else blend.rgb[which, k])[:, :, None, None]
     body, pattern = base, scenes.pattern[which, k]
     if blend is not None:
-        share = blend.share[which, k][:, None, None].expand_as(u)
+        share = blend.share[which, k][:, None, None].expand(-1, side, side)
         mixed = torch.lerp(_pattern(pattern, u, v, sharp), _pattern(blend.pattern[which, k], u, v, sharp), share)
         body = torch.lerp(base, blend.second[which, k][:, :, None, None], mixed[:, None])
     elif needs.patterned:
@@ -214,7 +213,7 @@ def _paint(scenes: Scenes, which: Tensor, k: int, kind: str | tuple[str, str], s
         wash = flat["wash"] * (0.2 + 0.25 * grain[:, None])
         rgb = rgb + wash * (1 - rgb)
     # light around neon things and the soft shadow under flat ones do not belong to the mask
-    around = style["shadow"] * torch.exp(-((u / 0.75) ** 2 + ((v - 0.97) / 0.13) ** 2))
+    around = style["shadow"] * torch.exp(-((u / 0.75) ** 2)) * torch.exp(-(((v - 0.97) / 0.13) ** 2))
     if needs.glowing:
         around = torch.maximum(around, style["glow"] * torch.exp(-((outline.clamp(min=0) / 0.13) ** 2)))
     tint = torch.where(flat["glow"] > 0, base, _fixed((0.12, 0.10, 0.22), device))

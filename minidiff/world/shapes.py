@@ -1,7 +1,9 @@
 """Signed distance functions in torch: negative inside, zero on the edge, positive outside.
 
-Every function takes local coordinates u (to the right) and v (downwards), any shape, in units of a thing's
-half-height, and returns a distance in the same units. They are differentiable almost everywhere.
+Every function takes local coordinates u (to the right) and v (downwards), of one shape or of shapes that broadcast, in
+units of a thing's half-height, and returns a distance in the same units. With u (n, 1, P) and v (n, P, 1) what rests on
+one of them costs P numbers and not P * P: terms are grouped so that as much as can be does. All are differentiable almost
+everywhere.
 Distances to ellipses are the usual first-order estimate, exact at the edge in value and slope.
 """
 
@@ -17,14 +19,14 @@ __all__ = ["circle", "ellipse", "box", "segment", "triangle", "star", "heart", "
 
 def circle(u: Tensor, v: Tensor, cu: float, cv: float, r: float) -> Tensor:
     """Disc of radius r around (cu, cv)."""
-    return ((u - cu) ** 2 + (v - cv) ** 2 + 1e-9).sqrt() - r
+    return ((u - cu) ** 2 + ((v - cv) ** 2 + 1e-9)).sqrt() - r
 
 
 def ellipse(u: Tensor, v: Tensor, cu: float, cv: float, ru: float, rv: float) -> Tensor:
     """Ellipse with half-axes ru, rv: (k - 1) k / |grad k| with k = |p / r|."""
     a, b = (u - cu) / ru, (v - cv) / rv
-    k = (a * a + b * b + 1e-9).sqrt()
-    slope = ((a / ru) ** 2 + (b / rv) ** 2 + 1e-9).sqrt()
+    k = (a * a + (b * b + 1e-9)).sqrt()
+    slope = ((a / ru) ** 2 + ((b / rv) ** 2 + 1e-9)).sqrt()
     return k * (k - 1) / slope
 
 
@@ -36,8 +38,11 @@ def box(u: Tensor, v: Tensor, cu: float, cv: float, hu: float, hv: float) -> Ten
 def segment(u: Tensor, v: Tensor, au: float, av: float, bu: float, bv: float, r: float) -> Tensor:
     """Round-ended line from a to b with half-width r."""
     du, dv = bu - au, bv - av
-    h = (((u - au) * du + (v - av) * dv) / (du * du + dv * dv)).clamp(0, 1)
-    return ((u - au - h * du) ** 2 + (v - av - h * dv) ** 2 + 1e-9).sqrt() - r
+    square = du * du + dv * dv
+    along = [(w - start) * (step / square) for w, start, step in ((u, au, du), (v, av, dv)) if step]
+    h = sum(along[1:], along[0]).clamp(0, 1)
+    across, down = u - au - h * du if du else u - au, v - av - h * dv if dv else v - av
+    return (across**2 + (down**2 + 1e-9)).sqrt() - r
 
 
 def triangle(u: Tensor, v: Tensor, a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> Tensor:
@@ -57,7 +62,7 @@ def star(u: Tensor, v: Tensor, cu: float, cv: float, outer: float, inner: float,
     """Star with straight edges between an outer and an inner radius; one tip points up."""
     half = math.pi / points
     angle = torch.atan2(u - cu, -(v - cv))
-    radius = ((u - cu) ** 2 + (v - cv) ** 2 + 1e-9).sqrt()
+    radius = ((u - cu) ** 2 + ((v - cv) ** 2 + 1e-9)).sqrt()
     folded = (torch.remainder(angle + half, 2 * half) - half).abs()
     x, y = radius * folded.cos(), radius * folded.sin()
     bx, by = inner * math.cos(half), inner * math.sin(half)

@@ -65,7 +65,7 @@ def _face(u: Tensor, v: Tensor, mood: Tensor) -> Iterator[Part]:
     """Eyes, muzzle, nose and mouth; mood (n, 1, 1) is 1 happy, 2 sad, 3 surprised."""
     a = u.abs()
     sad, surprised = (mood == 2).to(u.dtype), (mood == 3).to(u.dtype)
-    eye = ((a - 0.33) ** 2 + (v - 0.12) ** 2 + 1e-9).sqrt() - (0.115 + 0.055 * surprised)
+    eye = ((a - 0.33) ** 2 + ((v - 0.12) ** 2 + 1e-9)).sqrt() - (0.115 + 0.055 * surprised)
     yield eye, INK
     yield circle(a, v, 0.36, 0.08, 0.045), WHITE
     brow = segment(a, v, 0.20, -0.20, 0.48, -0.06, 0.045)
@@ -159,7 +159,7 @@ _HAT, _BAND, _TIE = (0.24, 0.22, 0.36), (0.92, 0.45, 0.35), (0.82, 0.16, 0.42)
 
 
 def parts(kind: str, u: Tensor, v: Tensor, mood: Tensor) -> Iterator[Part]:
-    """Painted parts of a thing, back to front. u, v: (n, P, P) local coordinates; mood: (n, 1, 1) index."""
+    """Painted parts of a thing, back to front. u, v: local coordinates that broadcast to (n, P, P); mood: (n, 1, 1) index."""
     return PARTS[kind](u, v, mood)
 
 
