@@ -47,10 +47,10 @@ def _recipe_rows(device: torch.device, seconds: float) -> Iterator[Row]:
 def _peer_rows(device: torch.device, seconds: float) -> Iterator[Row]:
     """The same pictures by diffusers: 8 of them, 20 steps, guidance 4."""
     from minidiff import load
-    from minidiff.latent import prepare_latents, text_to_image
+    from minidiff.latent import initial_noise, text_to_image
 
     pipe, prompts = load("mini-sd", device=device), ["a red cat on the grass"] * 8
-    z = prepare_latents(pipe, 8)
+    z = initial_noise(pipe, 8)
 
     def ours() -> Tensor:
         return text_to_image(pipe, prompts, steps=20, guidance=4.0, latents=z)
