@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from minidiff.bench_settings import NETWORKS, Row, interleaved, network_rows, peak_rate
+from minidiff.bench_settings import CLOCKS, NETWORKS, Clock, Row, interleaved, network_rows, peak_rate
 from minidiff.errors import BadInput, require
 from minidiff.options import device as device_name
 from minidiff.options import number, whole
@@ -22,31 +22,31 @@ from minidiff.options import number, whole
 __all__ = ["main"]
 
 
-def _world_rows(device: torch.device, seconds: float) -> Iterator[Row]:
+def _world_rows(device: torch.device, seconds: float, clock: Clock) -> Iterator[Row]:
     from minidiff.world import render, sample_scenes
 
     for level, size in (("simple", 32), ("simple", 64), ("full", 64)):
         scenes = sample_scenes(torch.arange(512, device=device), level=level)
         with torch.no_grad():
-            second = interleaved({"": lambda s=scenes, p=size: render(s, p)}, seconds)[""]
+            second = interleaved({"": lambda s=scenes, p=size: render(s, p)}, seconds, clock)[""]
         yield Row(f"render, {level} scenes at {size} x {size}", 512 / second, "scenes/s")
 
 
-def _recipe_rows(device: torch.device, seconds: float) -> Iterator[Row]:
+def _recipe_rows(device: torch.device, seconds: float, clock: Clock) -> Iterator[Row]:
     """The training loop as it is, pictures drawn and moments kept."""
     from minidiff.recipes import recipe
     from minidiff.train import fit
 
     for name in ("pixel-ddpm", "readers/final"):
         states = fit(recipe(name), device=device, log=lambda _: None)
-        second = interleaved({"": lambda s=states: next(s)}, seconds)[""]
+        second = interleaved({"": lambda s=states: next(s)}, seconds, clock)[""]
         yield Row(f"minidiff train {name}", recipe(name).batch / second, "images/s")
         states.close()
 
 
-def _peer_rows(device: torch.device, seconds: float) -> Iterator[Row]:
+def _peer_rows(device: torch.device, seconds: float, clock: Clock) -> Iterator[Row]:
     """The same pictures by diffusers: 8 of them, 20 steps, guidance 4."""
-    from minidiff import load
+    from minidiff.zoo import load
     from minidiff.latent import initial_noise, text_to_image
 
     pipe, prompts = load("mini-sd", device=device), ["a red cat on the grass"] * 8
@@ -59,7 +59,7 @@ def _peer_rows(device: torch.device, seconds: float) -> Iterator[Row]:
         return 2 * pipe(prompts, latents=z, num_inference_steps=20, guidance_scale=4.0, output_type="pt").images - 1
 
     apart = float((ours() - theirs()).abs().mean())
-    took = interleaved({"ours": ours, "theirs": theirs}, seconds)
+    took = interleaved({"ours": ours, "theirs": theirs}, seconds, clock)
     yield Row("8 pictures by text_to_image", took["ours"], "s", f"{took['theirs'] / took['ours']:.2f}x diffusers")
     yield Row("8 pictures by StableDiffusionPipeline", took["theirs"], "s", f"apart by {apart:.1g} of [-1, 1]")
 
@@ -94,6 +94,7 @@ def main(argv: Sequence[str] = ()) -> int:
     options.add_argument("files", nargs="*", help="with notebooks: which; all of the course if left out")
     options.add_argument("--compile", action="store_true", help="torch.compile too: some 20 s more for each network and setting")
     options.add_argument("--seconds", type=number(0, 3600), default=2.0, help="for each comparison")
+    options.add_argument("--clock", choices=CLOCKS, default="wall", help="processor: its own time, for a machine that others use")
     options.add_argument("--json", action="store_true", help="a list of rows in place of the table")
     options.add_argument("--device", type=device_name, default="cuda" if torch.cuda.is_available() else "cpu")
     options.add_argument("--threads", type=whole(1, 4096))
@@ -107,7 +108,7 @@ def main(argv: Sequence[str] = ()) -> int:
         torch.set_num_threads(given.threads)
     device = torch.device(given.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
-    title = f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    title = f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, {given.clock} time"
     if not given.json:
         print(title, flush=True)
     rows = []
@@ -124,11 +125,12 @@ def _rows(given: argparse.Namespace, device: torch.device) -> Iterator[Row]:
     if given.part == "notebooks":
         yield from _page_rows(given.files)
         return
+    clock = CLOCKS[given.clock]
     if given.part in ("networks", *NETWORKS):
-        peak = peak_rate(device, given.seconds)
+        peak = peak_rate(device, given.seconds, clock)
         yield Row("product of two 1024 x 1024 matrices, float32", peak / 1e9, "GFLOP/s", "the peak below")
         for name in NETWORKS if given.part == "networks" else (given.part,):
-            yield from network_rows(name, device, given.seconds, given.compile, peak)
+            yield from network_rows(name, device, given.seconds, clock, given.compile, peak)
     else:
-        yield from {"world": _world_rows, "recipes": _recipe_rows, "peers": _peer_rows}[given.part](device, given.seconds)
+        yield from {"world": _world_rows, "recipes": _recipe_rows, "peers": _peer_rows}[given.part](device, given.seconds, clock)
     yield from _memory_rows(device)

@@ -17,8 +17,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["NETWORKS", "SETTINGS", "TOLERANCE", "Row", "Setting", "interleaved", "network_rows", "peak_rate", "settings_of"]
+__all__ = ["CLOCKS", "NETWORKS", "SETTINGS", "TOLERANCE", "Clock", "Row", "Setting", "interleaved", "network_rows", "peak_rate",
+           "settings_of"]
 
+Clock = Callable[[], float]
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "processor": time.process_time}
 TOLERANCE = {"float32": 1e-4, "bf16": 2 / 255}      # mean difference over the mean size of the plain output
 NETWORKS = ("pixel-ddpm", "pixel-guided", "mini-sd", "mini-vae", "readers/final")
 
@@ -47,8 +50,7 @@ class Row(NamedTuple):
     note: str = ""
 
 
-def interleaved(works: Mapping[Any, Callable[[], object]], seconds: float, *, clock: Callable[[], float] = time.perf_counter
-                ) -> dict[Any, float]:
+def interleaved(works: Mapping[Any, Callable[[], object]], seconds: float, clock: Clock) -> dict[Any, float]:
     """Median seconds of each of ``works``, run in turn: three rounds at least, then as many as fit into ``seconds``, after one
     to warm up. What slows the machine for a while slows all of them."""
     for work in works.values():
@@ -65,15 +67,15 @@ def interleaved(works: Mapping[Any, Callable[[], object]], seconds: float, *, cl
     return {name: sorted(found)[len(found) // 2] for name, found in times.items()}
 
 
-def peak_rate(device: torch.device, seconds: float) -> float:
+def peak_rate(device: torch.device, seconds: float, clock: Clock) -> float:
     """Floating-point operations a second in a large float32 product: what the shares are taken of."""
     a = torch.randn(1024, 1024, device=device)
-    return 2 * 1024**3 / interleaved({"": lambda: a @ a}, seconds)[""]
+    return 2 * 1024**3 / interleaved({"": lambda: a @ a}, seconds, clock)[""]
 
 
 def _case(name: str, device: torch.device) -> tuple[nn.Module, Callable[[nn.Module], Tensor], int]:
     """A shipped network, a call of it on a fixed batch, and how many rows that has."""
-    from minidiff import load
+    from minidiff.zoo import load
     from minidiff.latent import encode_prompt
     from minidiff.latent.pipeline import TextUNet
     from minidiff.rng import normal
@@ -130,7 +132,7 @@ def settings_of(net: nn.Module, call: Callable[[nn.Module], Tensor], device: tor
     return runs, off, lost
 
 
-def network_rows(name: str, device: torch.device, seconds: float, compiled: bool, peak: float) -> Iterator[Row]:
+def network_rows(name: str, device: torch.device, seconds: float, clock: Clock, compiled: bool, peak: float) -> Iterator[Row]:
     from torch.utils.flop_counter import FlopCounterMode
 
     net, call, n = _case(name, device)
@@ -139,7 +141,7 @@ def network_rows(name: str, device: torch.device, seconds: float, compiled: bool
     flops = counter.get_total_flops()
     runs, off, lost = settings_of(net, call, device, [s for s in SETTINGS if compiled or not s.compiled])
     for learn, word in ((False, "predict"), (True, "train")):
-        took = interleaved({s: functools.partial(run, learn) for s, run in runs.items()}, seconds)
+        took = interleaved({s: functools.partial(run, learn) for s, run in runs.items()}, seconds, clock)
         good = [s for s in took if off[s] <= TOLERANCE[s.dtype]]
         best = min(good, key=took.__getitem__)
         for s, second in took.items():
