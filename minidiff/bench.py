@@ -46,8 +46,8 @@ def _recipe_rows(device: torch.device, seconds: float, clock: Clock) -> Iterator
 
 def _peer_rows(device: torch.device, seconds: float, clock: Clock) -> Iterator[Row]:
     """The same pictures by diffusers: 8 of them, 20 steps, guidance 4."""
-    from minidiff.zoo import load
     from minidiff.latent import initial_noise, text_to_image
+    from minidiff.zoo import load
 
     pipe, prompts = load("mini-sd", device=device), ["a red cat on the grass"] * 8
     z = initial_noise(pipe, 8)

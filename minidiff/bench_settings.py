@@ -75,10 +75,10 @@ def peak_rate(device: torch.device, seconds: float, clock: Clock) -> float:
 
 def _case(name: str, device: torch.device) -> tuple[nn.Module, Callable[[nn.Module], Tensor], int]:
     """A shipped network, a call of it on a fixed batch, and how many rows that has."""
-    from minidiff.zoo import load
     from minidiff.latent import encode_prompt
     from minidiff.latent.pipeline import TextUNet
     from minidiff.rng import normal
+    from minidiff.zoo import load
 
     model, n = load(name, device=device), 16
     t = torch.full((n,), 500, device=device)
@@ -133,6 +133,11 @@ def settings_of(net: nn.Module, call: Callable[[nn.Module], Tensor], device: tor
 
 
 def network_rows(name: str, device: torch.device, seconds: float, clock: Clock, compiled: bool, peak: float) -> Iterator[Row]:
+    """How many rows a second the network predicts, and learns from, in each setting; the fastest that is near enough is marked.
+
+    compiled: try torch.compile too. peak: operations a second of :func:`peak_rate`. A share of it counts three times the
+    operations of a prediction for a training step.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     net, call, n = _case(name, device)
