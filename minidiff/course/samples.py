@@ -89,7 +89,7 @@ def reader_features(images: Tensor, reader: str = "final") -> Tensor:
 
 
 def fd_mini(a: Tensor, b: Tensor, reader: str = "final") -> float:
-    """FDmini: the Frechet distance between the features of two sets of pictures. Biased by about d/N: compare at one N."""
+    """FDmini: the Frechet distance between the features of two sets of pictures. Biased upwards like 1/N: compare at one N."""
     return float(frechet(reader_features(a, reader), reader_features(b, reader)))
 
 
