@@ -15,14 +15,14 @@ __all__ = ["Ema", "adamw", "moments", "restore_moments", "set_lr"]
 
 def adamw(model: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float,
           graph: bool = False) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019, algorithm 2) over the weights that learn; one fused kernel on CUDA.
+    """AdamW (Loshchilov and Hutter 2019, algorithm 2) over the weights that learn, in one fused pass.
 
     graph: the update is recorded in a CUDA graph, so the learning rate is a tensor on the device.
     """
     learned = [p for p in model.parameters() if p.requires_grad]
     rate = torch.tensor(lr, device=learned[0].device) if graph else lr
     return torch.optim.AdamW(learned, lr=rate, betas=betas, weight_decay=weight_decay, capturable=graph,
-                             fused=bool(learned) and learned[0].is_cuda)
+                             fused=bool(learned) and learned[0].device.type in ("cpu", "cuda"))
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:

@@ -24,7 +24,7 @@ from minidiff.errors import BadInput, CheckpointError
 from minidiff.rng import key
 from minidiff.train import Budget, Ema, Progress, Recipe, TrainState, describe, fit, lr_at, read_losses, speed
 from minidiff.train.distributed import Workers
-from minidiff.train.optimiser import restore_moments
+from minidiff.train.optimiser import adamw, restore_moments
 from minidiff.train.run import Run
 from minidiff.train.speed import Speed, automatic_bf16, native_bf16, pick_device
 
@@ -552,3 +552,22 @@ def test_a_recipe_may_have_no_preview_to_show(tmp_path: Path) -> None:
     assert all(s.preview is None for s in go(recipe(preview=lambda net: None), out=tmp_path))
     with pytest.raises(CheckpointError, match="out"):
         go(recipe(), out=tmp_path, images=52)
+
+
+def test_the_fused_update_is_the_plain_one() -> None:
+    """The same losses as torch's loop over the weights, which follows the algorithm line by line."""
+    losses = []
+    for make in (lambda net: adamw(net, lr=1e-2, betas=(0.9, 0.99), weight_decay=0.1),
+                 lambda net: torch.optim.AdamW(net.parameters(), 1e-2, (0.9, 0.99), weight_decay=0.1, fused=False)):
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Linear(5, 16), torch.nn.SiLU(), torch.nn.Linear(16, 3))
+        x, y, optimiser, seen = torch.randn(64, 5), torch.randn(64, 3), make(net), []
+        for _ in range(60):
+            loss = (net(x) - y).square().mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            seen.append(float(loss.detach()))
+        losses.append(torch.tensor(seen))
+    assert losses[0][-1] < 0.8 * losses[0][0]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=0)
