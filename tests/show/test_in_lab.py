@@ -135,16 +135,11 @@ def test_a_slider_turns_the_pictures_without_the_kernel(server: Lab) -> None:
 
 
 def test_a_pressed_button_says_so_at_once(server: Lab) -> None:
-    """With the kernel stopped: the page itself disables it and says that it draws."""
+    """With the kernel stopped, before the click has returned: nothing is waited for, so on no machine does it take longer."""
     def press(page: Any) -> None:
         text, button = page.locator(".minidiff-status"), page.locator(".minidiff-action")
         with stopped(int(text.inner_text().split()[-1])):
-            found["at once"] = button.evaluate("""b => {
-                const start = performance.now();
-                b.focus();
-                b.click();
-                return [b.innerText, b.disabled, performance.now() - start <= 100];
-            }""")
+            found["at once"] = button.evaluate("b => { b.focus(); b.click(); return [b.innerText, b.disabled]; }")
         page.locator(".minidiff-action:not([disabled])").wait_for()
         page.evaluate("minidiff.answered()")
         found["in the end"] = (button.inner_text(), button.is_disabled())
@@ -156,7 +151,7 @@ def test_a_pressed_button_says_so_at_once(server: Lab) -> None:
     found: dict[str, Any] = {}
     seen = visit(server, "press.ipynb", then=press, move=False)
     assert seen.wrong == []
-    assert found == {"at once": ["drawing", True, True], "in the end": ("draw", False), "focus": True}
+    assert found == {"at once": ["drawing", True], "in the end": ("draw", False), "focus": True}
 
 
 def test_screen_readers_find_names(server: Lab) -> None:
@@ -314,10 +309,11 @@ def test_a_saved_panel_comes_back_as_its_still(server: Lab) -> None:
 def test_after_a_restart_of_the_kernel_nothing_pretends_to_draw(server: Lab) -> None:
     def restart(page: Any) -> None:
         button = page.locator(".minidiff-action")
-        page.evaluate("void window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+        page.evaluate("void (window.restart = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart())")
         page.locator(".jupyter-widgets-disconnected").first.wait_for(state="attached")
         button.click()
         found.append((button.inner_text(), button.is_disabled()))
+        page.evaluate("window.restart")                    # a kernel that is being restarted cannot be ended
         page.wait_for_function(READY)
 
     found: list[Any] = []
