@@ -97,7 +97,8 @@ def _states(plan: Plan, workers: Workers, speed: Speed, out: Path | None, *, min
                     preview = run.keep(show=last or run.due(preview_every), save=last or late or run.due(save_every))
                 yield run.state(loss, preview)
                 if late and not last:
-                    log(f"{minutes:g} minutes are over at {run.where()}. {AGAIN}")
+                    over = "minute is" if minutes == 1 else "minutes are"
+                    log(f"{minutes:g} {over} over at {run.where()}. {AGAIN}")
                     return
 
 
