@@ -12,6 +12,7 @@ from minidiff.personal.fit import Progress, pictures
 from minidiff.personal.lora import EVERYWHERE, LoRA
 from minidiff.personal.textual_inversion import textual_inversion
 from minidiff.show import save_grid
+from minidiff.silence import silence_libraries
 from minidiff.world import ImageFolder
 
 if TYPE_CHECKING:
@@ -64,4 +65,5 @@ def personalise(pipe: StableDiffusionPipeline, folder: str | Path, *, word: str,
     if lora is not None:
         lora.save(out)
     elif method != "ti":
-        pipe.save_pretrained(out / "pipeline")
+        with silence_libraries():
+            pipe.save_pretrained(out / "pipeline")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import platform
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from torch import nn
 from minidiff.errors import CheckpointError, require
 from minidiff.files import data_folder, replace, replace_folder
 from minidiff.manifest import CARD, write_card
+from minidiff.silence import silence_libraries
 from minidiff.zoo.parts import settle, slim
 
 __all__ = ["ship", "write_net"]
@@ -63,7 +66,8 @@ def ship(name: str, write: Callable[[Path], Any], facts: dict[str, Any], *, root
     fresh = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
-    more = write(fresh)
+    with silence_libraries() if "transformers" in sys.modules else contextlib.nullcontext():       # no bars of one file
+        more = write(fresh)
     _forget_places(fresh)
     _check_finite(fresh, name)
     write_card(fresh, {"name": name} | facts | (more if isinstance(more, dict) else {}) | {
