@@ -20,6 +20,7 @@ _HOMES = {
     "canvas": ("mask", "box_mask"),
     "panels": ("panel", "Panel"),
     "sweeps": ("sweep",),
+    "document": ("html_page",),
 }
 EXPORTS = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -127,6 +127,13 @@ class _Guidance(Hook):
             getattr(value, "shape", type(value).__name__),
             f"one number a row, shape ({len(z)},)",
         )
+        require(
+            value.requires_grad,
+            "energy",
+            "a value without a gradient",
+            "a function of state.x0, state.z, state.eps or maps that nothing cuts off from them",
+            "no .detach(), .item(), argmax or numpy on the way",
+        )
         if ctx.index == 0:
             self.values.clear()
         self.values[ctx.index] = value.detach().cpu()

@@ -196,6 +196,8 @@ SHOW: dict[str, Callable[[], dict[str, Any]]] = {
     "box_mask": lambda: {"side": 8, "x": 1, "y": 1, "width": 3, "height": 3},
     "panel": lambda: {"render": lambda on: show.picture(frames()[1], alt="grey"), "knobs": (show.toggle("on"),), "action": "draw",
                       "caption": "look", "alt": "grey"},
+    "html_page": lambda: {"path": place() / "mine.html", "title": "Mine",
+                          "parts": ("a text", show.picture(frames()[1], alt="grey"))},
     "sweep": lambda: {"panel": show.panel(lambda on: show.picture(frames()[1], alt="grey"), show.toggle("on"), alt="grey"),
                       "most": 2},
 }

@@ -320,6 +320,9 @@ def test_energies_add_and_scale_and_guidances_end_and_refine():
     assert bool((end_energy <= goal).all()) and torch.allclose(refined.before["source"], want, atol=1e-12)
     with pytest.raises(BadInput, match="one number a row"):
         list(run(model, z, steps=1, hooks=[LatentGuidance(Energy(lambda m, s: s.z.sum()))]))
+    for kind in GUIDANCES:
+        with pytest.raises(BadInput, match="a value without a gradient"):
+            list(run(model, z, steps=1, hooks=[kind(Energy(lambda m, s: s.x0.detach().flatten(1).sum(1)))]))
 
 
 def test_a_guidance_reads_the_maps_of_its_own_branch_and_text():
