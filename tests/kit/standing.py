@@ -67,6 +67,13 @@ SAID: dict[str, list[Standing]] = {
         Standing("Two rows of four pictures of a purple rabbit", "Two rows of four pictures of a purple rabbit",
                  {"weight": "1.5"}),
     ],
+    "23": [
+        Standing("A plane with arrows towards the line", "what does the square energy do to the cloud at 20",
+                 {"energy": "square", "scale": "4.0"}),
+        Standing("A strip of nine pictures by the variance energy", "A strip of nine pictures by the variance energy",
+                 {"stages": "variance"}),
+        Standing("A list of the rows of lesson 16", "A list of the rows of lesson 16", {"lesson": "16", "verdict": "all"}),
+    ],
     "00": [
         Standing("A scene builder", "A scene builder: a red cat on the grass",
                  {"kind": "cat", "colour": "red", "pattern": "plain", "wears": "nothing", "backdrop": "grass", "style": "flat"}),

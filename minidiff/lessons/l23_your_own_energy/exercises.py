@@ -71,49 +71,50 @@ def _too_hard(value: Any) -> None:
 @exercise("23.paint", "Project 1: an energy of your own", points=4, hints=(
     "Two weighted means. Inside: the squared distance to the colour, mean over the channels, weighted by the shape.",
     "A weighted mean: (weight * value).sum((1, 2)) / weight.sum((1, 2)); the value is .square().mean(1) of a difference.",
-    "colour[:, :, None, None] brings the colour to the picture's axes. Outside: weight 1 - shape, difference to before.",
+    "colour[:, :, None, None] brings the colour to the picture's axes. Outside: 1 - shape and before.",
 ))
-def paint(picture, shape, colour, before, keep):
+def paint(picture, shape, colour, before, weight):
     """The energy "this thing in that colour, all else as it was", one number a row: (B,).
 
     picture (B, C, h, w): what is predicted now; shape (B, h, w) in [0, 1]: where the thing is; colour (B, C);
-    before (B, C, h, w): what the run without an energy predicts at this step; keep: a number.
-    The mean squared distance (over channels) of the picture from the colour, weighted by the shape, plus `keep`
-    times that from `before`, weighted by 1 - shape. Each is a mean: divide by the sum of its weights.
+    before (B, C, h, w): what the run without an energy predicts at this step; weight: a number.
+    `weight` times the mean squared distance (over channels) of the picture from the colour, weighted by the
+    shape, plus that from `before`, weighted by 1 - shape. Each is a mean: divide by the sum of its weights.
     """
     ### BEGIN SOLUTION
     inside = (picture - colour[:, :, None, None]).square().mean(1)
     outside = (picture - before).square().mean(1)
     rest = 1 - shape
-    return (inside * shape).sum((1, 2)) / shape.sum((1, 2)) + keep * (outside * rest).sum((1, 2)) / rest.sum((1, 2))
+    return weight * (inside * shape).sum((1, 2)) / shape.sum((1, 2)) + (outside * rest).sum((1, 2)) / rest.sum((1, 2))
     ### END SOLUTION
 
 
 @checks(paint)
 def _paint(fn: Any) -> None:
-    for key, (b, c, h, w, keep) in enumerate(((2, 3, 4, 5, 0.7), (3, 4, 6, 3, 2.5))):
+    for key, (b, c, h, w, weight) in enumerate(((2, 3, 4, 5, 0.7), (3, 4, 6, 3, 2.5))):
         picture, before = normal((2, b, c, h, w), "23 paint", key, dtype=torch.float64)
         shape = torch.sigmoid(2 * normal((b, h, w), "23 shape", key, dtype=torch.float64))
         colour = normal((b, c), "23 colour", key, dtype=torch.float64)
 
-        def energy(keep: Any = keep, inner: Any = None, outer: Any = None, near: Any = None, far: Any = None, areas: Any = None,
-                   picture: Any = picture, shape: Any = shape, colour: Any = colour, before: Any = before) -> Any:
+        def energy(weight: Any = weight, inner: Any = None, outer: Any = None, near: Any = None, far: Any = None,
+                   areas: Any = None, picture: Any = picture, shape: Any = shape, colour: Any = colour,
+                   before: Any = before) -> Any:
             inner, outer = shape if inner is None else inner, 1 - shape if outer is None else outer
             near = (picture - colour[:, :, None, None]).square().mean(1) if near is None else near
             far = (picture - before).square().mean(1) if far is None else far
             sums = (inner.sum((1, 2)), outer.sum((1, 2))) if areas is None else areas
-            return (near * inner).sum((1, 2)) / sums[0] + keep * (far * outer).sum((1, 2)) / sums[1]
+            return weight * (near * inner).sum((1, 2)) / sums[0] + (far * outer).sum((1, 2)) / sums[1]
 
         flat = (picture - colour[:, :, None, None]), (picture - before)
         mean = (picture * shape[:, None]).sum((2, 3)) / shape.sum((1, 2))[:, None]
         want = energy()
-        given = (picture, shape, colour, before, number(keep))
+        given = (picture, shape, colour, before, number(weight))
         out = call(lambda *copies: _with_gradient(fn, *copies), *given, shape=(2, b, c, h, w))
         leaf = picture.clone().requires_grad_()
         (slope,) = torch.autograd.grad(energy(picture=leaf).sum(), leaf)
         expect(out[0].flatten(1)[:, 0], want, wrong=fits({
-            "Nothing is kept: the part outside is missing.": energy(0.0),
-            "keep is left out: both parts weigh the same.": energy(1.0),
+            "Nothing is kept: the part outside is missing.": energy() - energy(0.0),
+            "The weight is left out.": energy(1.0),
             "Inside and outside are exchanged.": energy(inner=1 - shape, outer=shape),
             "The shape has no effect inside: the whole picture is painted.": energy(inner=torch.ones_like(shape)),
             "Everything is kept, the thing too: weigh by 1 - shape.": energy(outer=torch.ones_like(shape)),
@@ -124,9 +125,10 @@ def _paint(fn: Any) -> None:
             "Differences as they are cancel; square them.": energy(near=flat[0].mean(1), far=flat[1].mean(1)),
             "Absolute differences; squares were asked for.": energy(near=flat[0].abs().mean(1), far=flat[1].abs().mean(1)),
             "That compares the mean colour of the shape; then half white, half black is grey enough. Compare each cell.":
-                (mean - colour).square().mean(1) + energy() - energy(0.0),
-            "keep multiplies the part inside; it belongs to the part outside.": keep * energy(0.0) + energy(1.0) - energy(0.0),
-        }, want), otherwise="With keep = 0 it is the distance from the colour, in the mean over the shape.")
+                weight * (mean - colour).square().mean(1) + energy(0.0),
+            "The weight multiplies the part outside; it belongs to the part inside.":
+                energy(1.0) - energy(0.0) + weight * energy(0.0),
+        }, want), otherwise="With weight = 0 it is the distance from before, in the mean outside of the shape.")
         if not torch.allclose(out[1], slope, atol=1e-8):
             raise Mistake("The values are right, but no gradient reaches the picture: no detach(), no numpy().")
 

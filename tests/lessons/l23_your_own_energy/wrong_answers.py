@@ -18,60 +18,77 @@ def _over(value, weight):
     return (weight * value).sum((1, 2)) / weight.sum((1, 2))
 
 
-def p_right(picture, shape, colour, before, keep):
+def p_right(picture, shape, colour, before, weight):
     a, b = _two(picture, colour, before)
-    return _over(a.square().mean(1), shape) + keep * _over(b.square().mean(1), 1 - shape)
+    return weight * _over(a.square().mean(1), shape) + _over(b.square().mean(1), 1 - shape)
 
 
-def p_einsum(picture, shape, colour, before, keep):
+def p_einsum(picture, shape, colour, before, weight):
     a, b = _two(picture, colour, before)
     channels = picture.shape[1]
     inside = torch.einsum("bchw,bhw->b", a**2, shape) / (channels * shape.sum((1, 2)))
     outside = torch.einsum("bchw,bhw->b", b**2, 1 - shape) / (channels * (1 - shape).sum((1, 2)))
-    return inside + keep * outside
+    return weight * inside + outside
 
 
-def p_loop(picture, shape, colour, before, keep):
+def p_loop(picture, shape, colour, before, weight):
     rows = []
     for x, m, c, y in zip(picture, shape, colour, before, strict=True):
         near = ((x - c.view(-1, 1, 1)) ** 2).mean(0)
         far = ((x - y) ** 2).mean(0)
-        rows.append((near * m).sum() / m.sum() + keep * (far * (1 - m)).sum() / (1 - m).sum())
+        rows.append(weight * (near * m).sum() / m.sum() + (far * (1 - m)).sum() / (1 - m).sum())
     return torch.stack(rows)
 
 
-def p_with(change):
-    """The right energy with a part changed: change(a, b, shape, keep), a and b the two differences."""
-    def answer(picture, shape, colour, before, keep):
-        return change(*_two(picture, colour, before), shape, keep)
+def p_of(measure):
+    """The right energy with another distance in each cell: measure (B, C, h, w) -> (B, h, w)."""
+    def answer(picture, shape, colour, before, weight):
+        a, b = _two(picture, colour, before)
+        return weight * _over(measure(a), shape) + _over(measure(b), 1 - shape)
     return answer
 
 
-def p_mean_colour(picture, shape, colour, before, keep):
+def p_with(change):
+    """Squares as they should be, put together in another way: change(a, b, shape, weight)."""
+    def answer(picture, shape, colour, before, weight):
+        a, b = _two(picture, colour, before)
+        return change(a.square().mean(1), b.square().mean(1), shape, weight)
+    return answer
+
+
+def p_parts(change):
+    """change(inside, outside, weight) of the two parts."""
+    return p_with(lambda a, b, m, w: change(_over(a, m), _over(b, 1 - m), w))
+
+
+p_sums = p_of(lambda x: x.square().sum(1))
+
+
+def p_mean_colour(picture, shape, colour, before, weight):
     mean = (picture * shape[:, None]).sum((2, 3)) / shape.sum((1, 2))[:, None]
-    return (mean - colour).square().mean(1) + keep * _over((picture - before).square().mean(1), 1 - shape)
+    return weight * (mean - colour).square().mean(1) + _over((picture - before).square().mean(1), 1 - shape)
 
 
-def p_detached(picture, shape, colour, before, keep):
-    return p_right(picture.detach(), shape, colour, before, keep)
+def p_detached(picture, shape, colour, before, weight):
+    return p_right(picture.detach(), shape, colour, before, weight)
 
 
-def p_numpy(picture, shape, colour, before, keep):
+def p_numpy(picture, shape, colour, before, weight):
     given = (x.detach().numpy() for x in (picture, shape, colour, before))
     x, m, c, y = given
     near, far = ((x - c[:, :, None, None]) ** 2).mean(1), ((x - y) ** 2).mean(1)
-    return (near * m).sum((1, 2)) / m.sum((1, 2)) + float(keep) * (far * (1 - m)).sum((1, 2)) / (1 - m).sum((1, 2))
+    return float(weight) * (near * m).sum((1, 2)) / m.sum((1, 2)) + (far * (1 - m)).sum((1, 2)) / (1 - m).sum((1, 2))
 
 
-def p_in_place(picture, shape, colour, before, keep):
-    out = p_right(picture, shape, colour, before, keep)
+def p_in_place(picture, shape, colour, before, weight):
+    out = p_right(picture, shape, colour, before, weight)
     with torch.no_grad():
         picture.add_(1.0)
     return out.detach()
 
 
-def p_one_number(picture, shape, colour, before, keep):
-    return p_right(picture, shape, colour, before, keep).mean()
+def p_one_number(picture, shape, colour, before, weight):
+    return p_right(picture, shape, colour, before, weight).mean()
 
 
 # gain -------------------------------------------------------------------------------------------------------------------------
@@ -213,31 +230,21 @@ WRONG = {
         "variance": (1.25, "the quotient is s times"), "far off": (17.0, "against"),
     },
     "23.paint": {
-        "nothing kept": (p_with(lambda a, b, m, k: _over(a.square().mean(1), m)), "nothing is kept"),
-        "no weight": (p_with(lambda a, b, m, k: _over(a.square().mean(1), m) + _over(b.square().mean(1), 1 - m)),
-                      "keep is left out"),
-        "exchanged": (p_with(lambda a, b, m, k: _over(a.square().mean(1), 1 - m) + k * _over(b.square().mean(1), m)),
-                      "exchanged"),
-        "all painted": (p_with(lambda a, b, m, k: a.square().mean((1, 2, 3)) + k * _over(b.square().mean(1), 1 - m)),
-                        "the whole picture is painted"),
-        "all kept": (p_with(lambda a, b, m, k: _over(a.square().mean(1), m) + k * b.square().mean((1, 2, 3))), "the thing too"),
-        "channel sums": (p_with(lambda a, b, m, k: _over(a.square().sum(1), m) + k * _over(b.square().sum(1), 1 - m)),
-                         "sums over the channels"),
-        "cells": (p_with(lambda a, b, m, k: (a.square().mean(1) * m).mean((1, 2))
-                         + k * (b.square().mean(1) * (1 - m)).mean((1, 2))),
-                  "number of cells"),
-        "not divided": (p_with(lambda a, b, m, k: (a.square().mean(1) * m).sum((1, 2))
-                               + k * (b.square().mean(1) * (1 - m)).sum((1, 2))),
-                        "not divided at all"),
-        "no squares": (p_with(lambda a, b, m, k: _over(a.mean(1), m) + k * _over(b.mean(1), 1 - m)), "square them"),
-        "absolute": (p_with(lambda a, b, m, k: _over(a.abs().mean(1), m) + k * _over(b.abs().mean(1), 1 - m)), "absolute"),
+        "nothing kept": (p_parts(lambda inside, outside, w: w * inside), "nothing is kept"),
+        "no weight": (p_parts(lambda inside, outside, w: inside + outside), "weight is left out"),
+        "exchanged": (p_with(lambda a, b, m, w: w * _over(a, 1 - m) + _over(b, m)), "exchanged"),
+        "all painted": (p_with(lambda a, b, m, w: w * a.mean((1, 2)) + _over(b, 1 - m)), "the whole picture is painted"),
+        "all kept": (p_with(lambda a, b, m, w: w * _over(a, m) + b.mean((1, 2))), "the thing too"),
+        "channel sums": (p_sums, "sums over the channels"),
+        "cells": (p_with(lambda a, b, m, w: w * (a * m).mean((1, 2)) + (b * (1 - m)).mean((1, 2))), "number of cells"),
+        "not divided": (p_with(lambda a, b, m, w: w * (a * m).sum((1, 2)) + (b * (1 - m)).sum((1, 2))), "not divided at all"),
+        "no squares": (p_of(lambda x: x.mean(1)), "square them"),
+        "absolute": (p_of(lambda x: x.abs().mean(1)), "absolute"),
         "mean colour": (p_mean_colour, "mean colour of the shape"),
-        "keep inside": (p_with(lambda a, b, m, k: k * _over(a.square().mean(1), m) + _over(b.square().mean(1), 1 - m)),
-                        "belongs to the part outside"),
-        "halved": (p_with(lambda a, b, m, k: (_over(a.square().mean(1), m) + k * _over(b.square().mean(1), 1 - m)) / 2),
-                   "with keep = 0"),
+        "weight outside": (p_parts(lambda inside, outside, w: inside + w * outside), "belongs to the part inside"),
+        "halved": (p_parts(lambda inside, outside, w: (w * inside + outside) / 2), "with weight = 0"),
         "detached": (p_detached, "no gradient"), "numpy": (p_numpy, "no gradient"), "in place": (p_in_place, "in place"),
-        "one number": (p_one_number, "one number a row"), "nothing": (lambda *given: given and None, "returns nothing"),
+        "one number": (p_one_number, "one number a row"), "nothing": (lambda *given: None, "returns nothing"),
     },
     "23.gain": {
         "all edits": (g_all, "do not count"), "sign": (g_with(lambda d, r: _interval(-d, -d[r].mean(1))), "ours minus plain"),
