@@ -21,7 +21,8 @@ __all__: list[str] = []
     "The direction is (1, 0), downhill. Multiply: 2 * S @ (1, 0), and take the second number.",
 ))
 def tilt():
-    """Points of the plane are N(0, S), S = [[1, 0.5], [0.5, 0.5]]. The energy E(x) = -x_1 wants them to the right.
+    """Points of the plane are N(0, S), S = [[1, 0.5], [0.5, 0.5]]. The energy E(x) = -x_1 wants them to the
+    right.
     Density times exp(-2 E), made to integrate to one: at which x_2, the height, is the mean of what is left?
     """
     ### BEGIN SOLUTION
@@ -45,9 +46,9 @@ def _tilt(value: Any) -> None:
     "The right slope is (guess - c) / (1/s + V), the page's is s (guess - c): their quotient is 1 + s V, at V = 1.",
 ))
 def too_hard():
-    """On a line: data N(0, 1), energy E(x) = (x - 2)^2 / 2, scale s = 4. At the first step the noise says nothing, and
-    x0 given x_t still has variance 1. The loop takes E of the guess of x0, in place of the average of exp(-s E) over all
-    x0 that are possible. How many times too long is its first push?
+    """On a line: data N(0, 1), energy E(x) = (x - 2)^2 / 2, scale s = 4. At the first step the noise says
+    nothing, and x0 given x_t still has variance 1. The loop takes E of the guess of x0, in place of the average
+    of exp(-s E) over all x0 that are possible. How many times too long is its first push?
     """
     ### BEGIN SOLUTION
     return 1 + 4 * 1
@@ -166,9 +167,9 @@ def _one_a_row(value: Any, rows: int) -> Any:
 def gain(ours, plain, counts, draws):
     """What one method gains over another, edit by edit, with its 95 % interval: (3,) value, low, high.
 
-    ours, plain (n,): scores of the same n edits; counts (n,) bool: the edits that count, m of them; draws (R, m):
-    R resamples, each m numbers from 0 to m - 1 with replacement, which number the edits that count. The interval
-    goes from the 2.5 % to the 97.5 % quantile of the R resampled mean differences.
+    ours, plain (n,): scores of the same n edits; counts (n,) bool: the edits that count, m of them;
+    draws (R, m): R resamples, each m numbers from 0 to m - 1 with replacement, which number the edits that
+    count. The interval goes from the 2.5 % to the 97.5 % quantile of the R resampled mean differences.
     """
     ### BEGIN SOLUTION
     d = (ours - plain)[counts]
@@ -222,8 +223,8 @@ def _gain(fn: Any) -> None:
 def turning(path):
     """How straight a path goes on: the mean cosine of the angle between each hop and the next, (B,).
 
-    path (B, n, ...): n frames of each of B paths, of any shape. 1: straight on, 0: a right angle at every frame,
-    -1: each hop takes the last one back.
+    path (B, n, ...): n frames of each of B paths, of any shape. 1: straight on, 0: a right angle at every
+    frame, -1: each hop takes the last one back.
     """
     ### BEGIN SOLUTION
     h = path.flatten(2).diff(dim=1)
@@ -269,9 +270,9 @@ def _turning(fn: Any) -> None:
     "reach = value - low if edge < value else high - value; gap = |value - edge|; at gap 0 no N is enough.",
 ))
 def needed(n, value, low, high, edge):
-    """The N at which a row is decided if its value stays: the interval [low, high], found at n, shrinks towards the
-    value like 1 / sqrt(N), each side for itself, until it just reaches `edge`, the target. Numbers in, a number
-    out; math.inf where the value lies on the edge.
+    """The N at which a row is decided if its value stays: the interval [low, high], found at n, shrinks
+    towards the value like 1 / sqrt(N), each side for itself, until it just reaches `edge`, the target.
+    Numbers in, a number out; math.inf where the value lies on the edge.
     """
     ### BEGIN SOLUTION
     if value == edge:
