@@ -71,7 +71,7 @@ SAID: dict[str, list[Standing]] = {
         Standing("A plane with arrows towards the line", "what does the square energy do to the cloud at 20",
                  {"energy": "square", "scale": "4.0"}),
         Standing("A strip of nine pictures by the variance energy", "A strip of nine pictures by the variance energy",
-                 {"stages": "variance"}),
+                 {"energy": "variance"}),
         Standing("A list of the rows of lesson 16", "A list of the rows of lesson 16", {"lesson": "16", "verdict": "all"}),
     ],
     "00": [

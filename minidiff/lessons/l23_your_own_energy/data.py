@@ -14,7 +14,7 @@ from minidiff.course.claims import Row, limits
 from minidiff.diffusion import last, lerp, slerp
 from minidiff.editing import anchors, prompt_to_prompt
 from minidiff.editing.properties import Properties, threshold, word_map
-from minidiff.editing.result import finished
+from minidiff.editing.result import decode_images
 from minidiff.latent import encode
 from minidiff.latent.pipeline import denoiser, scheduler_options
 from minidiff.latent.sample import denoise
@@ -77,7 +77,7 @@ def pushed(pipe: Any, z: Tensor, text: Tensor, push: Push | None = None, *, step
     """Frames (B, FRAMES, 3, H, W) and their clean latents from what :func:`between` gives: slerp's, or pushed by an energy."""
     hooks = [] if push is None else [EpsGuidance(push.energy, relative=push.relative, until=push.until)]
     x = last(run(denoiser(pipe), z, {"prompt": text}, steps=steps, guider=CFG(1.0), hooks=hooks, **scheduler_options(pipe))).x
-    return finished(pipe, x).unflatten(0, (-1, FRAMES)), x.unflatten(0, (-1, FRAMES)).detach()
+    return decode_images(pipe, x).unflatten(0, (-1, FRAMES)), x.unflatten(0, (-1, FRAMES)).detach()
 
 
 def turning(path: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def source_of(pipe: Any, prompts: list[str], nouns: list[str], z: Tensor, *, ste
     tokens = [token_indices(pipe.tokenizer, prompt, noun)[0] for prompt, noun in zip(prompts, nouns, strict=True)]
     maps = record.at(steps - 1)
     fine = torch.stack([word_map(maps, site, tokens) for site in maps.sites]).mean(0)
-    return Source(states, finished(pipe, states[-1].x), threshold(fine))
+    return Source(states, decode_images(pipe, states[-1].x), threshold(fine))
 
 
 @torch.no_grad()
@@ -148,7 +148,7 @@ def painted(pipe: Any, asked: EditPairs, z: Tensor, reader: Reader, *, steps: in
         push = EpsGuidance(Energy(energy), relative=PAINT["relative"], until=PAINT["until"])
         states = list(denoise(pipe, part.targets, latents=noise, steps=steps, guidance=guidance, hooks=[push]))
         images["source"].append(start.images)
-        images["energy"].append(finished(pipe, states[-1].x))
+        images["energy"].append(decode_images(pipe, states[-1].x))
         images["Prompt-to-Prompt"].append(prompt_to_prompt(pipe, part.prompts, part.targets, latents=noise, steps=steps,
                                                            guidance=guidance, maps=False, cross=0.8, self_attention=0.4).edit)
     joined = {name: torch.cat(parts) for name, parts in images.items()}

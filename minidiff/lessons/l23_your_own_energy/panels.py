@@ -1,4 +1,4 @@
-"""The panels of lesson 23: a cloud of points that follows an energy, and the rows of the scoreboard, by lesson and verdict.
+"""The panels of lesson 23: a cloud of points that follows an energy, films with their hops, and the rows of the scoreboard.
 
 Each ``render`` is a pure function of its knobs and gives pixels and a line of text.
 """
@@ -6,19 +6,24 @@ Each ``render`` is a pure function of its knobs and gives pixels and a line of t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
 from minidiff.course.claims import UNDECIDED, Row
 from minidiff.errors import check_choice, require
 from minidiff.lessons.l23_your_own_energy.data import margin
 from minidiff.lessons.l23_your_own_energy.toys import COVARIANCE, GOAL, Cloud, follow, linear, square, tilted
-from minidiff.show import Picture, colour, figure, picture
+from minidiff.measure.path import Distance, hops, speed_cv
+from minidiff.show import Picture, colour, curve, figure, picture
+from minidiff.show.sheet import paper
+from minidiff.show.tiles import lay_out, pixels
 
-__all__ = ["Tilts", "Walk", "all_rows", "downhill"]
+__all__ = ["Films", "Tilts", "Walk", "all_rows", "downhill"]
 
 ENERGIES = {"linear": linear, "square": square}
 SHADES = {"passed": "green", UNDECIDED: "grey", "failed": "red"}
@@ -90,12 +95,37 @@ def _pixels(fig: Any) -> np.ndarray:
     """A figure as device pixels (H, W, 3)."""
     import io
 
-    from PIL import Image
-
     from minidiff.show import png
 
     with Image.open(io.BytesIO(png(fig))) as opened:
         return np.asarray(opened.convert("RGB"))
+
+
+class Films:
+    """Films (n, 3, H, W) of one pair of pictures by several energies, and below each the sizes of its hops."""
+
+    def __init__(self, films: Mapping[str, Tensor], distance: Distance) -> None:
+        sizes = {tuple(x.shape) for x in films.values()}
+        require(len(sizes) == 1, "films", sizes, "films of as many frames, (n, 3, H, W) each")
+        self.frames = {name: pixels(((x.clamp(-1, 1) + 1) * 7.5).round() / 7.5 - 1) for name, x in films.items()}
+        self.hops = {name: hops(x, distance)[0] for name, x in films.items()}
+        self.straight = {name: float(distance(x[:1], x[-1:])[0]) for name, x in films.items()}
+
+    def render(self, *, energy: str) -> tuple[np.ndarray, str]:
+        """The film, its hops against those of the first film, and their evenness and the way in words."""
+        check_choice("energy", energy, self.frames)
+        h, first = self.hops[energy], next(iter(self.hops))
+        number, top = range(1, len(h) + 1), max(float(x.max()) for x in self.hops.values())
+        graph = curve({first: (number, self.hops[first])} | {energy: (number, h)}, x="hop", y="size of the hop", height=2.1,
+                      level={"the largest of all": top}, alt=f"hops of {energy}").array
+        strip = lay_out([self.frames[energy]], 1)
+        wide = max(strip.shape[1], graph.shape[1])
+        sheet = paper(wide, strip.shape[0] + 16 + graph.shape[0])
+        for part, y in ((strip, 0), (graph, strip.shape[0] + 16)):
+            sheet.paste(Image.fromarray(part), ((wide - part.shape[1]) // 2, y))
+        way = float(h.sum()) / self.straight[energy]
+        spread = float(speed_cv(h))
+        return np.asarray(sheet), f"{energy}: spread of the hops over their mean {spread:.2f}; way {way:.2f} times the straight one"
 
 
 def _names(rows: Iterable[Row]) -> list[str]:

@@ -12,9 +12,9 @@ from minidiff.errors import BadInput
 from minidiff.latent import initial_noise
 from minidiff.lessons.l23_your_own_energy import claims as board
 from minidiff.lessons.l23_your_own_energy import data, toys
-from minidiff.lessons.l23_your_own_energy.panels import Tilts, Walk, all_rows, downhill
+from minidiff.lessons.l23_your_own_energy.panels import Films, Tilts, Walk, all_rows, downhill
 from minidiff.measure import edit_pairs
-from minidiff.measure.path import gold_frames
+from minidiff.measure.path import gold_frames, rms
 from minidiff.morphing import cross_fade, slerp_morph
 from minidiff.rng import normal
 from minidiff.show import choice, panel, sweep
@@ -253,6 +253,19 @@ def test_tilts_over_their_range():
     for wrong in ({"energy": "cubic", "scale": 2.0}, {"energy": "linear", "scale": 3.0}):
         with pytest.raises(BadInput):
             made.render(**wrong)
+
+
+def test_films_over_their_range():
+    a, b = normal((2, 1, 3, 8, 8), "23 films", 0).clamp(-1, 1)
+    fade = cross_fade(a, b, 5)[0]
+    made = Films({"slerp": fade[[0, 0, 0, 4, 4]], "even": fade, "fro": fade[[0, 4, 0, 4, 0]]}, rms)
+    p = panel(made.render, choice("energy", list(made.frames)), alt="films")
+    assert len({p.image.value for _ in sweep(p)}) == 3
+    assert "0.00; way 1.00 times" in made.render(energy="even")[1]
+    with pytest.raises(BadInput, match="energy"):
+        made.render(energy="magic")
+    with pytest.raises(BadInput, match="films"):
+        Films({"one": torch.zeros(3, 3, 8, 8), "two": torch.zeros(4, 3, 8, 8)}, rms)
 
 
 def test_the_arrows_go_downhill():
