@@ -18,7 +18,7 @@ from minidiff.course.claims import UNDECIDED, Row
 from minidiff.errors import check_choice, require
 from minidiff.lessons.l23_your_own_energy.data import margin
 from minidiff.lessons.l23_your_own_energy.toys import COVARIANCE, GOAL, Cloud, follow, linear, square, tilted
-from minidiff.measure.path import Distance, hops, speed_cv
+from minidiff.measure.path import Distance, directness, hops, speed_cv
 from minidiff.show import Picture, colour, curve, figure, picture
 from minidiff.show.sheet import paper
 from minidiff.show.tiles import lay_out, pixels
@@ -109,7 +109,7 @@ class Films:
         require(len(sizes) == 1, "films", sizes, "films of as many frames, (n, 3, H, W) each")
         self.frames = {name: pixels(((x.clamp(-1, 1) + 1) * 7.5).round() / 7.5 - 1) for name, x in films.items()}
         self.hops = {name: hops(x, distance)[0] for name, x in films.items()}
-        self.straight = {name: float(distance(x[:1], x[-1:])[0]) for name, x in films.items()}
+        self.ways = {name: float(directness(x, distance)) for name, x in films.items()}
 
     def render(self, *, energy: str) -> tuple[np.ndarray, str]:
         """The film, its hops against those of the first film, and their evenness and the way in words."""
@@ -123,9 +123,9 @@ class Films:
         sheet = paper(wide, strip.shape[0] + 16 + graph.shape[0])
         for part, y in ((strip, 0), (graph, strip.shape[0] + 16)):
             sheet.paste(Image.fromarray(part), ((wide - part.shape[1]) // 2, y))
-        way = float(h.sum()) / self.straight[energy]
-        spread = float(speed_cv(h))
-        return np.asarray(sheet), f"{energy}: spread of the hops over their mean {spread:.2f}; way {way:.2f} times the straight one"
+        spread, way = float(speed_cv(h)), self.ways[energy]
+        said = f"{energy}: spread of the hops over their mean {spread:.2f}; way {way:.2f} times the straight one"
+        return np.asarray(sheet), said
 
 
 def _names(rows: Iterable[Row]) -> list[str]:

@@ -258,7 +258,7 @@ def test_tilts_over_their_range():
 def test_films_over_their_range():
     a, b = normal((2, 1, 3, 8, 8), "23 films", 0).clamp(-1, 1)
     fade = cross_fade(a, b, 5)[0]
-    made = Films({"slerp": fade[[0, 0, 0, 4, 4]], "even": fade, "fro": fade[[0, 4, 0, 4, 0]]}, rms)
+    made = Films({"slerp": fade[[0, 0, 0, 4, 4]], "even": fade, "fro": fade[[0, 4, 0, 0, 4]]}, rms)
     p = panel(made.render, choice("energy", list(made.frames)), alt="films")
     assert len({p.image.value for _ in sweep(p)}) == 3
     assert "0.00; way 1.00 times" in made.render(energy="even")[1]
