@@ -19,15 +19,16 @@ from minidiff.editing.result import decode_images
 from minidiff.editing.style_tokens import content_code, style_statistics
 from minidiff.editing.triplets import Triplets
 from minidiff.errors import require
-from minidiff.lessons.l18_style_control.data import Codes, Marks, Models, draw, marks
+from minidiff.latent import initial_noise
+from minidiff.lessons.l18_style_control.data import PARTS, Codes, Marks, Models, draw, marks
 from minidiff.lessons.l18_style_control.data import shown as attributes
 from minidiff.measure import read
 from minidiff.measure.reader import Reader
-from minidiff.show import curve
+from minidiff.show import colour, curve, figure, picture
 from minidiff.show.sheet import paper
 from minidiff.show.tiles import lay_out, pixels
 from minidiff.steer import Dual
-from minidiff.world import STYLES
+from minidiff.world import STYLES, Scenes, render
 
 __all__ = ["Blends", "Kept", "StyleByContent", "Weights", "gallery_codes", "thin"]
 
@@ -46,13 +47,16 @@ def below(top: np.ndarray, graph: np.ndarray) -> np.ndarray:
 
 
 class StyleByContent:
-    """Every content in every style: one picture for each pair, all contents from their own noise."""
+    """Every content in every style: one picture for each pair of scenes, all contents from their own noise.
+
+    ``marks`` says of the pictures, row by row of the table, what the reader found.
+    """
 
     def __init__(
         self,
         known: Models,
-        styles: Tensor,
-        contents: Tensor,
+        styles: Scenes,
+        contents: Scenes,
         reader: Reader,
         *,
         g_style: float = 5.0,
@@ -61,33 +65,36 @@ class StyleByContent:
         seed: int = 18,
     ) -> None:
         m, n = len(styles), len(contents)
+        side = known.pipe.unet.config.sample_size * known.pipe.vae_scale_factor
+        self.styles, self.contents = (render(scenes, side).images for scenes in (styles, contents))
+        self.style_names = tuple(STYLES[k] for k in styles.style.tolist())
+        self.content_names = tuple(f"{one.things[0].colour} {one.things[0].kind}" for one in contents)
+        row, column = torch.arange(m).repeat_interleave(n), torch.arange(n).repeat(m)
         with torch.no_grad():
-            style = known.tokens.style_code(style_statistics(known.reader, styles)).repeat_interleave(n, 0)
-            content = content_code(known.reader, contents).repeat(m, 1)
-        from minidiff.latent import initial_noise
-
+            style = known.tokens.style_code(style_statistics(known.reader, self.styles))[row]
+            content = content_code(known.reader, self.contents)[column]
         z = initial_noise(known.pipe, n, seed=seed).repeat(m, 1, 1, 1)
         made = draw(known, Codes(style, content, style), Dual(g_style, g_content), latents=z, steps=steps)
-        self.styles, self.contents, self.images = styles, contents, made.unflatten(0, (m, n))
-        seen = read(made, reader).scenes
-        self.read = [[f"{STYLES[int(seen.style[i * n + j])]}" for j in range(n)] for i in range(m)]
+        self.images = made.unflatten(0, (m, n))
+        self.marks = marks(made, Triplets(contents[column], contents[column], styles[row]), reader)
 
-    def table(self) -> Tensor:
-        """(styles + 1, contents + 1) pictures in one: the contents on top, the styles at the left."""
-        blank = torch.ones_like(self.contents[:1])
-        rows = [torch.cat([blank, self.contents])] + [
-            torch.cat([s[None], x]) for s, x in zip(self.styles, self.images, strict=True)
-        ]
-        return torch.stack(rows)
+    def verdict(self, i: int, j: int) -> str:
+        """What is right in the picture of style i and content j."""
+        k = i * len(self.content_names) + j
+        found = dict(zip(("style", *PARTS), (self.marks.style[k], *self.marks.content[k]), strict=True))
+        right = [name for name, yes in found.items() if yes]
+        return "right: " + (", ".join(right) or "nothing")
 
-    def render(self, *, style: int, content: int) -> tuple[np.ndarray, str]:
+    def render(self, *, style: str, content: str) -> tuple[np.ndarray, str]:
         """Content, style and result side by side; below, the whole table with nothing hidden."""
-        for name, value, count in (("style", style, len(self.styles)), ("content", content, len(self.contents))):
-            require(isinstance(value, int) and 0 <= value < count, name, value, f"0 to {count - 1}")
-        row = torch.stack([self.contents[content], self.styles[style], self.images[style, content]])
+        for name, value, names in (("style", style, self.style_names), ("content", content, self.content_names)):
+            require(value in names, name, value, f"one of {', '.join(names)}")
+        i, j = self.style_names.index(style), self.content_names.index(content)
+        row = torch.stack([self.contents[j], self.styles[i], self.images[i, j]])
         top = lay_out([pixels(thin(row))], 2, labels=["content y", "style s", "result"])
-        table = lay_out([pixels(thin(x)) for x in self.table()], 1)
-        return below(top, table), f"style {style}, content {content}: read as {self.read[style][content]}"
+        table = lay_out([pixels(thin(self.contents)), *(pixels(thin(x)) for x in self.images)], 1,
+                        row_labels=["content y", *self.style_names], column_labels=self.content_names)
+        return below(top, table), f"{content} in {style} style; {self.verdict(i, j)}"
 
 
 class Weights:
@@ -107,6 +114,8 @@ class Weights:
     ) -> None:
         self.g_style, self.g_content, self.n = tuple(styles), tuple(contents), len(codes.content)
         self.y, self.s = attributes(found.y), attributes(found.s)
+        side = known.pipe.unet.config.sample_size * known.pipe.vae_scale_factor
+        self.given = [render(scenes, side).images[:shown] for scenes in (found.y, found.s)]
         self.images, self.marks = {}, {}
         for gs in styles:
             for gy in contents:
@@ -119,21 +128,20 @@ class Weights:
         return float(m.style.double().mean()), float(m.each.mean())
 
     def render(self, *, g_style: float, g_content: float) -> tuple[np.ndarray, str]:
-        """The first pictures at these weights; below, content against style along each g_y."""
+        """The first contents, styles and results at these weights; below, content against style along each g_y."""
         for name, value, known in (("g_style", g_style, self.g_style), ("g_content", g_content, self.g_content)):
             require(value in known, name, value, f"one of {', '.join(map(str, known))}")
-        top = lay_out([pixels(thin(self.images[g_style, g_content]))], 2)
-        lines = {
-            f"g_y = {gy:g}": tuple(zip(*(self.accuracy(gs, gy) for gs in self.g_style), strict=True)) for gy in self.g_content
-        }
+        rows = [pixels(thin(x)) for x in (*self.given, self.images[g_style, g_content])]
+        top = lay_out(rows, 1, row_labels=["content y", "style s", "result"])
         here = self.accuracy(g_style, g_content)
-        graph = curve(
-            {**lines, "here": ([here[0]], [here[1]])},
-            x="style accuracy",
-            y="content accuracy",
-            height=2.6,
-            alt="content against style accuracy",
-        )
+        fig, ax = figure("style accuracy", "content accuracy", height=2.6)
+        for k, gy in enumerate(self.g_content):
+            line = tuple(zip(*(self.accuracy(gs, gy) for gs in self.g_style), strict=True))
+            ax.plot(*line, marker="os^"[k % 3], color=colour(("blue", "orange", "green")[k % 3]), label=f"g_y = {gy:g}")
+        ax.plot(*here, marker="o", markersize=13, fillstyle="none", linestyle="none", color="black", label="here")
+        ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+        ax.legend()
+        graph = picture(fig, alt="content against style accuracy")
         return below(top, graph.array), (
             f"g_s = {g_style:g}, g_y = {g_content:g}: style {here[0]:.2f}, content {here[1]:.2f} ({self.n} pictures)"
         )

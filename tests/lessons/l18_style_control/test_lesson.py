@@ -91,20 +91,33 @@ def test_the_surest_thing_is_the_one_that_counts():
 # Panels ----------------------------------------------------------------------------------------------------------------------
 
 
-def test_styles_by_contents_over_their_range(known, pictures):
+def test_styles_by_contents_over_their_range(known):
     side = known.pipe.unet.config.sample_size * known.pipe.vae_scale_factor
-    pictures = torch.nn.functional.interpolate(pictures, size=side)
-    table = StyleByContent(known, pictures[:2], pictures[2:5], known.reader, steps=2)
-    shows = panel(table.render, choice("style", [0, 1], 0), choice("content", [0, 1, 2], 0), alt="x")
+    scenes = triplets(5).x
+    table = StyleByContent(known, scenes[:2], scenes[2:5], known.reader, steps=2)
+    shows = panel(table.render, choice("style", table.style_names, table.style_names[0]),
+                  choice("content", table.content_names, table.content_names[0]), alt="x")
     assert len({shows.image.value for _ in sweep(shows)}) >= 4
-    assert table.table().shape == (3, 4, 3, side, side) and torch.equal(table.table()[1, 0], pictures[0])
+    pictures = render(scenes, side).images
+    assert torch.equal(table.styles, pictures[:2]) and torch.equal(table.contents, pictures[2:5])
     with torch.no_grad():
         z = initial_noise(known.pipe, 3, seed=18)
         code, content = gallery_codes(known, pictures)
     one = draw(known, Codes(code[1:2], content[4:5], code[1:2]), Dual(5.0, 4.0), latents=z[2:], steps=2)
     assert float((one[0] - table.images[1, 2]).abs().max()) < 1e-4, "row 1 has style 1, column 2 content 2 and its own noise"
     with pytest.raises(BadInput, match="style"):
-        table.render(style=2, content=0)
+        table.render(style="oil", content=table.content_names[0])
+
+
+def test_the_verdict_of_a_cell_is_that_of_its_style_and_its_content(known, monkeypatch):
+    scenes = triplets(5).x
+    asked = []
+    monkeypatch.setattr(panels, "marks", lambda made, found, reader: asked.append(found) or Marks(
+        torch.arange(6) == 5, torch.tensor([[True, False, True]] * 6), *[None] * 3))
+    table = StyleByContent(known, scenes[:2], scenes[2:5], known.reader, steps=2)
+    assert asked[0].s.style.tolist() == scenes.style[[0, 0, 0, 1, 1, 1]].tolist()
+    assert asked[0].y.kind[:, 0].tolist() == scenes.kind[[2, 3, 4, 2, 3, 4], 0].tolist()
+    assert table.verdict(1, 2) == "right: style, kind, backdrop" and table.verdict(1, 1) == "right: kind, backdrop"
 
 
 def test_the_plane_over_its_range(known):
@@ -182,7 +195,12 @@ def test_rows_count_and_subtract_what_they_say(monkeypatch):
     monkeypatch.setattr(board, "kept", lambda n, k: (made(n - k % n if k < n else 0, 0), torch.full((n,), 20.0 + k)))
     assert rows["18.keep"].run(n).value < -0.9
     monkeypatch.setattr(board, "blended", lambda n: torch.tensor([[0.0, 0.2, 0.5, 0.7, 1.0]] * n))
-    assert rows["18.blend"].run(n).value == pytest.approx(1.0) and rows["18.blend"].run(n).settings["frames undecided"] == 1.0
+    blend = rows["18.blend"].run(n)
+    assert blend.value == 1.0 and blend.settings["frames undecided (.1 to .9)"] == 1.0
+    assert blend.baseline["the same frames in any order"] < 0.2
+    back = torch.tensor([[0.0, 0.2, 0.1, 0.7, 1.0]] * (n // 2) + [[0.0, 0.2, 0.16, 0.7, 1.0]] * (n - n // 2))
+    monkeypatch.setattr(board, "blended", lambda n: back)
+    assert rows["18.blend"].run(n).value == pytest.approx((n - n // 2) / n)
 
 
 def test_the_retrieval_row_asks_the_truth(monkeypatch):
