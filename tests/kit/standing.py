@@ -53,8 +53,8 @@ SAID: dict[str, list[Standing]] = {
     ],
     "18": [
         Standing("A content picture, a style picture and the result", "A content picture, a style picture and the result",
-                 {"style": "4", "content": "1"}),
-        Standing("Four pictures, and a graph of content against style", "Four pictures, and a graph of content against style",
+                 {"style": "neon", "content": "blue fish"}),
+        Standing("Three rows of four pictures, and a graph of content", "Three rows of four pictures, and a graph of content",
                  {"g style": "5.0", "g content": "4.0"}),
         Standing("Three rows of five pictures: contents, styles", "Three rows of five pictures: contents, styles",
                  {"keep": "4"}),
