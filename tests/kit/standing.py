@@ -24,9 +24,9 @@ SAID: dict[str, list[Standing]] = {
     "14": [
         Standing("Six heat maps of 8 by 8 cells: dog and heart", "Six heat maps of 8 by 8 cells: dog and heart",
                  {"sharpness": "100"}),
-        Standing("A picture with the maps of its three things", "A picture with the maps of its three things",
+        Standing("Three pictures of one prompt and the maps", "Three pictures of one prompt and the maps",
                  {"share": "0.15"}),
-        Standing("A picture drawn from the sum of two predictions", "A picture drawn from the sum of two predictions",
+        Standing("A picture drawn from two composed predictions", "A picture drawn from two composed predictions",
                  {"weight": "2.0"}),
     ],
     "15": [

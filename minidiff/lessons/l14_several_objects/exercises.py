@@ -1,5 +1,5 @@
-"""Exercises of lesson 14: sorting failures, words that compete, the published loss, its kernel, the loss of phrases, SynGen's
-distance, a sum of predictions for Gaussians, how many pictures a gain needs, and an energy that gives each thing its place."""
+"""Exercises of lesson 14: sorting failures, words that compete, the published loss, its kernel and its decay, a step for a batch,
+the presence loss, SynGen's distance, composed predictions of Gaussians, how many pictures a gain needs, and a term for places."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minidiff.course.answers import call, expect, expect_number, fits
+from minidiff.course.answers import Mistake, call, expect, expect_number, fits
 from minidiff.course.tasks import checks, exercise
 from minidiff.rng import normal
 
@@ -27,14 +27,15 @@ def _noise(*shape: int, key: int = 0) -> Tensor:
 @exercise("14.sort", "Sort the failures", points=2, hints=(
     "Begin with zeros and overwrite: which kind of failure must come last, so that it wins?",
     "(~there).any(1) says in which pictures a thing is not there.",
-    "Merged asks for two things of ONE object: not there, and its colour elsewhere. Combine them before .any(1).",
+    "Replaced asks for two things of ONE object: not there, and its colour elsewhere. Combine them before .any(1).",
 ))
 def sort_failures(there, right, borrowed):
     """there, right, borrowed: (n, K) bool, for each of K things asked for: is its kind in the picture, is
     it there in its own colour, does a thing of another kind wear its colour?
 
-    Returns (n,) whole numbers: 0 all right; 1 missing: a thing is not there; 2 leaked: all are there, one
-    not in its colour; 3 merged: a thing is not there, and its colour is on another one. 3 goes before 1.
+    Returns (n,) whole numbers: 0 all right; 1 missing: a kind is not there; 2 wrong colour: all kinds are
+    there, one not in its colour; 3 replaced: a kind is not there, and another kind wears its colour.
+    3 goes before 1.
     """
     ### BEGIN SOLUTION
     out = torch.zeros(len(there), dtype=torch.int64)
@@ -52,24 +53,23 @@ def _sort_failures(fn: Callable) -> None:
         right = there & (_noise(n, k, key=30 + key) > -0.8)
         gone, off = (~there).any(1), (~right).any(1)
 
-        def codes(merged: Tensor, missing: Tensor, leaked: Tensor) -> Tensor:
-            return torch.where(merged, 3, torch.where(missing, 1, torch.where(leaked, 2, 0)))
+        def codes(replaced: Tensor, missing: Tensor, wrong_colour: Tensor) -> Tensor:
+            return torch.where(replaced, 3, torch.where(missing, 1, torch.where(wrong_colour, 2, 0)))
 
-        merged = (~there & borrowed).any(1)
-        want = codes(merged, gone, off)
+        replaced = (~there & borrowed).any(1)
+        want = codes(replaced, gone, off)
         expect(call(fn, there, right, borrowed, shape=(n,), dtype=torch.int64), want, wrong=fits({
-            "Merged is one object's matter: not there, and ITS colour elsewhere; you ask for the two in any of the picture.":
+            "Replaced is one object's matter: not there, and ITS colour elsewhere; you ask for the two in any of the picture.":
                 codes(gone & borrowed.any(1), gone, off),
-            "A picture that is merged counts as missing in your answer; 3 goes before 1.": torch.where(gone, 1, want),
-            "A picture with a thing missing counts as leaked: leaked needs all of them there.": torch.where(off, 2, 0),
+            "A picture with a thing replaced counts as missing in your answer; 3 goes before 1.": torch.where(gone, 1, want),
+            "A picture with a thing missing counts as wrong colour: that needs all of them there.": torch.where(off, 2, 0),
             "All things have to be gone before you call it missing; one is enough.":
-                codes(merged, (~there).all(1), off),
-            "All colours have to be wrong before you call it leaked; one is enough.": codes(merged, gone, (~right).all(1)),
+                codes(replaced, (~there).all(1), off),
+            "All colours have to be wrong before you call it that; one is enough.": codes(replaced, gone, (~right).all(1)),
             "A colour that is on another thing, too, is no failure as long as its own thing is there.":
                 codes(borrowed.any(1), gone, off),
-            "The numbers of missing and leaked are exchanged.": codes(merged, torch.zeros_like(gone), off)
-                + torch.where(gone & ~merged, 0, 0) - torch.where(off & ~gone & ~merged, 1, 0),
-        }, want), otherwise="Go through one row by hand: which is the first of merged, missing, leaked that holds?")
+            "The numbers of missing and wrong colour are exchanged.": torch.tensor([0, 2, 1, 3])[want],
+        }, want), otherwise="Go through one row by hand: which is the first of replaced, missing, wrong colour that holds?")
 
 
 # 2 -------------------------------------------------------------------------------------------------------------------------
@@ -168,56 +168,107 @@ def _excite_loss(fn: Callable) -> None:
 # 4 -------------------------------------------------------------------------------------------------------------------------
 
 
-@exercise("14.kernel", "Debug: which Gaussian is it?", points=2, hints=(
-    "A Gaussian of standard deviation s is exp(-d^2 / (2 s^2)). What is (d / (2 s))^2?",
-    "d2 = d[:, None] ** 2 + d ** 2 is the squared distance of each of the nine cells from the middle.",
-    "Divide by the sum, so that a flat map stays as it is.",
+@exercise("14.kernel", "Debug: which Gaussian is it?", hints=(
+    "A Gaussian of standard deviation s falls as exp(-d^2 / (2 s^2)). Bring the line into that form.",
+    "(d / (2 std))^2 is d^2 / (4 std^2), and that should be d^2 / (2 s^2).",
 ))
-def kernel(sigma):
-    """The 3 x 3 weights of a Gaussian of standard deviation `sigma` cells, with sum 1, as (3, 3) float64.
-
-    The published code has exp(-((d / (2 * sigma)) ** 2)) along each axis, d = -1, 0, 1. Write what its
-    name promises.
+def true_width():
+    """The line exp(-((d / (2 * std)) ** 2)) is run with std = 0.5, d in cells. What is the standard
+    deviation, in cells, of the Gaussian that comes out?
     """
     ### BEGIN SOLUTION
-    d = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
-    k = torch.exp(-(d[:, None] ** 2 + d**2) / (2 * sigma**2))
-    return k / k.sum()
+    return 0.5 * 2**0.5     # d^2 / (4 std^2) = d^2 / (2 s^2), so s is std times the root of 2
     ### END SOLUTION
 
 
-@checks(kernel)
-def _kernel(fn: Callable) -> None:
-    for sigma in (0.6, 0.8, 1.3):
-        d = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
-        d2 = d[:, None] ** 2 + d**2
+@checks(true_width)
+def _true_width(value: Any) -> None:
+    expect_number(value, 0.5 * 2**0.5, tol=0.003, wrong={
+        "That is what is asked for (and, by chance, the variance of what comes out).": 0.5,
+        "That would be right if the 2 stood outside the square: exp(-(d / s)^2 / 2).": 1.0,
+        "The other way round: the kernel is wider than asked for.": 0.5 / 2**0.5,
+        "The root of 2 is the factor; times which width?": 2**0.5,
+        "A quarter is 0.5 squared; compare the two exponents.": 0.25,
+    }, otherwise="Set d^2 / (4 * 0.25) equal to d^2 / (2 s^2).")
 
-        def of(power: Tensor, *, over: float | None = None) -> Tensor:
-            k = torch.exp(-power)
-            return k / (k.sum() if over is None else over)
 
-        want = of(d2 / (2 * sigma**2))
-        expect(call(fn, sigma, shape=(3, 3)), want, wrong=fits({
-            "That is the published version: its true standard deviation is sigma times the root of 2.": of(d2 / (4 * sigma**2)),
-            "The 2 is missing: exp(-d^2 / sigma^2) is narrower than sigma.": of(d2 / sigma**2),
-            "The weights do not sum to 1: a flat map would change.": of(d2 / (2 * sigma**2), over=1.0),
-            "The density's own factor 1 / (2 pi sigma^2) does not make nine weights sum to 1.":
-                of(d2 / (2 * sigma**2), over=2 * math.pi * sigma**2),
-            "The distance stands there without its square.": of(d2.sqrt() / (2 * sigma**2)),
-            "sigma is not squared.": of(d2 / (2 * sigma)),
-            "Nine equal weights are a box, not a Gaussian.": torch.full((3, 3), 1 / 9, dtype=torch.float64),
-        }, want), otherwise="The ratio of a neighbour to the middle must be exp(-1 / (2 sigma^2)).")
+@exercise("14.decay", "Debug: code or comment?", hints=(
+    "np.linspace(1, 0.5, 50)[24] is 1 - 0.5 * 24 / 49.",
+    "The code decides: its root, times 20.",
+))
+def last_step():
+    """A comment says that the step size falls linearly from 20 to 10. The line below it is in effect
+    20 * np.sqrt(np.linspace(1, 0.5, 50)[k]), and the latent is moved at k = 0 to 24. How long is the last
+    step that is taken?
+    """
+    ### BEGIN SOLUTION
+    return 20 * (1 - 0.5 * 24 / 49) ** 0.5     # 17.4, where the comment promises 15.1
+    ### END SOLUTION
+
+
+@checks(last_step)
+def _last_step(value: Any) -> None:
+    expect_number(value, 20 * (1 - 12 / 49) ** 0.5, tol=0.02, wrong={
+        "That is what the comment says; the line takes a root.": 20 * (1 - 12 / 49),
+        "That is the end of the table, at k = 49; nothing is moved there.": 20 * 0.5**0.5,
+        "That is the end of the table by the comment.": 10.0,
+        "linspace reaches 0.5 at its last entry, k = 49: divide by 49, not by 50.": 20 * (1 - 12 / 50) ** 0.5,
+        "k counts from 0: the 25th step is k = 24.": 20 * (1 - 12.5 / 49) ** 0.5,
+        "The factor of 20 is missing.": (1 - 12 / 49) ** 0.5,
+    }, otherwise="20 times the root of the table's entry 24.")
 
 
 # 5 -------------------------------------------------------------------------------------------------------------------------
 
 
-@exercise("14.phrase_loss", "Words of one thing do not compete", points=3, hints=(
+@exercise("14.step", "Debug: one picture takes the whole step", points=2, hints=(
+    "Whose length does .norm() give, without a dim? Of the whole batch.",
+    "F.normalize(gradient.flatten(1), dim=1) has length 1 row by row, and leaves a row of zeros as it is.",
+    "The length of row i is share * |z_i|: z.flatten(1).norm(dim=1)[:, None, None, None].",
+))
+def move(z, gradient, share):
+    """z, gradient: (B, C, h, w). Returns z after a step against the gradient: each ROW moves by `share` of
+    its own length |z_i|, however long the gradients of the others are; a row whose gradient is zero stays.
+    """
+    ### BEGIN SOLUTION
+    direction = torch.nn.functional.normalize(gradient.flatten(1), dim=1).view_as(z)
+    length = share * z.flatten(1).norm(dim=1)
+    return z - length[:, None, None, None] * direction
+    ### END SOLUTION
+
+
+@checks(move)
+def _move(fn: Callable) -> None:
+    for key, (shape, share) in enumerate((((3, 4, 5, 2), 0.06), ((4, 2, 3, 6), 0.2))):
+        z, g = _noise(*shape, key=200 + key), _noise(*shape, key=210 + key)
+        z, g = z * torch.linspace(0.5, 2.0, len(z)).view(-1, 1, 1, 1), g * 0.01 ** torch.arange(len(z)).view(-1, 1, 1, 1)
+        g[1] = 0.0
+        with_zero = call(fn, z, g, share, shape=shape)
+        if not torch.allclose(with_zero[1], z[1]):
+            raise Mistake("A row whose gradient is zero should stay where it is.")
+        g = _noise(*shape, key=220 + key) * 0.1 ** torch.arange(len(z)).view(-1, 1, 1, 1)
+        long, reach = (x.flatten(1).norm(dim=1).view(-1, 1, 1, 1) for x in (g, z))
+        expect(call(fn, z, g, share, shape=shape), z - share * reach / long * g, wrong=fits({
+            "Both lengths are those of the whole batch: the row with the longest gradient takes the step.":
+                z - share * z.norm() / g.norm() * g,
+            "The gradient's length is that of the whole batch.": z - share * reach / g.norm() * g,
+            "|z| is that of the whole batch; each row has its own.": z - share * z.norm() / long * g,
+            "The gradient is not brought to length 1.": z - share * reach * g,
+            "The step has length share, not share of |z|.": z - share / long * g,
+            "It goes up the gradient.": z + share * reach / long * g,
+            "That is the step alone; add it to z.": -share * reach / long * g,
+        }, z - share * reach / long * g), otherwise="Each row moves by share times its own length, against its own gradient.")
+
+
+# 6 -------------------------------------------------------------------------------------------------------------------------
+
+
+@exercise("14.presence_loss", "Words of one thing do not compete", points=3, hints=(
     "The softmax is the same as before, with another sharpness. What changes comes after it.",
     "p[:, :, phrase].sum(-1) is the map of one thing, (B, N).",
     "A list of (1 - map.amax(1)), one for each phrase, stacked; its mean over the things.",
 ))
-def phrase_loss(a, words, phrases, sharpness):
+def presence_loss(a, words, phrases, sharpness):
     """a: attention (B, N, L); words (B, L) bool; phrases: a list with the token positions of each thing,
     such as [[2, 3], [6, 7, 8]].
 
@@ -231,8 +282,8 @@ def phrase_loss(a, words, phrases, sharpness):
     ### END SOLUTION
 
 
-@checks(phrase_loss)
-def _phrase_loss(fn: Callable) -> None:
+@checks(presence_loss)
+def _presence_loss(fn: Callable) -> None:
     for key, (b, n, length, phrases, sharpness) in enumerate(((3, 12, 9, [[1, 2], [4, 5, 6]], 9.0),
                                                               (2, 8, 12, [[2], [4, 5], [7, 8, 9]], 14.0))):
         a, words = _attention(b, n, length, key=60 + key)
@@ -265,7 +316,7 @@ def _phrase_loss(fn: Callable) -> None:
         }, want), otherwise="With phrases of one word and one thing it is the published loss.")
 
 
-# 6 -------------------------------------------------------------------------------------------------------------------------
+# 7 -------------------------------------------------------------------------------------------------------------------------
 
 
 @exercise("14.distance", "SynGen's distance", points=2, hints=(
@@ -313,7 +364,7 @@ def _distance(fn: Callable) -> None:
         }, (kl(p, q) + kl(q, p)) / 2), otherwise="A map and its double must be at distance 0.")
 
 
-# 7 -------------------------------------------------------------------------------------------------------------------------
+# 8 -------------------------------------------------------------------------------------------------------------------------
 
 
 @exercise("14.composed", "Break it: what a sum of predictions draws", points=3, hints=(
@@ -365,64 +416,70 @@ def _composed(fn: Callable) -> None:
         }, want), otherwise="With one prompt of weight 1 its own mean and variance must come out.")
 
 
-# 8 -------------------------------------------------------------------------------------------------------------------------
+# 9 -------------------------------------------------------------------------------------------------------------------------
 
 
 @exercise("14.how_many", "How many pictures does a gain need?", points=2, hints=(
     "The mean of n differences has standard error s / sqrt(n); the interval reaches 1.96 of those to each side.",
-    "Above 0 means: gain > 1.96 s / sqrt(n). Solve for n.",
-    "Round up: math.ceil.",
+    "The measured mean itself varies: it is above gain - 0.84 standard errors with probability 0.8.",
+    "So gain = (1.96 + 0.84) s / sqrt(n). Solve for n and round up.",
 ))
 def how_many(differences, gain):
     """differences (m,): for each of m pictures of a first trial, the share of its things that are there with
     the method minus without, same prompt and same noise. gain: the mean difference that you expect.
 
-    Returns the least number of pictures at which gain minus 1.96 standard errors is not below 0. The spread
-    is that of the trial (divide by m - 1).
+    Returns the least number of pictures with which a true gain of that size is shown (the interval of 1.96
+    standard errors lies above 0) with probability 0.8. The spread is that of the trial (divide by m - 1);
+    a normal variable lies above its mean minus 0.84 standard deviations with probability 0.8.
     """
     ### BEGIN SOLUTION
     spread = differences.std()
-    return math.ceil(float(1.96 * spread / gain) ** 2)
+    return math.ceil(float((1.96 + 0.84) * spread / gain) ** 2)
     ### END SOLUTION
 
 
 @checks(how_many)
 def _how_many(fn: Callable) -> None:
-    for key, (m, gain) in enumerate(((12, 0.1), (9, 0.04), (15, 0.17))):
+    for key, (m, gain) in enumerate(((12, 0.15), (9, 0.011), (15, 0.17))):
         d = (_noise(m, key=100 + key) * 0.4 + 0.2 + 0.1 * key).mul(3).round() / 3
         s, biased, mean = float(d.std()), float(d.std(correction=0)), float(d.mean())
-        least = torch.tensor(math.ceil((1.96 * s / gain) ** 2))
+        least = torch.tensor(math.ceil((2.8 * s / gain) ** 2))
 
         def whole(x: float) -> Tensor:
             return torch.tensor(math.ceil(x))
 
         expect(call(fn, d, gain, shape=()), least, tol=1e-9, wrong=fits({
-            "The spread is divided by m; here by m - 1.": whole((1.96 * biased / gain) ** 2),
-            "The square is missing: the error falls with the root of n.": whole(1.96 * s / gain),
-            "1.96 is missing: one standard error is not the interval.": whole((s / gain) ** 2),
-            "The trial's own mean is used; asked for is the expected gain.": whole((1.96 * s / mean) ** 2),
-            "Round up: with the number below, the interval reaches below 0.": torch.tensor(math.floor((1.96 * s / gain) ** 2)),
-            "The spread is not squared.": whole(1.96**2 * s / gain**2),
+            "With that many the interval excludes 0 in half of the repetitions only: the measured gain varies, too.":
+                whole((1.96 * s / gain) ** 2),
+            "The spread is divided by m; here by m - 1.": whole((2.8 * biased / gain) ** 2),
+            "The square is missing: the error falls with the root of n.": whole(2.8 * s / gain),
+            "1.96 is missing: 0.84 standard errors are not the interval.": whole((0.84 * s / gain) ** 2),
+            "The trial's own mean is used; asked for is the expected gain.": whole((2.8 * s / mean) ** 2),
+            "Round up: with the number below, it is shown less often.": torch.tensor(math.floor((2.8 * s / gain) ** 2)),
+            "The spread is not squared.": whole(2.8**2 * s / gain**2),
             "Two unpaired samples would need twice as many; the differences are paired already.":
-                whole(2 * (1.96 * s / gain) ** 2),
+                whole(2 * (2.8 * s / gain) ** 2),
+            "0.84 makes it harder, not easier: the two are added.": whole((1.12 * s / gain) ** 2),
         }, least), otherwise="Half the gain needs four times as many.")
 
 
-# 9 -------------------------------------------------------------------------------------------------------------------------
+# 10 -------------------------------------------------------------------------------------------------------------------------
 
 
-@exercise("14.place_energy", "Design: a place for each thing", points=3, hints=(
-    "Which cells are inside? Column j of w has its middle at (j + 0.5) / w; compare the squared distance with radius ** 2.",
-    "x as (w,), y as (h, 1), the places as (B, K, 1, 1) each: then the comparison has shape (B, K, h, w).",
-    "share = (maps * inside).sum((2, 3)) / maps.sum((2, 3)); two means over the K things.",
+@exercise("14.place_term", "Design: a term for places", points=3, hints=(
+    "What matters is the SHARE of a thing's attention that lies near its place: then it is no way out to look less.",
+    "Column j of w has its middle at (j + 0.5) / w. x as (w,), y as (h, 1), the positions as (B, K, 1, 1) each.",
+    "share = (maps * inside).sum((2, 3)) / maps.sum((2, 3)); any smooth function that falls to 0 at 1 will do, its mean over K.",
 ))
-def place_energy(maps, peaks, positions, radius, weight):
-    """maps (B, K, h, w): the attention to each thing, above 0; peaks (B, K): the largest value of each
-    thing's map after the competition; positions (B, K, 2): where each should be, (x, y) in shares of the
-    picture, (0, 0) the top left corner.
+def place_term(maps, positions, radius):
+    """maps (B, K, h, w): the attention to each thing, above 0; positions (B, K, 2): where each should be,
+    (x, y) in shares of the picture, (0, 0) the top left corner.
 
-    Returns (B,): the mean over the things of 1 - peak, plus `weight` times the mean over the things of
-    (1 - share)^2; share: how much of the map's sum lies in cells whose middle is at most `radius` away.
+    Returns (B,), row by row. Design it so that it is
+    1. 0 where each thing has all its attention in cells whose middle is at most `radius` from its place;
+    2. larger, the more of the attention of any thing lies elsewhere;
+    3. the same when a map is multiplied by a number, and when each thing is there twice;
+    4. smooth: where a map is flat its gradient asks for more attention near the place.
     """
     ### BEGIN SOLUTION
     h, w = maps.shape[2:]
@@ -430,43 +487,76 @@ def place_energy(maps, peaks, positions, radius, weight):
     at = positions[..., None, None]
     inside = (x - at[:, :, 0]) ** 2 + (y - at[:, :, 1]) ** 2 <= radius**2
     share = (maps * inside).sum((2, 3)) / maps.sum((2, 3))
-    return (1 - peaks).mean(1) + weight * ((1 - share) ** 2).mean(1)
+    return ((1 - share) ** 2).mean(1)
     ### END SOLUTION
 
 
-@checks(place_energy)
-def _place_energy(fn: Callable) -> None:
-    for key, (b, k, h, w, radius, weight) in enumerate(((4, 3, 5, 8, 0.3, 0.8), (3, 5, 9, 6, 0.21, 1.7))):
-        maps, peaks = _noise(b, k, h, w, key=110 + key).exp() / 30, torch.sigmoid(_noise(b, k, key=120 + key))
-        positions = torch.sigmoid(_noise(b, k, 2, key=130 + key))
+def _zero_where(fn: Callable, place: Tensor, radius: float, h: int, w: int) -> Tensor:
+    """(h, w) bool: at which cells all the attention may be at no cost."""
+    single = torch.eye(h * w, dtype=torch.float64).view(h * w, 1, h, w) + 1e-9
+    return (call(fn, single, place.expand(h * w, 1, 2), radius, shape=(h * w,)).abs() < 1e-4).view(h, w)
+
+
+@checks(place_term)
+def _place_term(fn: Callable) -> None:
+    for key, (b, k, h, w, radius) in enumerate(((4, 3, 7, 10, 0.23), (3, 5, 9, 6, 0.31))):
+        positions = 0.2 + 0.6 * torch.sigmoid(_noise(b, k, 2, key=130 + key))
         i, j = torch.arange(h, dtype=torch.float64)[:, None], torch.arange(w, dtype=torch.float64)
+        at = positions[..., None, None]
 
-        def share(x: Tensor, y: Tensor, maps: Tensor = maps, at: Tensor = positions[..., None, None],
-                  r: float = radius) -> Tensor:
-            return (maps * ((x - at[:, :, 0]) ** 2 + (y - at[:, :, 1]) ** 2 <= r**2)).sum((2, 3)) / maps.sum((2, 3))
-
-        def energy(share: Tensor, weight: float = weight, peaks: Tensor = peaks) -> Tensor:
-            return (1 - peaks).mean(1) + weight * ((1 - share) ** 2).mean(1)
+        def disc(x: Tensor, y: Tensor, at: Tensor = at, r: float = radius) -> Tensor:
+            return (x - at[:, :, 0]) ** 2 + (y - at[:, :, 1]) ** 2 <= r**2
 
         x, y = (j + 0.5) / w, (i + 0.5) / h
-        middle = share(x, y)
-        want, at = energy(middle), positions[..., None, None]
-        square = (maps * ((x - at[:, :, 0]).abs().maximum((y - at[:, :, 1]).abs()) <= radius)).sum((2, 3)) / maps.sum((2, 3))
-        expect(call(fn, maps, peaks, positions, radius, weight, shape=(b,)), want, wrong=fits({
-            "x and y are exchanged: x counts columns.": energy(share(x, y, at=positions.flip(-1)[..., None, None])),
-            "You count a cell at its corner; its middle is at (j + 0.5) / w.": energy(share(j / w, i / h)),
+        inside = disc(x, y)
+        named = {
+            "x and y are exchanged: x counts columns.": disc(x, y, at=positions.flip(-1)[..., None, None]),
+            "You count a cell at its corner; its middle is at (j + 0.5) / w.": disc(j / w, i / h),
             "The first cell lies at 0 and the last at 1; then maps of different sizes disagree.":
-                energy(share(j / (w - 1), i / (h - 1))),
-            "The squared distance is compared with the radius; square that, too.": energy(share(x, y, r=radius**0.5)),
-            "A square in place of a disc.": energy(square),
-            "The map's own sum is missing: it is the SHARE of the attention that counts.": energy(middle * maps.sum((2, 3))),
-            "That is the share of cells times the mean: divide by the sum of the map, not by the number of cells.":
-                energy(middle * maps.sum((2, 3)) / (h * w)),
-            "The share outside and the share inside are exchanged.": energy(1 - middle),
-            "Only the places are asked for: nothing keeps a thing there.": energy(middle) - (1 - peaks).mean(1),
-            "weight is missing.": energy(middle, 1.0),
-            "The square is missing.": (1 - peaks).mean(1) + weight * (1 - middle).mean(1),
-            "Everything is summed over the things; take the mean, so that more things do not push harder.": k * want,
-            "The worst thing's presence alone; take the mean.": want - (1 - peaks).mean(1) + (1 - peaks).amax(1),
-            "The peaks count with the wrong sign: a high peak should make the energy small.": energy(middle, peaks=1 - peaks),
-        }, want), otherwise="With all peaks at 1 and all attention at the places it is 0.")
+                disc(j / (w - 1), i / (h - 1)),
+            "The squared distance is compared with the radius; square that, too.": disc(x, y, r=radius**0.5),
+            "A square in place of a disc.": ((x - at[:, :, 0]).abs().maximum((y - at[:, :, 1]).abs()) <= radius),
+            "Outside and inside are exchanged.": ~inside,
+            "Something is left, or something goes below 0, where all attention is at its place.": torch.zeros_like(inside),
+        }
+        free = torch.stack([_zero_where(fn, positions[n, :1][None], radius, h, w) for n in range(b)])
+        if not torch.equal(free, inside[:, 0]):
+            for message, mask in named.items():
+                if torch.equal(free, mask[:, 0]):
+                    raise Mistake(message)
+            raise Mistake("With all attention in one cell it should be 0 where that cell's middle is within the radius only.")
+        full = _noise(b, k, h, w, key=110 + key).exp() / 30
+        near, far = (full * mask / (full * mask).sum((2, 3), keepdim=True) for mask in (inside, ~inside))
+
+        def mixed(s: float | Tensor, near: Tensor = near, far: Tensor = far) -> Tensor:
+            return near + s * (far - near)
+
+        def value(maps: Tensor, positions: Tensor = positions, radius: float = radius) -> Tensor:
+            return call(fn, maps, positions, radius, shape=maps.shape[:1])
+
+        values = torch.stack([value(mixed(s)) for s in (0.02, 0.2, 0.5, 0.8, 0.98)])
+        if not bool((values.diff(dim=0) > 1e-6).all()):
+            raise Mistake("It should grow with every bit of attention that lies elsewhere.")
+        for n in range(k):
+            more = torch.full((b, k, 1, 1), 0.5, dtype=torch.float64)
+            more[:, n] = 0.4
+            if not bool((value(mixed(more)) < value(mixed(0.5)) - 1e-6).all()):
+                raise Mistake("One thing that comes nearer to its place changes nothing: all count, not the worst alone.")
+        times = 0.2 + 3 * torch.sigmoid(_noise(b, k, 1, 1, key=140 + key))
+        if not torch.allclose(value(mixed(0.5) * times), value(mixed(0.5)), atol=1e-5):
+            raise Mistake("It changes with HOW MUCH attention a thing gets; looking less is no way out. Divide by the map's sum.")
+        twice = value(torch.cat([mixed(0.5)] * 2, 1), torch.cat([positions] * 2, 1))
+        if not torch.allclose(twice, value(mixed(0.5)), atol=1e-5):
+            raise Mistake("With each thing there twice it is not the same: take the mean over the things, not the sum.")
+        uneven = mixed(torch.linspace(0.2, 0.8, b, dtype=torch.float64).view(b, 1, 1, 1))
+        rows = torch.cat([value(uneven[n:n + 1], positions[n:n + 1]) for n in range(b)])
+        if not torch.allclose(rows, value(uneven), atol=1e-5):
+            raise Mistake("A row's value changes with the other rows; each picture has its own.")
+        flat = torch.full_like(full, 0.02).requires_grad_()
+        out = value(flat)
+        if not out.requires_grad:
+            raise Mistake("There is no gradient: a comparison or a count of cells has none; sum the attention itself.")
+        (gradient,) = torch.autograd.grad(out.sum(), flat)
+        means = [(gradient * mask).sum((2, 3)) / mask.sum((2, 3)) for mask in (inside, ~inside)]
+        if not bool((means[0] < means[1] - 1e-9).all()):
+            raise Mistake("On a flat map its gradient does not ask for more attention near the place.")

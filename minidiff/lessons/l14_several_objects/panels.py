@@ -1,4 +1,4 @@
-"""The panels of lesson 14: how hard to push, how sharp the words compete, and what a sum of predictions draws.
+"""The panels of lesson 14: how hard to push, how sharp the words compete, and what composed predictions draw.
 
 Each ``render`` is a pure function of its knobs and gives pixels and a line of text.
 """
@@ -10,18 +10,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from minidiff.editing.attend import attend_and_excite, middle_level
+from minidiff.editing.attend import excite, middle_level
 from minidiff.editing.composable import composable
-from minidiff.editing.word_losses import Things, compete
+from minidiff.editing.result import decode_images
+from minidiff.editing.word_losses import Things, compete, things_of
 from minidiff.errors import check_choice, require
-from minidiff.lessons.l13_self_guidance.panels import marked
+from minidiff.latent.sample import denoise
 from minidiff.lessons.l14_several_objects.data import Requested
-from minidiff.show.sheet import paper
+from minidiff.show.sheet import font, paper
 from minidiff.show.tiles import lay_out, pixels
+from minidiff.steer import Recorder
 from minidiff.steer.record import shape_of
+from minidiff.world import COLOURS
 
 __all__ = ["Pushes", "Sharpness", "Sums", "crossed", "thing_maps"]
 
@@ -63,13 +66,22 @@ def thing_maps(attention: Tensor, things: Things, shape: tuple[int, int], *, sha
 
 
 def crossed(images: Tensor, requested: Requested, *, scale: int = 3) -> Tensor:
-    """Pictures (n, 3, H, W), enlarged, with a cross where each thing of ``requested`` should be."""
+    """Pictures (n, 3, H, W), enlarged, with a cross where each thing of ``requested`` should be, in the colour it should have,
+    and the first letter of its name beside it."""
     out = []
-    for picture, positions in zip(_coarse(images), requested.positions.tolist(), strict=True):
-        drawn = _large(picture, scale)
-        for x, y in positions:
-            drawn = marked(drawn, goal=(x, y), scale=1)
-        out.append(torch.from_numpy(drawn.copy()).permute(2, 0, 1))
+    for i, picture in enumerate(_coarse(images)):
+        sheet = Image.fromarray(_large(picture, scale))
+        pen = ImageDraw.Draw(sheet)
+        for (x, y), kind, colour in zip(requested.positions[i].tolist(), requested.kinds[i], requested.colours[i], strict=True):
+            x, y, arm = x * sheet.width, y * sheet.height, 2.2 * scale
+            dark = sum(COLOURS[colour]) < 330
+            for ink, wide in ((("white" if dark else "black"), scale + 3), (tuple(COLOURS[colour]), scale)):
+                for k in (-1, 1):
+                    pen.line([(x - arm, y - arm * k), (x + arm, y + arm * k)], fill=ink, width=wide)
+            left = x + arm + 2 if x < 0.85 * sheet.width else x - arm - 5 * scale
+            pen.text((left, y - 2.6 * scale), kind[0].upper(), fill=tuple(COLOURS[colour]), font=font(5.5 * scale, bold=True),
+                     stroke_width=2, stroke_fill="white" if dark else "black")
+        out.append(torch.from_numpy(np.asarray(sheet).copy()).permute(2, 0, 1))
     return torch.stack(out) / 127.5 - 1
 
 
@@ -92,42 +104,46 @@ class Sharpness:
         nouns = [name.split()[-1] for name in self.names]
         labels = [f"{n!r} {float(m.max()):.2f}" for n, m in zip(nouns, alone, strict=True)]
         labels += [f"{n!r} {float(m.max()):.2f}" for n, m in zip(self.names, whole, strict=True)]
-        losses = [1 - float(m.amax((1, 2)).min()) for m in (alone, whole)]
-        text = f"sharpness {sharpness:g}: 1 - the lowest peak is {losses[0]:.2f} for nouns alone, {losses[1]:.2f} for phrases"
+        worst, mean = 1 - float(alone.amax((1, 2)).min()), 1 - float(whole.amax((1, 2)).mean())
+        text = f"sharpness {sharpness:g}: worst noun 1 - {1 - worst:.2f} = {worst:.2f}; mean over the phrases {mean:.2f}"
         return lay_out([_painted(alone, 104), _painted(whole, 104)], 1, labels=labels), text
 
 
 class Pushes:
-    """One prompt from one noise, moved by steps of several lengths: the picture, the things' maps at the end, the loss."""
+    """One prompt from one noise, moved by steps of several lengths: the picture, the things' maps half way, the loss."""
 
     def __init__(self, pipe: Any, prompt: str, things: Sequence[str], latents: Tensor, *,
-                 shares: Sequence[float] = (0.0, 0.06, 0.15), steps: int = 20) -> None:
+                 shares: Sequence[float] = (0.0, 0.06, 0.15), steps: int = 20, guidance: float = 4.0) -> None:
         from minidiff.show import curve
 
         self.shares, self.names, self.pictures, self.maps, self.losses = list(shares), list(things), {}, {}, {}
-        level = middle_level(pipe)
+        spoken, level = things_of(pipe.tokenizer, [prompt], self.names), middle_level(pipe)
         for share in self.shares:
-            made = attend_and_excite(pipe, prompt, things=self.names, latents=latents, steps=steps, relative=share)
-            maps = made.maps["edit"].at(steps // 2)
-            found = [maps.probs[name].mean(1) for name, site in maps.sites.items() if site.level == level]
-            a = torch.stack(found).mean(0)
-            self.maps[share] = thing_maps(a, made.details["things"], shape_of(a.shape[1], maps.grid))[0]
-            self.pictures[share], self.losses[share] = _coarse(made.edit)[0], made.details["loss"][:, 0]
+            push = excite(pipe, spoken, relative=share)
+            record = Recorder(lambda site: site.kind == "cross" and site.place == "up" and site.level == level)
+            states = list(denoise(pipe, [prompt], latents=latents, steps=steps, guidance=guidance, hooks=[push, record]))
+            maps = record.at(steps // 2)
+            a = torch.stack([probs.mean(1) for probs in maps.probs.values()]).mean(0)
+            self.maps[share] = thing_maps(a, spoken, shape_of(a.shape[1], maps.grid))[0]
+            self.pictures[share] = _coarse(decode_images(pipe, states[-1].x))[0]
+            self.losses[share] = torch.cat([push.values[k] for k in sorted(push.values)])
         self.curves = {share: curve({"not moved": (range(1, len(v) + 1), self.losses[self.shares[0]]),
                                      f"{share:g} of |z|": (range(1, len(v) + 1), v)}, x="step", y="loss", height=2.2,
                                     alt="the loss by step", markers=False).array for share, v in self.losses.items()}
 
     def render(self, *, share: float) -> tuple[np.ndarray, str]:
-        """The picture and the maps, the loss of each step beside them."""
+        """Every picture in the upper row, the chosen one last; its maps below; the loss of each step beside them."""
         check_choice("share", share, self.shares)
-        tiles = [_large(self.pictures[share], 2), *_painted(self.maps[share], 128)]
-        sheet = lay_out([np.stack(tiles)[:2], np.stack(tiles)[2:]], 1, labels=["picture", *self.names])
+        order = [s for s in self.shares if s != share] + [share]
+        above = np.stack([_large(self.pictures[s], 2) for s in order])
+        labels = ["not moved" if s == 0 else f"{s:g} of |z|" for s in order]
+        sheet = lay_out([above, _painted(self.maps[share], 128)], 1, labels=[*labels, *self.names])
         peaks = ", ".join(f"{n} {float(m.max()):.2f}" for n, m in zip(self.names, self.maps[share], strict=True))
         return _beside(sheet, self.curves[share]), f"a step of {share:g} |z|: peaks half way {peaks}"
 
 
 class Sums:
-    """Two prompts summed with weights (w, other): the picture, and two Gaussians whose scores are summed in the same way."""
+    """Two prompts composed with weights (first, w): the picture, and two Gaussians whose scores are composed in the same way."""
 
     def __init__(self, pipe: Any, parts: Sequence[str], latents: Tensor, *, weights: Sequence[float] = (-2.0, 0.0, 2.0, 4.0),
                  first: float = 2.0, steps: int = 20) -> None:
@@ -138,20 +154,21 @@ class Sums:
 
     @staticmethod
     def density(x: Tensor, first: float, other: float) -> Tensor:
-        """exp of the summed log densities of N(-2, 1), N(2, 1) and the broad N(0, 5), scaled to a maximum of 1."""
+        """The density whose score is the composed one of N(-2, 1), N(2, 1) and the broad N(0, 5): products and quotients of the
+        three, not their sum; scaled to a maximum of 1."""
         log = [-(x - m) ** 2 / (2 * v) for m, v in ((-2.0, 1.0), (2.0, 1.0), (0.0, 5.0))]
         total = first * log[0] + other * log[1] + (1 - first - other) * log[2]
         return (total - total.max()).exp()
 
     def render(self, *, weight: float) -> tuple[np.ndarray, str]:
-        """The picture of the sum, and the product of the Gaussians."""
+        """The picture of the composed predictions, and the density of the composed scores."""
         from minidiff.show import curve
 
         check_choice("weight", weight, self.weights)
         x = torch.linspace(-6, 6, 121)
         drawn = curve({"first prompt": (x, self.density(x, 1.0, 0.0)), "second prompt": (x, self.density(x, 0.0, 1.0)),
-                       "the sum": (x, self.density(x, self.first, weight))}, x="x", y="density, highest = 1", height=2.4,
+                       "composed": (x, self.density(x, self.first, weight))}, x="x", y="density, highest = 1", height=2.4,
                       alt="three bell curves", markers=False)
         top = round(float(x[self.density(x, self.first, weight).argmax()]), 1) + 0.0
-        text = f"weights {self.first:g} and {weight:g}: the sum of the two Gaussians is highest at x = {top:.1f}"
+        text = f"weights {self.first:g} and {weight:g}: the composed density is highest at x = {top:.1f}"
         return _beside(_large(self.pictures[weight], 5), drawn.array), text

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from minidiff.course import claims
+from minidiff.editing.word_losses import things_of
 from minidiff.errors import BadInput
 from minidiff.latent import initial_noise
 from minidiff.lessons.l14_several_objects import claims as board
@@ -16,7 +17,7 @@ from minidiff.lessons.l14_several_objects.data import Requested, Shown, held_out
 from minidiff.lessons.l14_several_objects.panels import Pushes, Sharpness, Sums, crossed, thing_maps
 from minidiff.rng import normal
 from minidiff.show import choice, panel
-from minidiff.world import Scene, Scenes, Thing, held_out, parse, render
+from minidiff.world import COLOURS, Scene, Scenes, Thing, held_out, parse, render
 from minidiff.zoo import load
 from tests.pipelines import small_mini_sd
 
@@ -107,20 +108,33 @@ def test_the_ways_of_drawing_differ_and_plain_is_plain(pipe, monkeypatch):
     assert all(not torch.equal(made[a], made[b]) for i, a in enumerate(names) for b in names[i + 1:])
 
 
+def test_a_larger_row_begins_with_a_smaller_one(pipe, monkeypatch):
+    """Chunks are drawn once; what they hold must not depend on how many are asked for."""
+    monkeypatch.setattr(board, "shipped", lambda name: load("readers/develop") if name.startswith("readers") else pipe)
+    monkeypatch.setattr(board, "STEPS", 2)
+    monkeypatch.setattr(board, "CHUNK", 2)
+    for cached in (board._chunk, board.requested):
+        cached.cache_clear()
+    few, more = (board._shown("three", "plain", n, "valid") for n in (3, 5))
+    assert len(more.present) == 5 and all(torch.equal(a, b[:3].nan_to_num() if b.is_floating_point() else b[:3])
+                                          for a, b in zip([x.nan_to_num() if x.is_floating_point() else x for x in few], more,
+                                                          strict=True))
+    for cached in (board._chunk, board.requested):
+        cached.cache_clear()
+
+
 def test_crosses_stand_where_things_should_be():
     rows = Requested(["-"], [["cat", "star"]], [["red", "blue"]], torch.tensor([[[0.25, 0.25], [0.75, 0.5]]]), [["-"]])
     drawn = crossed(torch.zeros(1, 3, 16, 16), rows, scale=4)
     assert drawn.shape == (1, 3, 64, 64)
-    assert all(float(drawn[0, :, y, x].std()) == 0 and float((drawn[0, :, y, x] - drawn[0, :, 60, 2]).abs().max()) > 0.2
-               for x, y in ((16, 16), (48, 32)))
+    for (x, y), colour in zip(((16, 16), (48, 32)), ("red", "blue"), strict=True):
+        assert (drawn[0, :, y, x] * 127.5 + 127.5).round().tolist() == list(COLOURS[colour]), "a cross wears its thing's colour"
 
 
 # Panels ------------------------------------------------------------------------------------------------------------------------
 
 
 def test_maps_of_things_are_sums_of_a_competition(pipe):
-    from minidiff.editing.word_losses import things_of
-
     a = normal((1, 12, 34), "attention", 0).softmax(-1)
     things = things_of(pipe.tokenizer, [PROMPT], ["red cat", "blue dog"])
     whole, alone = (thing_maps(a, things, (3, 4), nouns=nouns) for nouns in (False, True))
@@ -137,6 +151,7 @@ def test_maps_of_things_are_sums_of_a_competition(pipe):
 def test_the_pushes_show_each_share(pipe):
     harder = Pushes(pipe, PROMPT, ["red cat", "blue dog"], initial_noise(pipe, 1, seed=1), shares=(0.0, 0.3), steps=4)
     assert torch.equal(harder.losses[0.0][0], harder.losses[0.3][0]) and bool(harder.losses[0.3][1] != harder.losses[0.0][1])
+    assert not (harder.pictures[0.0] == harder.pictures[0.3]).all()
     p = panel(harder.render, choice("share", [0.0, 0.3]), alt="pushes")
     first = p.image.value
     p.set(share=0.3)

@@ -9,8 +9,8 @@ import torch
 
 
 # 14.sort
-def _codes(merged, missing, leaked):
-    return torch.where(merged, 3, torch.where(missing, 1, torch.where(leaked, 2, 0)))
+def _codes(replaced, missing, wrong_colour):
+    return torch.where(replaced, 3, torch.where(missing, 1, torch.where(wrong_colour, 2, 0)))
 
 
 def s_where(there, right, borrowed):
@@ -29,7 +29,7 @@ def s_loop(there, right, borrowed):
     return torch.tensor(out)
 
 
-# 14.excite_loss, 14.phrase_loss
+# 14.excite_loss, 14.presence_loss
 def _p(a, words, sharpness, fill=float("-inf")):
     return torch.softmax((sharpness * a).masked_fill(~words.unsqueeze(1), fill), -1)
 
@@ -70,25 +70,49 @@ def _phrase(a, words, phrases, sharpness, inner="sum", outer="mean"):
     return getattr(torch.stack([1 - m.amax(1) for m in maps]), outer)(0)
 
 
-# 14.kernel
-def _d2():
-    d = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
-    return d[:, None] ** 2 + d**2
+# 14.step
+def _len(x):
+    return x.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
 
 
-def _unit(k):
-    return k / k.sum()
+def m_loop(z, gradient, share):
+    out = z.clone()
+    for i in range(len(z)):
+        if gradient[i].norm() > 0:
+            out[i] = z[i] - share * z[i].norm() / gradient[i].norm() * gradient[i]
+    return out
 
 
-def k_outer(sigma):
-    line = torch.exp(-0.5 * (torch.arange(-1, 2, dtype=torch.float64) / sigma) ** 2)
-    return torch.outer(line / line.sum(), line / line.sum())
+def m_where(z, gradient, share):
+    long = gradient.square().sum((1, 2, 3), keepdim=True).sqrt()
+    return z - torch.where(long > 0, share * _len(z) / long, 0.0) * torch.where(long > 0, gradient, 0.0)
 
 
-def k_numpy(sigma):
-    y, x = np.mgrid[-1:2, -1:2]
-    k = np.exp(-(x**2 + y**2) / (2.0 * sigma**2))
-    return torch.tensor(k / k.sum())
+def _move(long, reach, sign=-1.0):
+    """A step whose two lengths are taken as told: (z, gradient) -> numbers that broadcast."""
+    def fn(z, gradient, share):
+        return z + sign * share * reach(z, gradient) / long(z, gradient).clamp(min=1e-30) * gradient
+    return fn
+
+
+def row_g(z, g):
+    return _len(g)
+
+
+def row_z(z, g):
+    return _len(z)
+
+
+def all_g(z, g):
+    return g.norm()
+
+
+def all_z(z, g):
+    return z.norm()
+
+
+def one(z, g):
+    return torch.ones(1)
 
 
 # 14.distance
@@ -156,17 +180,17 @@ def c_average(means, variances, weights, m0, v0):
 
 # 14.how_many
 def n_numpy(differences, gain):
-    return int(np.ceil((1.96 * np.std(differences.numpy(), ddof=1) / gain) ** 2))
+    return int(np.ceil((2.8 * np.std(differences.numpy(), ddof=1) / gain) ** 2))
 
 
 def n_search(differences, gain):
     n, s = 1, float(differences.std())
-    while gain - 1.96 * s / n**0.5 < 0:
+    while gain - 2.8 * s / n**0.5 < 0:
         n += 1
     return n
 
 
-# 14.place_energy
+# 14.place_term
 def _share(maps, positions, radius, corner=0.5, over=None, square=False):
     b, k, h, w = maps.shape
     y = (torch.arange(h, dtype=maps.dtype) + corner) / (over[0] if over else h)
@@ -177,34 +201,50 @@ def _share(maps, positions, radius, corner=0.5, over=None, square=False):
     return torch.where(inside, maps, 0.0).sum((2, 3)) / maps.sum((2, 3))
 
 
-def _energy(peaks, share, weight):
-    return 1 - peaks.mean(1) + weight * (1 - share).square().mean(1)
+def _term(share):
+    return (1 - share).square().mean(1)
 
 
-def e_hypot(maps, peaks, positions, radius, weight):
-    return _energy(peaks, _share(maps, positions, radius), weight)
+def p_line(maps, positions, radius):
+    return 1 - _share(maps, positions, radius).mean(1)
 
 
-def e_loop(maps, peaks, positions, radius, weight):
+def p_log(maps, positions, radius):
+    return -_share(maps, positions, radius).clamp(min=1e-9).log().mean(1)
+
+
+def p_loop(maps, positions, radius):
     b, k, h, w = maps.shape
-    out = []
+    rows = []
     for n in range(b):
         total = 0.0
         for m in range(k):
-            x, y = positions[n, m].tolist()
-            inside = sum(float(maps[n, m, i, j]) for i in range(h) for j in range(w)
-                         if math.hypot((j + 0.5) / w - x, (i + 0.5) / h - y) <= radius)
-            total += 1 - float(peaks[n, m]) + weight * (1 - inside / float(maps[n, m].sum())) ** 2
-        out.append(total / k)
-    return torch.tensor(out, dtype=torch.float64)
+            near = [maps[n, m, i, j] for i in range(h) for j in range(w)
+                    if math.hypot((j + 0.5) / w - float(positions[n, m, 0]), (i + 0.5) / h - float(positions[n, m, 1])) <= radius]
+            total = total + (1 - sum(near) / maps[n, m].sum()) ** 2
+        rows.append(total / k)
+    return torch.stack(rows)
+
+
+def p_centroid(maps, positions, radius):
+    """Lesson 13's: how far the centre of mass is from the place."""
+    h, w = maps.shape[2:]
+    x, y, mass = (torch.arange(w) + 0.5) / w, (torch.arange(h) + 0.5) / h, maps.sum((2, 3))
+    at = torch.stack([(maps.sum(2) * x).sum(-1) / mass, (maps.sum(3) * y).sum(-1) / mass], -1)
+    return (at - positions).abs().sum(-1).mean(1)
+
+
+def p_count(maps, positions, radius):
+    """Whether the brightest cell is inside."""
+    return _term(_share((maps == maps.amax((2, 3), keepdim=True)).double(), positions, radius))
 
 
 WRONG = {
     "14.sort": {"any object": (lambda t, r, b: _codes((~t).any(1) & b.any(1), (~t).any(1), (~r).any(1)), "ITS colour"),
                 "missing first": (lambda t, r, b: torch.where((~t).any(1), 1, s_where(t, r, b)), "3 goes before 1"),
-                "leaked first": (lambda t, r, b: torch.where((~r).any(1), 2, 0), "all of them there"),
+                "colour first": (lambda t, r, b: torch.where((~r).any(1), 2, 0), "all of them there"),
                 "all gone": (lambda t, r, b: _codes((~t & b).any(1), (~t).all(1), (~r).any(1)), "one is enough"),
-                "all leaked": (lambda t, r, b: _codes((~t & b).any(1), (~t).any(1), (~r).all(1)), "All colours"),
+                "all colours": (lambda t, r, b: _codes((~t & b).any(1), (~t).any(1), (~r).all(1)), "All colours"),
                 "borrowed": (lambda t, r, b: _codes(b.any(1), (~t).any(1), (~r).any(1)), "no failure"),
                 "exchanged": (lambda t, r, b: torch.tensor([0, 2, 1, 3])[s_where(t, r, b)], ""),
                 "a mask": (lambda t, r, b: ~r.all(1), "whole numbers"),
@@ -225,14 +265,20 @@ WRONG = {
         "peak": (lambda a, w, t, s: _p(a, w, s)[:, :, t].amax(1).amax(1), "1 minus"),
         "dull": (lambda a, w, t, s: x_loop(a, w, t, 1.0), "Sharpness"),
         "zeros": (lambda a, w, t, s: (1 - (s * a * w[:, None]).softmax(-1)[:, :, t].amax(1)).amax(1), "score 0")},
-    "14.kernel": {"published": (lambda s: _unit(torch.exp(-_d2() / (4 * s**2))), "published"),
-                  "no two": (lambda s: _unit(torch.exp(-_d2() / s**2)), "2 is missing"),
-                  "no sum": (lambda s: torch.exp(-_d2() / (2 * s**2)), "sum to 1"),
-                  "density": (lambda s: torch.exp(-_d2() / (2 * s**2)) / (2 * math.pi * s**2), "own factor"),
-                  "no square": (lambda s: _unit(torch.exp(-_d2().sqrt() / (2 * s**2))), "without its square"),
-                  "variance": (lambda s: _unit(torch.exp(-_d2() / (2 * s))), "not squared"),
-                  "box": (lambda s: torch.full((3, 3), 1 / 9), "box"), "line": (lambda s: k_outer(s).sum(0), "shape")},
-    "14.phrase_loss": {
+    "14.kernel": {"asked": (0.5, "asked for"), "outside": (1.0, "outside the square"), "narrower": (0.5 / 2**0.5, "other way"),
+                  "root": (2**0.5, "which width"), "square": (0.25, "0.5 squared"), "tenth": (0.1, "equal to")},
+    "14.decay": {"comment": (20 * (1 - 12 / 49), "comment says"), "end": (20 * 0.5**0.5, "end of the table"),
+                 "end by comment": (10.0, "by the comment"), "fifty": (20 * (1 - 12 / 50) ** 0.5, "by 49"),
+                 "one late": (20 * (1 - 12.5 / 49) ** 0.5, "from 0"), "factor": ((1 - 12 / 49) ** 0.5, "factor of 20"),
+                 "start": (20.0, "entry 24")},
+    "14.step": {"batch": (_move(all_g, all_z), "whole batch"), "batch gradient": (_move(all_g, row_z), "gradient's length"),
+                "batch latent": (_move(row_g, all_z), "|z| is that"), "raw": (_move(one, row_z), "brought to length 1"),
+                "share alone": (_move(row_g, one), "not share of"), "up": (_move(row_g, row_z, 1.0), "up the gradient"),
+                "step alone": (lambda z, g, s: m_loop(z, g, s) - z, "should stay"),
+                "nan": (lambda z, g, s: z - s * _len(z) / _len(g) * g, "NaN"),
+                "step only": (lambda z, g, s: torch.where(_len(g) > 0, m_loop(z, g, s) - z, z), "step alone"),
+                "flat": (lambda z, g, s: m_loop(z, g, s).flatten(1), "shape")},
+    "14.presence_loss": {
         "worst": (lambda a, w, p, s: _phrase(a, w, p, s, outer="amax"), "worst"),
         "sum": (lambda a, w, p, s: _phrase(a, w, p, s, outer="sum"), "summed"),
         "mean words": (lambda a, w, p, s: _phrase(a, w, p, s, inner="mean"), "averaged"),
@@ -266,41 +312,47 @@ WRONG = {
         "unweighted": (lambda m, v, w, m0, v0: c_scores(m, v, [1.0] * len(w), m0, v0), "weights are left out"),
         "sign": (lambda m, v, w, m0, v0: torch.tensor(_line(m, v, w, m0, v0, sum(w) - 1)), "turned"),
         "centred": (lambda m, v, w, m0, v0: c_scores(m, v, w, 0.0, v0), "as 0")},
-    "14.how_many": {"biased": (lambda d, g: math.ceil((1.96 * float(d.std(correction=0)) / g) ** 2), "m - 1"),
-                    "no square": (lambda d, g: math.ceil(1.96 * float(d.std()) / g), "square is missing"),
-                    "one error": (lambda d, g: math.ceil((float(d.std()) / g) ** 2), "1.96"),
-                    "own mean": (lambda d, g: math.ceil((1.96 * float(d.std()) / float(d.mean())) ** 2), "own mean"),
-                    "down": (lambda d, g: math.floor((1.96 * float(d.std()) / g) ** 2), "Round up"),
-                    "spread": (lambda d, g: math.ceil(1.96**2 * float(d.std()) / g**2), "not squared"),
-                    "unpaired": (lambda d, g: math.ceil(2 * (1.96 * float(d.std()) / g) ** 2), "paired")},
-    "14.place_energy": {
-        "swapped": (lambda m, p, at, r, w: e_hypot(m, p, at.flip(-1), r, w), "exchanged"),
-        "corner": (lambda m, p, at, r, w: _energy(p, _share(m, at, r, corner=0.0), w), "corner"),
-        "linspace": (lambda m, p, at, r, w: _energy(
-            p, _share(m, at, r, corner=0.0, over=(m.shape[2] - 1, m.shape[3] - 1)), w), "different sizes"),
-        "radius": (lambda m, p, at, r, w: e_hypot(m, p, at, r**0.5, w), "square that"),
-        "square": (lambda m, p, at, r, w: _energy(p, _share(m, at, r, square=True), w), "disc"),
-        "no sum": (lambda m, p, at, r, w: _energy(p, _share(m, at, r) * m.sum((2, 3)), w), "own sum"),
-        "cells": (lambda m, p, at, r, w: _energy(p, _share(m, at, r) * m.mean((2, 3)), w), "number of cells"),
-        "outside": (lambda m, p, at, r, w: _energy(p, 1 - _share(m, at, r), w), "outside"),
-        "places only": (lambda m, p, at, r, w: e_hypot(m, torch.ones_like(p), at, r, w), "nothing keeps"),
-        "no weight": (lambda m, p, at, r, w: e_hypot(m, p, at, r, 1.0), "weight is missing"),
-        "no square": (lambda m, p, at, r, w: 1 - p.mean(1) + w * (1 - _share(m, at, r)).mean(1), "square is missing"),
-        "sum": (lambda m, p, at, r, w: m.shape[1] * e_hypot(m, p, at, r, w), "summed"),
-        "worst": (lambda m, p, at, r, w: e_hypot(m, p.amin(1, keepdim=True), at, r, w), "worst"),
-        "peaks": (lambda m, p, at, r, w: e_hypot(m, 1 - p, at, r, w), "wrong sign")},
+    "14.how_many": {"half": (lambda d, g: math.ceil((1.96 * float(d.std()) / g) ** 2), "half of the repetitions"),
+                    "biased": (lambda d, g: math.ceil((2.8 * float(d.std(correction=0)) / g) ** 2), "m - 1"),
+                    "no square": (lambda d, g: math.ceil(2.8 * float(d.std()) / g), "square is missing"),
+                    "no interval": (lambda d, g: math.ceil((0.84 * float(d.std()) / g) ** 2), "1.96"),
+                    "own mean": (lambda d, g: math.ceil((2.8 * float(d.std()) / float(d.mean())) ** 2), "own mean"),
+                    "down": (lambda d, g: math.floor((2.8 * float(d.std()) / g) ** 2), "Round up"),
+                    "spread": (lambda d, g: math.ceil(2.8**2 * float(d.std()) / g**2), "not squared"),
+                    "unpaired": (lambda d, g: math.ceil(2 * (2.8 * float(d.std()) / g) ** 2), "paired"),
+                    "difference": (lambda d, g: math.ceil((1.12 * float(d.std()) / g) ** 2), "are added")},
+    "14.place_term": {
+        "swapped": (lambda m, at, r: p_line(m, at.flip(-1), r), "exchanged"),
+        "corner": (lambda m, at, r: _term(_share(m, at, r, corner=0.0)), "corner"),
+        "linspace": (lambda m, at, r: _term(_share(m, at, r, 0.0, (m.shape[2] - 1, m.shape[3] - 1))), "different sizes"),
+        "radius": (lambda m, at, r: p_line(m, at, r**0.5), "square that"),
+        "square": (lambda m, at, r: _term(_share(m, at, r, square=True)), "disc"),
+        "outside": (lambda m, at, r: _term(1 - _share(m, at, r)), "Outside and inside"),
+        "share": (lambda m, at, r: 1 + _share(m, at, r).mean(1), "Something is left"),
+        "radius squared": (lambda m, at, r: p_line(m, at, 2 * r), "radius only"),
+        "centroid": (p_centroid, ""),
+        "amount": (lambda m, at, r: ((1 - _share(m, at, r)) * m.sum((2, 3))).mean(1), "HOW MUCH"),
+        "sum": (lambda m, at, r: (1 - _share(m, at, r)).sum(1), "mean over the things"),
+        "worst": (lambda m, at, r: (1 - _share(m, at, r)).amax(1), "not the worst"),
+        "batch": (lambda m, at, r: p_line(m, at, r) * p_line(m, at, r).max(), "other rows"),
+        "saturates": (lambda m, at, r: (2 * (1 - _share(m, at, r))).clamp(max=1).mean(1), "every bit"),
+        "count": (p_count, "every bit"),
+        "dead": (lambda m, at, r: p_line(m.detach(), at, r), "no gradient"),
+        "one number": (lambda m, at, r: p_line(m, at, r).mean(), "shape")},
 }
 
 HONEST = {
     "14.sort": {"where": s_where, "loop": s_loop},
     "14.competition": {"rounded": 0.466, "formula": math.exp(6) / (2 * math.exp(6) + 8 * math.exp(2))},
     "14.excite_loss": {"loop": x_loop, "weights": x_weights},
-    "14.kernel": {"outer": k_outer, "numpy": k_numpy},
-    "14.phrase_loss": {"loop": h_loop, "matrix": h_matrix},
+    "14.kernel": {"rounded": 0.707, "root": 0.5**0.5},
+    "14.decay": {"rounded": 17.38, "numpy": float(20 * np.sqrt(np.linspace(1, 0.5, 50)[24]))},
+    "14.step": {"loop": m_loop, "where": m_where},
+    "14.presence_loss": {"loop": h_loop, "matrix": h_matrix},
     "14.distance": {"both": d_both, "flat": d_flat},
     "14.composed": {"scores": c_scores, "tensors": c_tensors},
     "14.how_many": {"numpy": n_numpy, "search": n_search},
-    "14.place_energy": {"hypot": e_hypot, "loop": e_loop},
+    "14.place_term": {"line": p_line, "log": p_log, "loop": p_loop},
 }
 
 WHOLE, SAME = "a float or a 0-d tensor, the same number", "a tensor or a list of two numbers"
@@ -309,17 +361,26 @@ EQUIVALENT = {
                 "out = torch.zeros(len(borrowed), dtype=torch.int64)": "as many rows"},
     "14.competition": {"return 1 / (2 + 8 * math.exp(100 * (0.01998 - 0.06)))": "0.466 all the same",
                        "return 1 / (2 + 8 * math.exp(100 * (0.02 - 0.05994)))": "0.466 all the same"},
-    "14.kernel": {"d = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)": "the distance is squared",
-                  "d = torch.tensor([-1.0, 0.0, 1.0])": "float32 is enough"},
     "14.distance": {"return ((p - q) * (p.log() - b.log())).sum((1, 2)) / 2": "a constant more, and p - q sums to 0",
                     "return ((p - q) * (a.log() - q.log())).sum((1, 2)) / 2": "a constant more, and p - q sums to 0"},
     "14.composed": {"pull = rest * mean_0 / variance_0 + sum((w * m / v for w, m, v in zip(means, weights, variances)))":
                     "w m is m w", "return [pull / precision, 1 / precision]": SAME},
-    "14.how_many": {"return math.ceil(float((1.96 * spread / gain) ** 2))": WHOLE,
-                    "return math.ceil((float(1.96 * spread) / gain) ** 2)": WHOLE,
-                    "return math.ceil((1.96 * spread / gain) ** 2)": WHOLE},
-    "14.place_energy": {"x, y = ((torch.arange(w) + 0.5) / w, ((torch.arange(h) + 0.4995) / h)[:, None])":
-                        "a thousandth of a cell moves no middle across a border",
-                        "inside = (x - at[:, :, 0]) ** 2 + (y - at[:, :, 1]) ** 2 < radius ** 2": "no middle lies on the border"},
+    "14.kernel": {"return 0.4995 * 2 ** 0.5": "0.707 to a thousandth", "return 0.5 * 2 ** 0.4995": "0.707 to a thousandth"},
+    "14.decay": {"return 20 * (1 - 0.5 * 24 / 49) ** 0.4995": "17.38 to a hundredth",
+                 "return 20 * (1 - 0.4995 * 24 / 49) ** 0.5": "17.38 to a hundredth"},
+    "14.step": {"direction = torch.nn.functional.normalize(gradient.flatten(1), dim=1).view_as(gradient)": "z has its shape",
+                "direction = torch.nn.functional.normalize(gradient.flatten(1)).view_as(z)": "1 is the default"},
+    "14.how_many": {"return math.ceil(float(((1.96 + 0.84) * spread / gain) ** 2))": WHOLE,
+                    "return math.ceil(((1.96 + 0.84) * spread / gain) ** 2)": WHOLE,
+                    "return math.ceil((float((1.96 + 0.84) * spread) / gain) ** 2)": WHOLE},
+    "14.place_term": {"inside = (x - at[:, :, 0]) ** 2 + (y - at[:, :, 1]) ** 2 < radius ** 2": "no middle lies on the border",
+                      "share = maps.sum((2, 3)) / (maps * inside).sum((2, 3))": "a design: steeper far off",
+                      "return ((1 - share) * 2).mean(1)": "a design: twice the line", "return (1 - share).mean(1)": "a line",
+                      "return ((1 - share) ** 1).mean(1)": "a design: a line",
+                      "return ((1 - share) ** 3).mean(1)": "a design: a cube",
+                      "x, y = ((torch.arange(w) + 0.4995) / w, ((torch.arange(h) + 0.5) / h)[:, None])":
+                      "a thousandth of a cell moves no middle across a border",
+                      "x, y = ((torch.arange(w) + 0.5) / w, ((torch.arange(h) + 0.4995) / h)[:, None])":
+                      "a thousandth of a cell moves no middle across a border"},
 }
-ONCE = {"14.place_energy": {"positions, axis 2: 2": "x and y"}}
+ONCE = {"14.place_term": {"positions, axis 2: 2": "x and y"}}
