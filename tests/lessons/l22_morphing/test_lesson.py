@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -11,7 +13,7 @@ from minidiff.latent import encode
 from minidiff.lessons.l22_morphing import claims as board
 from minidiff.lessons.l22_morphing import drawn, pairs
 from minidiff.lessons.l22_morphing.panels import Guided, Walk
-from minidiff.measure.path import gold_frames, rms
+from minidiff.measure.path import gold_frames, hops, rms
 from minidiff.morphing import cross_fade, fit_impus
 from minidiff.rng import normal
 from minidiff.show import choice, panel, slider, sweep
@@ -67,27 +69,71 @@ def test_guidance_at_the_ends_over_its_range():
 
 
 def test_the_claims_count_what_they_say(monkeypatch):
-    """Gold in place of every method: no gain over itself. A path that stands and leaps is uneven and has one large hop."""
+    """Gold in place of every method: no gain over itself. A path that stands and leaps is uneven, too short, and has one large
+    hop; where slerp is as even as gold without any adapter, respacing the adapters gains nothing."""
     chosen = pairs(4)
     gold = torch.stack([gold_frames(p.first, p.other, 64, count=9) for p in chosen])
+    leap = torch.cat([gold[:, :1].expand(-1, 5, -1, -1, -1), gold[:, -1:].expand(-1, 4, -1, -1, -1)], 1)
     monkeypatch.setattr(board, "morphs", lambda stages, n: gold[:n])
-    assert compute("22.hop_cv", 4).value == 0 and compute("22.shorter", 4).value == 0
+    assert compute("22.hop_cv", 4).value == 0 and compute("22.length", 4).value == 0 and compute("22.respaced_gain", 4).value == 0
+    assert compute("22.length", 4).baseline["slerp, off by"] == pytest.approx(0)
     row = compute("22.respaced", 4)
     assert row.value == pytest.approx(row.floor["gold"]) and row.value < 0.5
     row = compute("22.largest_hop", 4)
     assert 1 / 8 <= row.value == pytest.approx(row.floor["gold"]) and row.value < 0.3
-    leap = torch.cat([gold[:, :1].expand(-1, 5, -1, -1, -1), gold[:, -1:].expand(-1, 4, -1, -1, -1)], 1)
     monkeypatch.setattr(board, "morphs", lambda stages, n: leap[:n] if "spacing" not in stages and stages else gold[:n])
-    row = compute("22.hop_cv", 4)
-    assert row.value > 1.5 and row.verdict == "failed" and compute("22.shorter", 4).value < 0
+    assert compute("22.hop_cv", 4).value > 1.5 and compute("22.hop_cv", 4).verdict == "failed"
+    row = compute("22.length", 4)
+    assert row.value > 0 and row.settings["ratio of LoRA, attention, AdaIN"] == pytest.approx(1), "too short is off as well"
+    monkeypatch.setattr(board, "morphs", lambda stages, n: leap[:n] if stages == ("spacing",) else gold[:n])
+    assert compute("22.respaced_gain", 4).value < -1.5 and compute("22.respaced", 4).baseline["slerp, respaced"] > 2
+
+
+def test_the_rows_of_impus_count_what_they_say(monkeypatch):
+    """Gold frames in place of IMPUS's are straight; bisected ones of one size have a peak of 1, a path with one long hop more."""
+    chosen = pairs(8)
+    gold = [gold_frames(p.first, p.other, 64, count=9) for p in chosen]
+    monkeypatch.setattr(board, "_even", lambda i: gold[i])
+    monkeypatch.setattr(board, "slerp_morph", lambda pipe, a, b, said, **_: SimpleNamespace(images=cross_fade(a, b, 9)))
+    row = compute("22.straight", 2)
+    assert row.value == pytest.approx(row.floor["gold"]) and 1 <= row.value < 1.1
+    assert row.baseline["slerp"] == row.baseline["fade"]
+    assert row.settings["one thing in a frame, gold"] > row.settings["one thing in a frame, fade"]
+    monkeypatch.setattr(board, "morphs", lambda stages, n: torch.stack(gold[:n]))
+    monkeypatch.setattr(board, "_distance", rms)
+    even = [cross_fade(*(x[None] for x in (g[0], g[-1])), 6)[0] for g in gold]
+    monkeypatch.setattr(board, "_bisected", lambda i: even[i])
+    assert compute("22.equal_hops", 2).value == pytest.approx(1, abs=1e-4)
+    monkeypatch.setattr(board, "_bisected", lambda i: even[i][[0, 1, 2, 3, 5]])
+    row = compute("22.equal_hops", 2)
+    assert row.value == pytest.approx(2 / 1.25, abs=1e-4) and row.settings["share of pairs at or below 1.3"] == 0
+
+
+def test_bisection_of_the_rows_asks_for_the_even_path_shared_out(monkeypatch):
+    """On a straight cross-fade whose speed is w ** 2 the bisected hops are of one size, and as many as there were."""
+    a, b, *_ = drawn(pairs(1))
+
+    def frames(fit, weights):
+        return torch.cat([torch.lerp(a, b, w**2) for w in weights])
+
+    monkeypatch.setattr(board, "_draw", frames)
+    monkeypatch.setattr(board, "fitted", lambda i: None)
+    monkeypatch.setattr(board, "_distance", rms)
+    board._even.cache_clear()
+    board._bisected.cache_clear()
+    h = hops(board._bisected(0), rms)[0]
+    board._even.cache_clear()
+    board._bisected.cache_clear()
+    assert len(h) == 8 and float(h[:-1].max() / h[:-1].min()) < 1.11 and float(h.sum()) == pytest.approx(
+        float(rms(a, b)), rel=1e-3)
 
 
 def test_the_way_of_a_place():
     moved = [p for p in pairs(8) if p.change == "place"]
+    places = [torch.tensor([[getattr(p, end).things[0].x, getattr(p, end).things[0].y] for p in moved]) for end in
+              ("first", "other")]
     gold = torch.stack([gold_frames(p.first, p.other, 64, count=9) for p in moved])
-    there_and_back = gold[:, [0, 4, 2, 6, 8]]
-    straight, longer = board.place_ratio(gold), board.place_ratio(there_and_back)
-    assert bool((straight < 1.1).all()) and float(longer.max()) > 1.35 and bool((longer > straight - 0.02).all())
-    empty = gold.clone()
-    empty[:, 0] = -1.0
-    assert bool(board.place_ratio(empty).isnan().any() | (board.place_ratio(empty) > 0).all())
+    straight, longer = board.place_ratio(gold, *places), board.place_ratio(gold[:, [0, 4, 2, 6, 8]], *places)
+    assert bool((straight >= 1).all() and (straight < 1.1).all()) and float(longer.max()) > 1.35 and bool((longer >= 1).all())
+    empty = torch.full_like(gold, -1.0)
+    assert board.place_ratio(empty, *places) == pytest.approx(torch.ones(len(moved))), "nothing seen adds nothing"
