@@ -72,9 +72,11 @@ def _drawn(rows: list[Row], small: list[Row | None]) -> Picture:
         ax.xaxis.labelpad = 1
     told = "; ".join(f"{r.id} {r.value:.3g}, interval {r.low:.3g} to {r.high:.3g}, target {r.target}, {r.verdict}" for r in rows)
     grey = "Grey: measured now. " if any(small) else ""
+    marks = [text for text, there in (("Cross: trivial baseline.", any(r.baseline for r in rows)),
+                                      ("Triangle: floor.", any(r.floor for r in rows))) if there]
     return picture(fig, alt=f"One line a row, its value and interval against its target. {told}",
-                   caption=f"Blue: the stored value and its 95 % interval. {grey}Shaded: what meets the target. "
-                           "Cross: trivial baseline. Triangle: floor.")
+                   caption=" ".join([f"Blue: the stored value and its 95 % interval. {grey}Shaded: what meets the target.",
+                                     *marks]))
 
 
 def board(*ids: str, now: bool = True) -> Picture | None:

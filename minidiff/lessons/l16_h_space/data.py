@@ -7,23 +7,25 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from minidiff.diffusion import Schedule, last, visits
+from minidiff.diffusion import Schedule, invert, last, visits
 from minidiff.diffusion.noise import row_noise
 from minidiff.diffusion.predict import signal_noise
-from minidiff.editing import Asymmetric, ShiftH, causal_share
+from minidiff.editing import Asymmetric, ShiftH, causal_share, mean_direction
+from minidiff.editing.h_directions import bottleneck
 from minidiff.editing.h_space import MIDDLE, Delta
 from minidiff.editing.result import decode_images
 from minidiff.errors import check_choice, require
 from minidiff.latent import denoise, denoiser, encode, encode_prompt, invert_image
 from minidiff.measure import EditPairs
 from minidiff.recipes.directions import EDITS, direction_pairs
-from minidiff.steer import Hook, StepContext, Tap, Trajectory
+from minidiff.steer import Hook, StepContext, Tap, Trajectory, run
 from minidiff.world import Scenes, render
 
 __all__ = ["BOTH", "CHUNK", "PIXEL_MIDDLE", "STEPS", "Change", "Inverted", "Response", "changes", "end_ratio",
-           "inverted_pairs", "linear_step", "moved", "pictures_of", "response", "shares", "two_changes"]
+           "inverted_pairs", "linear_step", "moved", "passes", "pictures_of", "pixel_edit", "response", "shares", "two_changes"]
 
 STEPS, CHUNK = 25, 16
 BOTH = {"dog + blue": "blue", "dog + night": "night"}
@@ -112,17 +114,53 @@ def pictures_of(pipe: Any, z: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def pixel_edit(pixel: Any, name: str, n: int, strengths: Sequence[float], *, split: str = "valid", pairs: int = 16,
+               steps: int = STEPS) -> dict[float, Tensor]:
+    """c -> n edits (n, 3, 64, 64) by the mean direction of a pixel model of 32 x 32: rendered sources inverted, asymmetric step.
+
+    The mean is over ``pairs`` of the training split, at three levels. c = 0: inverted and drawn again. Enlarged for the reader.
+    """
+    some = direction_pairs(name, pairs)
+    mean = mean_direction(pixel, *(render(side, 32).images for side in (some.source, some.target)), None, (161, 481, 801),
+                          path=PIXEL_MIDDLE)
+    noise = last(invert(pixel, render(direction_pairs(name, n, split=split).source, 32).images, steps=steps)).x
+    made = {c: last(run(pixel, noise, steps=steps, hooks=[Asymmetric(ShiftH(mean, c, path=PIXEL_MIDDLE))])).x for c in strengths}
+    return {c: F.interpolate(x.clamp(-1, 1), scale_factor=2, mode="bilinear") for c, x in made.items()}
+
+
+@torch.no_grad()
+def passes(model: Any, name: str, t: int, n: int, *, pipe: Any = None, split: str = "valid") -> tuple[Tensor, Tensor, Tensor]:
+    """Predicted pictures x0 (n, C, h, w) of n sources of the direction ``name``, of their right answers, and of the sources with
+    the answers' bottleneck put into their pass, all under the same noise.
+
+    pipe: mini-sd, whose latents and prompts are then used; without it ``model`` is a pixel model of pictures of 32 x 32.
+    """
+    before, after, cond, path = _ends(name, n, pipe, split)
+    noise = row_noise(before.shape, seed=0, t=t, rows=range(n), dtype=before.dtype, device=before.device)
+    level = torch.full((n,), t)
+    a, s = signal_noise(model.schedule, level, before)
+    _, here = bottleneck(model, a * before + s * noise, level, cond, path)
+    h, there = bottleneck(model, a * after + s * noise, level, cond, path)
+    return here, there, bottleneck(model, a * before + s * noise, level, cond, path, h)[1]
+
+
+def _ends(name: str, n: int, pipe: Any, split: str) -> tuple[Tensor, Tensor, Any, str]:
+    """Sources, right answers, condition of both, and the path of the bottleneck."""
+    pairs = direction_pairs(name, n, split=split)
+    if pipe is None:
+        before, after = (render(scenes, 32).images for scenes in (pairs.source, pairs.target))
+        return before, after, None, PIXEL_MIDDLE
+    before, after = (encode(pipe.vae, render(scenes).images) for scenes in (pairs.source, pairs.target))
+    return before, after, encode_prompt(pipe, pairs.prompts), MIDDLE
+
+
+@torch.no_grad()
 def shares(model: Any, name: str, timesteps: Sequence[int], n: int, *, pipe: Any = None, split: str = "valid") -> Tensor:
     """(n, len(timesteps)): the causal share of each pair of the direction ``name``.
 
     pipe: mini-sd, whose latents and prompts are then used; without it ``model`` is a pixel model of pictures of 32 x 32.
     """
-    pairs = direction_pairs(name, n, split=split)
-    if pipe is None:
-        ends, cond, path = [render(scenes, 32).images for scenes in (pairs.source, pairs.target)], None, PIXEL_MIDDLE
-    else:
-        ends = [encode(pipe.vae, render(scenes).images) for scenes in (pairs.source, pairs.target)]
-        cond, path = encode_prompt(pipe, pairs.prompts), MIDDLE
+    *ends, cond, path = _ends(name, n, pipe, split)
     return torch.stack([causal_share(model, *ends, cond, t, path=path) for t in timesteps], 1)
 
 

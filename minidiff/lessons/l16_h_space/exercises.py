@@ -1,4 +1,4 @@
-"""Exercises of lesson 16: the causal share, the asymmetric step and its strength, means that vanish, hooks, cosines, t_edit."""
+"""Exercises of lesson 16: the causal share, the asymmetric step and its strength, means that vanish, hooks, cosines, sums."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minidiff.course.answers import Mistake, call, expect, expect_number, fits
+from minidiff.course.answers import Mistake, call, expect, fits, number
 from minidiff.course.tasks import checks, exercise
 from minidiff.rng import normal
 
@@ -103,31 +104,33 @@ def _step(fn: Callable) -> None:
         }, want), otherwise="With eps_shifted = eps it is the plain DDIM step.")
 
 
-@exercise("16.ratio", "Twice as many steps", hints=(
-    "The asymmetric change is sigma times d, the symmetric one (sigma - sigma') times d, both times sqrt(abar').",
-    "What is sigma' at the end of half of the step?",
+@exercise("16.same_push", "Predict: more steps, the same edit", points=2, hints=(
+    "Divided by sqrt(abar'), each asymmetric push moves the state by sigma d. How many pushes are there?",
+    "Between the same two ends the mean of sigma over the steps hardly knows how many they are; the number of pushes does.",
 ))
-def ratio():
-    """With sigma = sqrt((1 - abar) / abar) both changes are easy to read off. At 25 steps one step goes
-    from sigma = 2 to sigma' = 1.6, and the asymmetric change is 2 / 0.4 = 5 times the symmetric one. With
-    twice as many steps, the first half of this step ends at sigma' = 1.8. How many times is it now?
+def same_push(c, steps, new_steps):
+    """c: the strength of an asymmetric edit in `steps` steps. Returns the strength with which the same edit
+    ends equally far away (to first order) if it is made in `new_steps` steps of the same schedule.
     """
     ### BEGIN SOLUTION
-    return 2 / (2 - 1.8)
+    return c * steps / new_steps
     ### END SOLUTION
 
 
-@checks(ratio)
-def _ratio(value: Any) -> None:
-    expect_number(value, 10.0, tol=1e-6, wrong={
-        "That is the ratio at 25 steps.": 5.0,
-        "Half the step makes the symmetric change half as large: the ratio grows.": 2.5,
-        "That is sigma / sigma': how the noise shrinks.": 2 / 1.8,
-        "The upper number is sigma itself: all of P_t moves, however short the step.": 9.0,
-        "The ratio is of first powers; it doubles, it does not grow fourfold.": 20.0,
-        "That is the symmetric change; the ratio is asked for.": 0.2,
-        "The ratio is upside down.": 0.1,
-    }, otherwise="sigma over (sigma - sigma').")
+@checks(same_push)
+def _same_push(fn: Callable) -> None:
+    for c, steps, new in ((0.2, 20, 50), (0.15, 50, 20), (0.6, 25, 100), (1.3, 40, 10)):
+        want = number(c * steps / new)
+        expect(call(fn, number(c), steps, new, shape=()), want, tol=1e-6, wrong=fits({k: number(v) for k, v in {
+            "The same c: then twice as many steps push twice as often, each time as far.": c,
+            "Upside down: more steps are more pushes, so each must be weaker.": c * new / steps,
+            "That is the root of it: pushes in one direction add up, they do not average out like noise.":
+                c * (steps / new) ** 0.5,
+            "That is the strength of one step alone.": c / new,
+            "That is what all pushes together amount to.": c * steps,
+            "The square of it: each of the pushes is weaker, and there are more of them, but only one of the two is yours.":
+                c * (steps / new) ** 2,
+        }.items()}, want), otherwise="With as many steps as before it is c itself.")
 
 
 @exercise("16.wrong_term", "Break it: the other term", points=2, hints=(
@@ -242,40 +245,52 @@ def _cosine(fn: Callable) -> None:
         }, want), otherwise="Equal changes give 1; with two pictures both answers are the same number.")
 
 
-@exercise("16.compose", "Two directions at once", points=2, hints=(
-    "Each coefficient times its direction, summed.",
-    "k directions at right angles, each scaled by 1 / sqrt(k), are together as long as one.",
+@exercise("16.compose", "Two directions at once", points=3, hints=(
+    "Add the changes. How long is the sum, picture by picture? flatten(1).norm(dim=1).",
+    "It should be as long as one of them: the root of the mean of their squared lengths. Scale by the one over the other.",
 ))
-def compose(deltas, coefficients):
-    """deltas: a list of k changes of h, each (B, C, h, w); coefficients: k numbers.
+def compose(deltas):
+    """deltas: a list of k changes of h, each (B, C, h, w), which need not be at right angles.
 
-    Returns one change (B, C, h, w): the sum of coefficient times change, scaled by 1 / sqrt(k), so that k
-    independent directions are together as long as one.
+    Returns their sum (B, C, h, w), scaled in each picture so that it is as long as one of them: its length
+    is the root of the mean of the k squared lengths.
     """
     ### BEGIN SOLUTION
-    return sum(c * d for c, d in zip(coefficients, deltas)) / len(deltas) ** 0.5
+    total = sum(deltas)
+    want = sum(d.flatten(1).square().sum(1) for d in deltas) / len(deltas)
+    factor = (want / total.flatten(1).square().sum(1)).sqrt()
+    return factor[:, None, None, None] * total
     ### END SOLUTION
 
 
 @checks(compose)
 def _compose(fn: Callable) -> None:
-    for case, (k, shape, c) in enumerate([(2, (3, 2, 4, 5), [0.2, 0.5]), (3, (2, 4, 3, 2), [1.0, -0.4, 0.3]), (5, (2, 3, 2, 4),
-                                          [0.1, 0.7, -0.2, 0.4, 0.9])]):
-        deltas = [_noise(*shape, seed=90 * case + j) for j in range(k)]
-        total = sum(a * d for a, d in zip(c, deltas, strict=True))
-        want = total / math.sqrt(k)
-        expect(call(fn, deltas, c, shape=shape), want, wrong=fits({
-            "The scale 1 / sqrt(k) is missing: three directions then push harder than one.": total,
-            "Divided by k: the more directions, the weaker all of them together.": total / k,
-            "Divided by k squared.": total / k**2,
-            "The coefficients are left out.": sum(deltas) / math.sqrt(k),
-            "The scale is by the length of the coefficients; it is by their number.":
-                total / math.sqrt(sum(v * v for v in c)),
-            "Only the first direction is there.": c[0] * deltas[0] / math.sqrt(k),
-            "The coefficients are averaged before they are applied: each belongs to its own direction.":
-                sum(c) / k * sum(deltas) / math.sqrt(k),
-            "You multiply by sqrt(k).": total * math.sqrt(k),
-        }, want), otherwise="One direction with coefficient c gives c times it.")
+    for case, (k, shape) in enumerate([(2, (3, 2, 4, 5)), (3, (2, 4, 3, 2)), (5, (4, 3, 2, 6))]):
+        common = _noise(*shape, seed=90 * case + 50)
+        deltas = [(1 + j) * _noise(*shape, seed=90 * case + j) + common for j in range(k)]
+        deltas = [d * (1 + torch.arange(shape[0], dtype=torch.float64)).view(-1, 1, 1, 1) for d in deltas]
+        total = sum(deltas)
+        sizes = torch.stack([d.flatten(1).norm(dim=1) for d in deltas])
+        long, size = total.flatten(1).norm(dim=1), sizes.square().mean(0).sqrt()
+
+        def by(factor: Any, total: Tensor = total) -> Tensor:
+            return factor.view(-1, 1, 1, 1) * total if isinstance(factor, Tensor) else factor * total
+
+        want = by(size / long)
+        expect(call(fn, deltas, shape=shape), want, wrong=fits({
+            "That is the sum as it is: several directions push harder than one.": total,
+            "1 / sqrt(k) is right for directions at right angles; these are not. Measure how long the sum is.":
+                total / math.sqrt(k),
+            "Divided by k: that is the mean of the changes, which is shorter than they are.": total / k,
+            "Every picture has its own length; you took that of the whole batch.":
+                by(float(sizes.square().sum().div(k).sqrt() / total.norm())),
+            "That is the mean of the lengths; the root of the mean of their squares is asked for.": by(sizes.mean(0) / long),
+            "That is as long as the first change.": by(sizes[0] / long),
+            "The sum is made a unit vector; it should be as long as the changes are.": by(1 / long),
+            "A root is missing: that factor is the square of the right one.": by((size / long) ** 2),
+            "The factor is upside down.": by(long / size),
+            "All k together: the mean over the k squared lengths is missing.": by(sizes.square().sum(0).sqrt() / long),
+        }, want), otherwise="One direction alone comes back as it was.")
 
 
 # Hooks, and when -------------------------------------------------------------------------------------------------------------
@@ -342,45 +357,37 @@ def _fires(fn: Callable) -> None:
         raise Mistake("When the network raises, your hook stays behind: remove it in a finally.")
 
 
-@exercise("16.t_edit", "How long to edit", points=2, hints=(
-    "Which timesteps have a distance of at least the threshold? The smallest of them.",
-    "No timestep may reach it: then there is nothing to edit, and the answer is T.",
+@exercise("16.activated", "Debug: one SiLU too many", points=2, hints=(
+    "SiLU(x) = x / (1 + exp(-x)) goes below 0. How far? Put a hundred values of x into it.",
+    "Its least value is -0.2785, near x = -1.28. What does a smaller number in e tell you?",
 ))
-def t_edit(timesteps, distance, threshold, T):
-    """timesteps: a list, in any order; distance: for each the mean distance of the predicted picture P_t from
-    the picture that the run ends in; threshold: a number.
-
-    Returns the smallest timestep at which the distance is at least the threshold: below it the picture is
-    decided, and a shift can only do harm. T where no distance reaches it.
+def activated(e):
+    """e: (B, E), the time embedding as a block gets it. Returns True if these may be numbers that come out of
+    a SiLU, False if one of them shows that they are not.
     """
     ### BEGIN SOLUTION
-    far = [t for t, d in zip(timesteps, distance) if d >= threshold]
-    return min(far) if far else T
+    return bool((e > -0.2785).all())         # the least value of x * sigmoid(x) is -0.27846
     ### END SOLUTION
 
 
-@checks(t_edit)
-def _t_edit(fn: Callable) -> None:
-    tables = (([700, 900, 300, 100, 200, 500, 800], [0.61, 0.9, 0.42, 0.35, 0.1, 0.45, 0.7], (0.37, 0.42, 0.7, 1.5)),
-              ([961, 801, 641, 481, 321, 161, 1], [0.9, 0.7, 0.52, 0.33, 0.2, 0.1, 0.01], (0.33, 0.5, 0.95, 0.15)),
-              ([1, 301, 901, 601], [0.0, 0.2, 0.8, 0.45], (0.2, 0.3, 0.81, 0.6)))
-    for ts, ds, levels in tables:
-        for level in levels:
-            T = 1000 + int(100 * level)
-            far = [t for t, d in zip(ts, ds, strict=True) if d >= level]
-            near = [t for t, d in zip(ts, ds, strict=True) if d < level]
-            strict_ = [t for t, d in zip(ts, ds, strict=True) if d > level]
-            want = torch.tensor(float(min(far) if far else T))
-            close = ts[min(range(len(ts)), key=lambda k: abs(ds[k] - level))]  # noqa: B023
-            wrong = {
-                "That is the largest such timestep; the edit goes on down to the smallest.": max(far) if far else T,
-                "That is the first such timestep of the list, which is in any order.": far[0] if far else T,
-                "That is the last such timestep of the list, which is in any order.": far[-1] if far else T,
-                "At least the threshold: a distance equal to it counts.": min(strict_) if strict_ else T,
-                "That is the largest timestep below the threshold.": max(near) if near else T,
-                "That is the timestep whose distance is nearest to the threshold.": close,
-                "No distance reaches the threshold: then T, not 0.": min(far) if far else 0,
-            }
-            got = call(fn, list(ts), list(ds), level, T, shape=()).float()
-            expect(got, want, tol=1e-6, wrong=fits({k: torch.tensor(float(v)) for k, v in wrong.items()}, want),
-                   otherwise="Keep the timesteps whose distance is at least the threshold; the smallest of them.")
+@checks(activated)
+def _activated(fn: Callable) -> None:
+    silu = torch.nn.functional.silu
+    for case, shape in enumerate([(3, 40), (2, 64), (5, 50)]):
+        e, small = _noise(*shape, seed=110 * case), 0.05 * _noise(*shape, seed=110 * case + 1)
+        low, deep = small.clone(), small.clone()
+        low[-1, 2], deep[-1, 2] = -0.2782, -0.2789
+        told = (
+            (silu(2 * e), True, "A SiLU gives negative numbers, too."), (e, False, "Numbers down to "
+             f"{float(e.min()):.2f} were not seen: no SiLU gives them."), (small, True, "Small numbers, but none that a SiLU "
+             "could not give: the answer is about what is possible."), (low, True, "-0.2782 is just possible for a SiLU."),
+            (deep, False, "One number of -0.2789 is enough: it is below what a SiLU can give."),
+            (e.abs() * 4, True, "Large numbers come out of a SiLU as they went in."))
+        for given, want, why in told:
+            got = fn(given.clone())
+            if isinstance(got, Tensor) and got.numel() == 1:
+                got = bool(got)
+            if not isinstance(got, (bool, np.bool_)):
+                raise Mistake(f"The answer is True or False, not {type(got).__name__}.")
+            if bool(got) != want:
+                raise Mistake(f"You say {bool(got)} where it is {want}. {why}")

@@ -17,7 +17,7 @@ from minidiff.latent import denoiser, encode, encode_prompt, schedule_from
 from minidiff.lessons.l16_h_space import claims as board
 from minidiff.lessons.l16_h_space import data
 from minidiff.lessons.l16_h_space.data import Inverted, changes, end_ratio, linear_step, moved, response, shares, two_changes
-from minidiff.lessons.l16_h_space.exercises import ratio, step, wrong_term
+from minidiff.lessons.l16_h_space.exercises import same_push, step, wrong_term
 from minidiff.lessons.l16_h_space.panels import Along, Injected
 from minidiff.measure import edit_score
 from minidiff.recipes.directions import direction_pairs
@@ -81,11 +81,25 @@ def test_the_ratios_of_the_page_are_those_of_the_schedule():
     t, asym, sym = shift_strength(scaled_linear(1000), 50, spacing="leading", offset=1)
     found = {int(k): round(float(a / s), 1) for k, a, s in zip(t, asym, sym, strict=True)}
     assert [found[k] for k in (981, 501, 101, 21)] == [9.1, 15.5, 7.6, 1.4]
-    assert ratio() == pytest.approx(10)
     d = torch.tensor([1.0], dtype=torch.float64)
     parts = wrong_term(d, 0.3, 0.4)
     zero = torch.zeros(1, dtype=torch.float64)
     assert torch.allclose(parts[0], step(zero, zero, d, 0.3, 0.4)) and torch.allclose(parts[2], step(zero, d, d, 0.3, 0.4))
+
+
+def test_the_same_push_is_as_far_in_any_number_of_steps():
+    """On Gaussian data, asymmetric, with the answer of the exercise: the ends agree to the error of the sum (first order)."""
+    from minidiff.editing import Asymmetric
+
+    schedule, d = scaled_linear(1000), normal((1, 3, 4), "d", 0).double()
+    model, x = Eps(Linear(schedule, 0.9).double(), schedule), normal((1, 1, 3, 4), "x", 0).double()
+
+    def far(c, steps):
+        ends = [last(run(model, x, steps=steps, hooks=[Asymmetric(ShiftH(d, v, path="mid"))])).x for v in (0.0, c)]
+        return float((ends[1] - ends[0]).norm())
+    for steps in (50, 100):
+        assert far(same_push(0.1, 25, steps), steps) == pytest.approx(far(0.1, 25), rel=0.15)
+        assert far(0.1, steps) > 1.7 * far(0.1, 25)
 
 
 def test_the_response_of_a_shift_is_along_its_own_way(pipe):
@@ -181,10 +195,12 @@ def test_edits_along_a_knob_are_scored_at_every_value():
     found = Inverted(pairs, old, torch.zeros(4))
     walk = Along(found, {"one": {0.0: old, 1.0: right}, "two": {0.0: old, 1.0: half}}, reader, "c")
     assert walk.scores["one", 1.0] == (1.0, 1.0) and walk.scores["two", 1.0][0] == 0.5 and walk.scores["one", 0.0][0] == 0.0
-    live = panel(walk.render, choice("value", [0.0, 1.0], 1.0), alt="x")
+    live = panel(walk.render, choice("c", [0.0, 1.0], 1.0), alt="x")
     assert len({live.image.value for _ in sweep(live)}) == 2 and "flipped" in live.text
-    with pytest.raises(BadInput, match="value"):
-        walk.render(value=0.5)
+    with pytest.raises(BadInput, match="c"):
+        walk.render(c=0.5)
+    with pytest.raises(BadInput, match="knob"):
+        walk.render(t_edit=1.0)
     with pytest.raises(BadInput, match="made"):
         Along(found, {"one": {0.0: old}, "two": {1.0: half}}, reader, "c")
 
@@ -207,10 +223,15 @@ def test_rows_are_paired_and_targets_are_the_bars(monkeypatch):
     assert {id: known[id].target for id in BARS} == BARS and known["16.dog"].n == 48
     row = known["16.dog"].run(8)
     assert row.value == pytest.approx(0.5)
-    assert row.settings["flipped, symmetric"] == 0.5 and row.baseline["flipped, no edit"] == 0.0
+    assert row.settings["flipped, symmetric"] == 0.5 and row.baseline == {"no edit": 0.0}
     assert known["16.night_flips"].run(8).value == 1.0 and known["16.night_kept"].run(8).value == 1.0
-    for name in ("dog", "blue", "hat", "night"):
+    assert known["16.mean_night"].run(8).value == pytest.approx(0.5)
+    for name in ("dog", "blue", "hat"):                            # the best of three lengths
         assert known[f"16.mean_{name}"].run(8).value == pytest.approx(0.5)
+    best = {1.0: made["none"], 3.0: made["symmetric"], 9.0: made["none"]}
+    monkeypatch.setattr(board, "edited", lambda name, how, n, strength=0.2: made["none"] if how == "none" else best[strength])
+    assert known["16.mean_dog"].run(8).value == pytest.approx(0.5)
+    assert known["16.mean_dog"].run(8).settings["flipped, c = 9"] == 0.0
 
 
 def test_the_rows_of_shares_and_of_the_ratio(monkeypatch):
@@ -227,6 +248,25 @@ def test_the_rows_of_shares_and_of_the_ratio(monkeypatch):
     schedule = schedule_from(load("mini-sd").scheduler)
     want = end_ratio(schedule, 25, push=push, spread=0.9, **board.spacing_of(load("mini-sd")))
     assert row.value == pytest.approx(6 / want) and row.settings == {"measured": 6.0, "predicted": pytest.approx(want)}
+
+
+def test_the_vector_of_the_others_leaves_the_own_picture_out():
+    d = normal((4, 3, 2, 5), "d", 0)
+    got = board._others(lambda h, inputs, ctx: d)(torch.zeros_like(d), {}, None)
+    want = torch.stack([torch.cat([d[:i], d[i + 1:]]).mean((0, 2, 3)) for i in range(4)])[:, :, None, None].expand_as(d)
+    assert torch.allclose(got.flatten(1).norm(dim=1), d.flatten(1).norm(dim=1), rtol=1e-4)
+    assert torch.allclose(torch.nn.functional.cosine_similarity(got.flatten(1), want.flatten(1)), torch.ones(4), atol=1e-5)
+
+
+def test_the_row_of_a_line_knows_a_line(monkeypatch):
+    way = normal((1, 3, 4, 4), "way", 0)
+    monkeypatch.setattr(board, "_pipe", lambda: None)
+    monkeypatch.setattr(board, "load_direction", lambda pipe, name: None)
+    monkeypatch.setattr(board, "found", lambda name, n: SimpleNamespace(noise=torch.zeros(n, 3, 4, 4),
+                                                                       pairs=SimpleNamespace(prompts=[""] * n)))
+    for bend, low, high in ((lambda c: c, 0.999, 1.001), (lambda c: 1.0 * (c > 0.12), -5, 0.8)):
+        monkeypatch.setattr(board, "moved", lambda pipe, z, prompts, deltas, c, bend=bend: z + bend(c) * way)
+        assert low <= claims()["16.linear"].run(4).value <= high
 
 
 def test_the_row_of_one_direction_for_all(monkeypatch):

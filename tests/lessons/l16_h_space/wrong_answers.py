@@ -97,19 +97,38 @@ def c_pairs(d):
 
 
 # 16.compose
+def k_sizes(deltas):
+    total = sum(deltas)
+    return total, torch.stack([d.flatten(1).norm(dim=1) for d in deltas]), total.flatten(1).norm(dim=1)
+
+
 def k_with(how):
-    return lambda deltas, c: how(sum(a * d for a, d in zip(c, deltas)), len(deltas), c, deltas)
+    """how: (lengths of the k changes, (k, B); length of their sum, (B,); k) -> factor of the sum."""
+    def answer(deltas):
+        total, sizes, long = k_sizes(deltas)
+        factor = how(sizes, long, len(deltas))
+        return factor.view(-1, 1, 1, 1) * total if isinstance(factor, torch.Tensor) else factor * total
+    return answer
 
 
-def k_stack(deltas, c):
-    return torch.einsum("k,kbchw->bchw", torch.tensor(c, dtype=deltas[0].dtype), torch.stack(deltas)) * len(c) ** -0.5
+def k_batch(deltas):
+    total, sizes, _ = k_sizes(deltas)
+    return float((sizes.square().sum() / len(deltas)).sqrt() / total.norm()) * total
 
 
-def k_loop(deltas, c):
-    out = torch.zeros_like(deltas[0])
-    for a, d in zip(c, deltas):
-        out += a * d / np.sqrt(len(deltas))
-    return out
+def k_stack(deltas):
+    d = torch.stack(deltas).flatten(2)
+    total = d.sum(0)
+    return (total * (d.norm(dim=2).pow(2).mean(0).sqrt() / total.norm(dim=1))[:, None]).view(deltas[0].shape)
+
+
+def k_loop(deltas):
+    out = []
+    for b in range(len(deltas[0])):
+        mine = [d[b].numpy() for d in deltas]
+        total = np.sum(mine, 0)
+        out.append(total * np.sqrt(np.mean([np.sum(v**2) for v in mine])) / np.linalg.norm(total))
+    return torch.from_numpy(np.stack(out))
 
 
 # 16.fires
@@ -163,37 +182,22 @@ def f_pre(net, path, x):
     return torch.tensor(count[0])
 
 
-# 16.t_edit
-def e_far(ts, ds, level):
-    return [t for t, d in zip(ts, ds) if d >= level]
+# 16.activated
+def a_below(limit):
+    return lambda e: bool((e > limit).all())
 
 
-def e_with(how, empty=None):
-    def answer(ts, ds, level, T):
-        far = e_far(ts, ds, level)
-        return how(far, ts, ds, level) if far or empty is None and how is None else (T if empty is None else empty)
-    return answer
+def a_moments(e):
+    return bool(e.mean() > 0.1)
 
 
-def e_nearest(ts, ds, level, T):
-    return ts[min(range(len(ts)), key=lambda k: abs(ds[k] - level))]
+def a_sorted(e):
+    return float(e.flatten().sort().values[0]) > -0.2785
 
 
-def e_below(ts, ds, level, T):
-    near = [t for t, d in zip(ts, ds) if d < level]
-    return max(near) if near else T
-
-
-def e_sorted(ts, ds, level, T):
-    for t, d in sorted(zip(ts, ds)):
-        if d >= level:
-            return t
-    return T
-
-
-def e_tensor(ts, ds, level, T):
-    t, d = torch.tensor(ts), torch.tensor(ds, dtype=torch.float64)
-    return torch.where(d >= level, t, T).min()
+def a_numpy(e):
+    x = np.linspace(-5, 5, 100001)
+    return np.all(e.numpy() >= (x / (1 + np.exp(-x))).min() - 1e-4)
 
 
 def table(*rows):
@@ -225,9 +229,12 @@ WRONG = {
         "level": (lambda x, e, s, a, b: b**0.5 * (x - (1 - a) ** 0.5 * s) / a**0.5 + (1 - a) ** 0.5 * e, "level after"),
         "half": (lambda *a: t_sigma(*a) / 2, "plain DDIM"),
     },
-    "16.ratio": {"same": (5.0, "25 steps"), "half": (2.5, "grows"), "noise": (2 / 1.8, "shrinks"), "prev": (9.0, "sigma itself"),
-                 "square": (20.0, "first powers"), "change": (0.2, "is asked for"), "upside": (0.1, "upside down"),
-                 "other": (7.0, "over")},
+    "16.same_push": {
+        "same": (lambda c, n, m: c, "twice as often"), "upside": (lambda c, n, m: c * m / n, "upside down"),
+        "root": (lambda c, n, m: c * (n / m) ** 0.5, "noise"), "one": (lambda c, n, m: c / m, "one step alone"),
+        "all": (lambda c, n, m: c * n, "together"), "square": (lambda c, n, m: c * (n / m) ** 2, "square"),
+        "less": (lambda c, n, m: c - n / m, "as many steps"),
+    },
     "16.wrong_term": {
         "sign": (w_with(lambda p, q, *_: [-p, q, q - p]), "minus"),
         "unscaled": (w_with(lambda p, q, d, a, b: [p / b**0.5, q, p / b**0.5 + q]), "scaled by"),
@@ -258,14 +265,15 @@ WRONG = {
         "half": (lambda d: c_loop(d) / 2, "equal changes"),
     },
     "16.compose": {
-        "sum": (k_with(lambda total, k, c, d: total), "missing"), "mean": (k_with(lambda total, k, c, d: total / k), "weaker"),
-        "square": (k_with(lambda total, k, c, d: total / k**2), "squared"),
-        "bare": (k_with(lambda total, k, c, d: sum(d) / k**0.5), "left out"),
-        "length": (k_with(lambda total, k, c, d: total / sum(v * v for v in c) ** 0.5), "by their number"),
-        "first": (k_with(lambda total, k, c, d: c[0] * d[0] / k**0.5), "only the first"),
-        "averaged": (k_with(lambda total, k, c, d: sum(c) / k * sum(d) / k**0.5), "averaged"),
-        "times": (k_with(lambda total, k, c, d: total * k**0.5), "multiply"),
-        "half": (k_with(lambda total, k, c, d: total / k**0.5 / 2), "one direction"),
+        "sum": (lambda d: sum(d), "harder"), "root": (k_with(lambda sizes, long, k: k**-0.5), "right angles"),
+        "mean": (k_with(lambda sizes, long, k: 1 / k), "shorter"), "batch": (k_batch, "whole batch"),
+        "lengths": (k_with(lambda sizes, long, k: sizes.mean(0) / long), "mean of the lengths"),
+        "first": (k_with(lambda sizes, long, k: sizes[0] / long), "first change"),
+        "unit": (k_with(lambda sizes, long, k: 1 / long), "unit vector"),
+        "square": (k_with(lambda sizes, long, k: sizes.square().mean(0) / long**2), "root is missing"),
+        "upside": (k_with(lambda sizes, long, k: long / sizes.square().mean(0).sqrt()), "upside down"),
+        "all": (k_with(lambda sizes, long, k: sizes.square().sum(0).sqrt() / long), "is missing"),
+        "half": (lambda d: k_stack(d) / 2, "comes back"),
     },
     "16.fires": {
         "stays": (f_with(remove=False), "still there"), "unguarded": (f_with(guard=False), "raises"),
@@ -274,34 +282,32 @@ WRONG = {
         "double": (f_with(calls=2), "call the network"),
         "zero": (lambda net, path, x: 0, "you counted 0"),
     },
-    "16.t_edit": {
-        "largest": (e_with(lambda far, *_: max(far)), "largest such"), "first": (e_with(lambda far, *_: far[0]), "first such"),
-        "last": (e_with(lambda far, *_: far[-1]), "last such"),
-        "strict": (lambda ts, ds, level, T: min([t for t, d in zip(ts, ds) if d > level], default=T), "counts"),
-        "below": (e_below, "below the threshold"), "nearest": (e_nearest, "nearest"),
-        "zero": (e_with(lambda far, *_: min(far), 0), "not 0"), "index": (lambda ts, ds, level, T: 0.5, "keep the timesteps"),
+    "16.activated": {
+        "positive": (a_below(0.0), "negative"), "never": (lambda e: False, "negative"), "always": (lambda e: True, "not seen"),
+        "deep": (a_below(-1.28), "-0.2789"), "shallow": (a_below(-0.25), "negative"),
+        "moments": (a_moments, "small numbers"), "any": (lambda e: bool((e > -0.2785).any()), "not seen"),
+        "spread": (lambda e: bool((e > -0.2785).all()) and float(e.max()) < 8, "large numbers"),
+        "number": (lambda e: 1.5, "true or false"),
     },
 }
 
 HONEST = {
     "16.share": {"einsum": s_einsum, "loop": s_loop},
     "16.step": {"sigma": t_sigma, "numpy": t_numpy},
-    "16.ratio": {"whole": 10, "tensor": torch.tensor(10.0)},
+    "16.same_push": {"pushes": lambda c, n, m: c / (m / n), "float": lambda c, n, m: float(c) * n / m},
     "16.wrong_term": {"numbers": w_numbers, "whole steps": w_steps},
     "16.vanishes": {"turned": table(*EYE[::-1]), "spread": table([HALF, HALF, 0, 0, 0, 0], [0, 0, HALF, HALF, 0, 0],
                                                                 [0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1])},
     "16.cosine": {"loop": c_loop, "numpy": c_numpy, "sums": c_with(lambda flat: flat.sum(0) - flat)},
     "16.compose": {"stack": k_stack, "loop": k_loop},
     "16.fires": {"walk": f_walk, "before": f_pre},
-    "16.t_edit": {"sorted": e_sorted, "tensor": e_tensor},
+    "16.activated": {"sorted": a_sorted, "numpy": a_numpy},
 }
 
 EQUIVALENT: dict[str, dict[str, str]] = {
     "16.cosine": {"return torch.nn.functional.cosine_similarity(flat, others)": "dim = 1 is its own default",
                   "return torch.nn.functional.cosine_similarity(others, flat, dim=1)": "a cosine is the same both ways"},
-    "16.compose": {f"return sum((c * d for {names} in zip({lists}))) / len({of}) ** 0.5": why for names, lists, of, why in (
-        ("c, d", "deltas, coefficients", "deltas", "a product does not care which comes first"),
-        ("d, c", "coefficients, deltas", "deltas", "a product does not care which comes first"),
-        ("c, d", "coefficients, deltas", "coefficients", "there are as many of both"))},
+    "16.activated": {"return bool((e >= -0.2785).all())": "no float is just that number",
+                     "return (e > -0.2785).all()": "a tensor of one truth value says the same"},
 }
 ONCE: dict[str, dict[str, str]] = {}
