@@ -174,7 +174,7 @@ WHY_FAILED = {
     "13.size": "model", "19.inside": "model", "21.one_thing": "model",
     "04.as_asked": "claim", "06.seconds_ddpm": "claim", "06.z_unused": "claim", "07.f_network": "claim",
     "16.compose_blue": "claim", "16.strong_symmetric": "claim", "20.lora_small_new": "claim", "20.prior": "claim",
-    "21.tree_gold": "claim", "22.hop_cv": "claim", "23.even": "claim", "23.zigzag": "claim",
+    "21.tree_gold": "claim", "22.hop_cv": "claim", "22.straight": "claim", "23.even": "claim", "23.zigzag": "claim",
     "06.z": "feature", "14.published": "feature", "16.mean_blue": "feature", "16.mean_dog": "feature", "16.mean_hat": "feature",
     "17.published": "feature",
     "04.ablation": "world", "10.two_background": "world", "12.colour_sdedit": "world", "14.held_out": "world",

@@ -176,7 +176,7 @@ def test_rows_compare_pictures_from_the_same_noises_and_with_what_they_say(monke
         return (torch.arange(n) < share * n // 64).double()
 
     monkeypatch.setattr(board, "_pictures", pictures)
-    monkeypatch.setattr(board, "sure", lambda x: x)
+    monkeypatch.setattr(board, "confident", lambda x: x)
     monkeypatch.setattr(board, "real", lambda n, start=0: torch.ones(n, dtype=torch.float64))
     monkeypatch.setattr(board, "fd_mini", lambda a, b: float((a - b).abs().mean()))
     found = board.ddim_ddpm(64)
