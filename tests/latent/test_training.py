@@ -107,16 +107,16 @@ def test_each_token_is_asked_where_its_thing_is() -> None:
     assert torch.allclose(place_loss(off.expand(2, -1, -1), words, masks), torch.tensor([0.12, 0.0]), atol=1e-6)
 
 
-def test_places_are_learned_by_the_text_encoder() -> None:
-    plain, asked, b = net(), net(place=1.0), batch()
-    asked.load_state_dict(plain.state_dict())
-    assert float(asked.places(torch.ones(96)).detach().abs().sum()) == 0, "at first everything is in the middle"
-    nn.init.normal_(asked.places.weight)
-    context = asked.text_encoder(b["ids"])[0]
-    want = place_loss(asked.places(context), b["words"], b["masks"])
-    assert torch.allclose(asked(**b) - plain(**b), want, rtol=1e-3, atol=2e-5) and float(want[0].detach()) > 0.001
+def test_positions_are_learned_by_the_text_encoder() -> None:
+    plain, learned, b = net(), net(place=1.0), batch()
+    learned.load_state_dict(plain.state_dict())
+    assert float(learned.positions(torch.ones(96)).detach().abs().sum()) == 0, "at first everything is in the middle"
+    nn.init.normal_(learned.positions.weight)
+    context = learned.text_encoder(b["ids"])[0]
+    want = place_loss(learned.positions(context), b["words"], b["masks"])
+    assert torch.allclose(learned(**b) - plain(**b), want, rtol=1e-3, atol=2e-5) and float(want[0].detach()) > 0.001
     want.sum().backward()
-    assert float(asked.text_encoder.get_input_embeddings().weight.grad.abs().sum()) > 0
+    assert float(learned.text_encoder.get_input_embeddings().weight.grad.abs().sum()) > 0
 
 
 @torch.no_grad()

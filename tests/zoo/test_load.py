@@ -67,7 +67,9 @@ def test_paths_are_paths_and_never_a_shipped_name(saved, tmp_path, monkeypatch, 
     assert load("~/mini-sd").unet.config.cross_attention_dim == 32
     (tmp_path / "file").write_text("")
     refused("./file", "a file, not a folder")
-    refused(data_folder() / "mini-inpaint", "only what differs", "load('mini-inpaint')", "minidiff export mini-inpaint DIR")
+    alone = tmp_path / "alone" / "mini-inpaint"                   # it holds what differs from a mini-sd that is not beside it
+    shutil.copytree(data_folder() / "mini-inpaint", alone)
+    refused(alone, "mini-sd", "minidiff export NAME DIR")
 
 
 def test_no_name_of_ours_and_no_path_is_asked_of_the_hub(tmp_path, monkeypatch, no_hub):
@@ -149,6 +151,7 @@ def test_a_dtype_that_is_none_is_named(dtype):
 
 def test_weights_that_are_not_finite_are_refused_also_in_our_own_format(tmp_path):
     folder = export("pixel-small-eps", tmp_path / "mine")
+    (folder / "card.json").unlink()                               # a folder like any other, which no sha256 vouches for
     state = load_file(folder / "model.safetensors")
     state["out.bias"][0] = float("inf")
     save_file(state, folder / "model.safetensors")
@@ -157,6 +160,7 @@ def test_weights_that_are_not_finite_are_refused_also_in_our_own_format(tmp_path
 
 def test_a_config_of_ours_of_absurd_size_is_refused_before_memory_is_taken(tmp_path):
     folder = export("pixel-small-eps", tmp_path / "mine")
+    (folder / "card.json").unlink()
     text = (folder / "config.json").read_text()
     (folder / "config.json").write_text(text.replace('"dim": ', '"dim": 1024'))
     refused(folder, "describes no network of ours", "are in the file")

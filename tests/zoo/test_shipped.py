@@ -314,11 +314,12 @@ def test_a_damaged_base_is_named_by_all_that_share_it_and_by_the_doctor(copied, 
     whole = path.read_text()
     path.write_text(whole.replace("0.3", "0.4", 1))
     try:
-        for name in ("mini-sd", "mini-inpaint", "mini-vae"):
+        names = ["mini-control", "mini-inpaint", "mini-parasol", "mini-sd", "mini-vae"]
+        for name in names:
             with pytest.raises(CheckpointError, match="vae/config.json.* has changed"):
                 load(name)
         wrong = [finding for finding in _models() if finding.state == "broken"]
-        assert sorted(f.text.split(":")[0] for f in wrong) == ["mini-inpaint", "mini-sd", "mini-vae"]
+        assert sorted(f.text.split(":")[0] for f in wrong) == names
         assert all("git checkout" in finding.mend for finding in wrong)
     finally:
         path.write_text(whole)
