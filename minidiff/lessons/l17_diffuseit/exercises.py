@@ -1,7 +1,8 @@
-"""Exercises of lesson 17: keys and what they hold, the contrastive term, the push, the published mean, restarts, a start."""
+"""Exercises of lesson 17: keys and what they hold, the contrastive term, the push, one step back up, the published mean."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -179,21 +180,26 @@ def _zero(value: Any) -> None:
 # The push --------------------------------------------------------------------------------------------------------------------
 
 
-@exercise("17.push", "Where P_t goes", points=3, hints=(
-    "First the push on eps: as long as share times |eps|, along the gradient, row by row.",
-    "P_t = (x - sqrt(1 - abar) eps) / sqrt(abar): put eps + push in for eps.",
+@exercise("17.push", "The whole push", points=4, hints=(
+    "Make x a leaf (x.detach().requires_grad_()), predict eps, form P_t, take the loss, and ask torch.autograd.grad for g.",
+    "The rows do not know of each other, so the gradient of loss.sum() has each row's own gradient in its row.",
+    "Scale g row by row to share * |eps|, add it to eps, form P_t once more, and detach it.",
 ))
-def pushed(x, eps, gradient, abar, share):
-    """x, eps: x_t and the predicted noise (B, C, h, w); gradient of the loss with respect to x, like them;
-    abar: a number.
+def pushed(x, predict, loss, abar, share):
+    """x: x_t (B, C, h, w); predict(x): the predicted noise, like x; loss(x0): (B,), of predicted clean
+    pictures; abar: a number.
 
-    A push along the gradient, as long as `share` times |eps| in every row, is added to eps. Returns the
-    new P_t.
+    The gradient of each row's loss with respect to x_t, through the network as well, is made as long as
+    `share` times |eps| of that row and added to eps. Returns the new P_t, without a graph.
     """
     ### BEGIN SOLUTION
-    factor = share * eps.flatten(1).norm(dim=1) / gradient.flatten(1).norm(dim=1)
-    moved = eps + factor[:, None, None, None] * gradient
-    return (x - (1 - abar) ** 0.5 * moved) / abar ** 0.5
+    x = x.detach().requires_grad_()
+    eps = predict(x)
+    x0 = (x - (1 - abar) ** 0.5 * eps) / abar**0.5
+    (g,) = torch.autograd.grad(loss(x0).sum(), x)
+    factor = share * eps.flatten(1).norm(dim=1) / g.flatten(1).norm(dim=1)
+    moved = eps + factor[:, None, None, None] * g
+    return ((x - (1 - abar) ** 0.5 * moved) / abar**0.5).detach()
     ### END SOLUTION
 
 
@@ -201,34 +207,95 @@ def pushed(x, eps, gradient, abar, share):
 def _pushed(fn: Callable) -> None:
     cases = [((3, 2, 4, 5), 0.3, 0.15), ((2, 4, 3, 3), 0.81, 0.4), ((4, 3, 2, 6), 0.05, 1.2)]
     for case, (shape, abar, share) in enumerate(cases):
-        x, eps, g = (_noise(*shape, seed=100 * case + k) for k in range(3))
-        g = 0.01 * g
+        x, goal = (_noise(*shape, seed=100 * case + k) for k in range(2))
+        weight = (1 + torch.arange(shape[0], dtype=torch.float64)).view(-1, 1, 1, 1)
+
+        def predict(x: Tensor) -> Tensor:
+            return 0.4 * x + 0.7 * torch.tanh(2 * x.roll(1, 3)) + 0.3 * x.flip(2)
+
+        def loss(x0: Tensor, goal: Tensor = goal, weight: Tensor = weight) -> Tensor:
+            return (weight * (x0 - goal).square()).flatten(1).mean(1) + 0.1 * x0.flatten(1).pow(4).mean(1)
+
         root = number(abar)
 
         def to_x0(e: Tensor, x: Tensor = x, a: Tensor = root) -> Tensor:
             return (x - (1 - a) ** 0.5 * e) / a**0.5
 
-        long, want_long = g.flatten(1).norm(dim=1), share * eps.flatten(1).norm(dim=1)
+        with torch.enable_grad():
+            leaf = x.clone().requires_grad_()
+            clean = to_x0(predict(leaf), leaf)
+            at_x, at_x0 = torch.autograd.grad(loss(clean).sum(), (leaf, clean))
+        eps = predict(x)
 
-        def along(factor: Tensor | float, g: Tensor = g) -> Tensor:
-            return factor.view(-1, 1, 1, 1) * g if isinstance(factor, Tensor) and factor.ndim else factor * g
+        def scaled(g: Tensor, length: Tensor | float | None = None, eps: Tensor = eps, share: float = share) -> Tensor:
+            if length is None:
+                length = share * eps.flatten(1).norm(dim=1)
+            return (length / g.flatten(1).norm(dim=1)).view(-1, 1, 1, 1) * g
 
-        push = along(want_long / long)
+        push = scaled(at_x)
         want = to_x0(eps + push)
-        expect(call(fn, x, eps, g, abar, share, shape=shape), want, wrong=fits({
+
+        def answer(*given: Any) -> Any:
+            with torch.enable_grad():
+                out = fn(*given)
+            if isinstance(out, Tensor) and out.requires_grad:
+                raise Mistake("The new P_t still carries its graph, and with it all of the step: detach() it.")
+            return out
+
+        wrong = {
             "The push is taken off eps: P_t walks up the loss.": to_x0(eps - push),
-            "The push is share times the gradient: its length then depends on the loss.": to_x0(eps + along(share)),
-            "It is as long as share, whatever eps is.": to_x0(eps + along(share / long)),
+            "That is the gradient with respect to P_t; ask for that with respect to x_t.": to_x0(eps + scaled(at_x0)),
+            "The push is share times the gradient: its length then depends on the loss.": to_x0(eps + share * at_x),
+            "It is as long as share, whatever eps is.": to_x0(eps + scaled(at_x, torch.full((shape[0],), share).double())),
             "Every row has its own length; you took that of the whole batch.":
-                to_x0(eps + along(share * eps.norm() / g.norm())),
-            "A share of |x| is taken, not of |eps|.": to_x0(eps + along(share * x.flatten(1).norm(dim=1) / long)),
+                to_x0(eps + share * eps.norm() / at_x.norm() * at_x),
+            "A share of |x| is taken, not of |eps|.": to_x0(eps + scaled(at_x, share * x.flatten(1).norm(dim=1))),
             "That is the pushed eps; P_t is asked for.": eps + push,
             "The push is taken off P_t itself; it belongs to eps, and P_t follows.": to_x0(eps) - push,
-            "The gradient is divided by the square of its length.": to_x0(eps + along(want_long / long**2)),
+            "The gradient is divided by the square of its length.":
+                to_x0(eps + scaled(at_x) / at_x.flatten(1).norm(dim=1).view(-1, 1, 1, 1)),
             "Divide by sqrt(abar).": x - (1 - root) ** 0.5 * (eps + push),
-            "The roots are missing: sqrt(1 - abar) and sqrt(abar).": (x - (1 - root) * (eps + push)) / root,
             "P_t has not moved at all.": to_x0(eps),
-        }, want), otherwise="With share 0 it is the usual P_t; the difference from it is along -gradient.")
+        }
+        expect(call(answer, x.clone(), predict, loss, abar, share, shape=shape), want, wrong=fits(wrong, want),
+               otherwise="With share 0 it is the usual P_t; its loss falls where share is small.")
+
+
+@exercise("17.renoise", "Derive: one step back up", points=3, hints=(
+    "Write x as sqrt(abar_prev) x0 + sqrt(1 - abar_prev) n and look for u x + v noise.",
+    "Two conditions: what stands before x0 must become sqrt(abar), and the variances of n and noise must add up to 1 - abar.",
+))
+def renoise(x, noise, abar, abar_prev):
+    """x: a state at the level abar_prev, that is sqrt(abar_prev) x0 + sqrt(1 - abar_prev) times a unit noise;
+    noise: fresh unit noise, like x; abar: a noisier level (abar < abar_prev).
+
+    Returns a state of the same x0 at the level abar, with `noise` in it: what forward noising would make
+    of x.
+    """
+    ### BEGIN SOLUTION
+    left = abar / abar_prev
+    return left**0.5 * x + (1 - left) ** 0.5 * noise
+    ### END SOLUTION
+
+
+@checks(renoise)
+def _renoise(fn: Callable) -> None:
+    for case, (shape, a, b) in enumerate([((3, 2, 4, 5), 0.1, 0.3), ((2, 4, 3, 2), 0.5, 0.9), ((4, 3, 5, 6), 0.02, 0.05)]):
+        x, n = (_noise(*shape, seed=400 * case + k) for k in range(2))
+        left = a / b
+        want = left**0.5 * x + (1 - left) ** 0.5 * n
+        expect(call(fn, x, n, number(a), number(b), shape=shape), want, wrong=fits({
+            "That noises x as if it were clean: it has noise in it already, and would get too much.":
+                a**0.5 * x + (1 - a) ** 0.5 * n,
+            "The variance is right only if x is not scaled: its own noise shrinks with it.": left**0.5 * x + (b - a) ** 0.5 * n,
+            "What stands before x0 is still sqrt(abar_prev): x must be scaled down, too.": x + (b - a) ** 0.5 * n,
+            "The square roots are missing.": left * x + (1 - left) * n,
+            "The fresh noise replaces the old one; the old one stays in x.": left**0.5 * x + (1 - a) ** 0.5 * n,
+            "x and the noise have exchanged their factors.": (1 - left) ** 0.5 * x + left**0.5 * n,
+            "That is abar_prev's own noising.": b**0.5 * x + (1 - b) ** 0.5 * n,
+            "abar and abar_prev are exchanged.": (b / a) ** 0.5 * x + abs(1 - b / a) ** 0.5 * n,
+            "No noise is added.": left**0.5 * x,
+        }, want), otherwise="With abar = abar_prev it gives x back, and two steps up are one longer step.")
 
 
 @exercise("17.mean_push", "What the published form does with the same push", points=2, hints=(
@@ -264,60 +331,56 @@ def _mean_push(fn: Callable) -> None:
         }.items()}, want), otherwise="Where the step is tiny, abar_prev near abar, the two forms agree: the ratio is 1.")
 
 
-# The published loop ----------------------------------------------------------------------------------------------------------
+# A loss without a gradient ---------------------------------------------------------------------------------------------------
 
 
-@exercise("17.restart", "Debug: a restart without an end", points=3, hints=(
-    "How often may draw be called at most? The first time, and `most` restarts.",
-    "Keep the best picture so far and its loss; stop as soon as one is good enough.",
-    "draw(0), draw(1), ... : another number is another noise.",
+@exercise("17.silent", "Debug: a loss that pushes nothing", points=3, hints=(
+    "Under torch.no_grad a number has no history: no gradient can come back through it. Where does that belong, and where not?",
+    "A push needs one number a row; the mean over the batch makes the push of one picture depend on the others.",
+    "The target is data. If it is computed with a history, the loss would rather move the target.",
 ))
-def restart(draw, loss, limit, most):
-    """draw(k): the picture of try k = 0, 1, ...; loss(picture): how far it leaves the range, a number. The
-    published code draws again `while True` until the loss is at most `limit`, and hangs where it never is.
+def alike(tower, images, target):
+    """tower(pictures): (B, E), a network; images, target: (B, C, H, W). The version above has faults.
 
-    Draws try 0, and again while the loss is above `limit`, at most `most` times more. Returns (picture,
-    tries): the picture with the smallest loss among those drawn, and how many were drawn.
+    Returns (B,): the mean squared difference of each picture's vector from its target's, with a gradient that
+    reaches `images`, and does not reach `target`.
     """
     ### BEGIN SOLUTION
-    best, tries = draw(0), 1
-    while tries <= most and loss(best) > limit:
-        picture = draw(tries)
-        tries += 1
-        if loss(picture) < loss(best):
-            best = picture
-    return best, tries
+    with torch.no_grad():
+        want = tower(target)
+    return (tower(images) - want).square().mean(1)
     ### END SOLUTION
 
 
-@checks(restart)
-def _restart(fn: Callable) -> None:
-    cases = (([0.5, 0.3, 0.4, 0.2], 0.05, 3, 3, 4), ([0.5, 0.01, 0.0, 0.0], 0.05, 3, 1, 2), ([0.02, 0.9, 0.9], 0.05, 2, 0, 1),
-             ([0.5, 0.7, 0.6], 0.05, 2, 0, 3), ([0.4, 0.1, 0.3], 0.02, 0, 0, 1), ([0.05, 0.01], 0.05, 1, 0, 1),
-             ([0.5, 0.5, 0.3, 0.3], 0.2, 3, 2, 4))
-    for losses, limit, most, best, tries in cases:
-        drawn: list[int] = []
+@checks(alike)
+def _alike(fn: Callable) -> None:
+    for case, (shape, width) in enumerate([((3, 2, 4, 5), 6), ((2, 3, 5, 3), 4), ((4, 1, 3, 6), 5)]):
+        n, weight = shape[0], _noise(math.prod(shape[1:]), width, seed=500 * case)
 
-        def draw(k: int, losses: list[float] = losses, drawn: list[int] = drawn) -> Tensor:
-            if not 0 <= int(k) < len(losses) or len(drawn) > len(losses):
-                raise Mistake(f"draw({k}) was called after {len(drawn)} tries; there may be {len(losses)} at most.")
-            drawn.append(int(k))
-            return torch.tensor([float(k), losses[int(k)]], dtype=torch.float64)
+        def tower(x: Tensor, weight: Tensor = weight) -> Tensor:
+            return torch.tanh(x.flatten(1) @ weight)
 
-        found = fn(draw, lambda picture: float(picture[1]), limit, most)
-        if not isinstance(found, tuple) or len(found) != 2:
-            raise Mistake("It returns the picture and the number of tries, a pair.")
-        if drawn != list(range(len(drawn))):
-            raise Mistake(f"The tries were {drawn}: each number once, from 0 on; the same number is the same noise.")
-        if len(drawn) < tries:
-            raise Mistake(f"Losses {losses}, limit {limit}, at most {most} more: it stopped after {len(drawn)} of {tries} tries.")
-        if len(drawn) > tries:
-            raise Mistake(f"Losses {losses}, limit {limit}, at most {most} more: {len(drawn)} tries, {tries} are right. "
-                          "A loss equal to the limit is good enough.")
-        if found[1] != tries:
-            raise Mistake(f"It drew {tries} times and says {found[1]}.")
-        if not isinstance(found[0], Tensor) or int(found[0][0]) != best:
-            raise Mistake(f"Losses {losses[:tries]}: the picture of try {best} is the one with the smallest.")
+        x, y = (0.3 * _noise(*shape, seed=500 * case + k) for k in (1, 2))
+        gap = (tower(x) - tower(y)).square()
+        leaf, data = x.clone().requires_grad_(), y.clone().requires_grad_()
+        with torch.enable_grad():
+            out = fn(tower, leaf, data)
+        if isinstance(out, Tensor) and out.ndim == 0:
+            raise Mistake("One number for the whole batch: then the push of a picture depends on who is beside it. One a row.")
+        expect(call(lambda *given, out=out: out.detach() if isinstance(out, Tensor) else out, tower, x, y, shape=(n,)),
+               gap.mean(1), wrong=fits({
+                   "The sum over the vector; the mean is asked for.": gap.sum(1),
+                   "That is the root of it.": gap.mean(1).sqrt(),
+                   "The sign is turned: the push would lead away from the target.": -gap.mean(1),
+                   "Pictures are compared as they are; compare what the tower sees.": (x - y).square().flatten(1).mean(1),
+               }, gap.mean(1)), otherwise="Equal pictures give 0.")
+        if not out.requires_grad:
+            raise Mistake("No gradient reaches the pictures: the loss is a constant, and its push is nothing.")
+        mine, other = torch.autograd.grad(out.sum(), (leaf, data), allow_unused=True)
+        if mine is None or not bool(mine.abs().sum() > 0):
+            raise Mistake("No gradient reaches the pictures: the loss is a constant, and its push is nothing.")
+        if other is not None and bool(other.abs().sum() > 0):
+            raise Mistake("A gradient reaches the target, which is data.")
 
 
 # The measure -----------------------------------------------------------------------------------------------------------------

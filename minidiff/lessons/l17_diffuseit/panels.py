@@ -72,15 +72,17 @@ class StartPlane:
     """The same edits from several starts and with several pushes: flipped and IoU; a push of 0 is SDEdit itself."""
 
     def __init__(self, pipe: Any, features: Callable[[Tensor], Features], truth: EditTruth, targets: Sequence[str], noise: Tensor,
-                 *, starts: Sequence[float] = (0.6, 0.8, 1.0), pushes: Sequence[float] = (0.0, 0.1, 0.3), steps: int = 12,
-                 guidance: float = 3.0, repeats: int = 2) -> None:
-        self.starts, self.pushes, self.images, self.source = tuple(starts), tuple(pushes), {}, truth.images
+                 *, starts: Sequence[float] = (0.8, 1.0), pushes: Sequence[float] = (0.0, 0.1, 0.3), steps: int = 12,
+                 guidance: float = 3.0, repeats: int = 3, known: Mapping[tuple[float, float], Tensor] | None = None) -> None:
+        """known: (start, push) -> edits that were made elsewhere with the same settings, and are not made again."""
+        self.starts, self.pushes, self.images, self.source = tuple(starts), tuple(pushes), dict(known or {}), truth.images
         common = {"image": truth.images, "latents": noise, "steps": steps, "guidance": guidance}
         for start in starts:
             for push in pushes:
-                made = sdedit(pipe, targets, strength=start, **common) if push == 0 else diffuseit(
-                    pipe, "", targets, features=features, strength=start, relative=push, repeats=repeats, **common)
-                self.images[start, push] = made.edit
+                if (start, push) not in self.images:
+                    made = sdedit(pipe, targets, strength=start, **common) if push == 0 else diffuseit(
+                        pipe, "", targets, features=features, strength=start, relative=push, repeats=repeats, **common)
+                    self.images[start, push] = made.edit
         self.scores = {key: edit_score(x, truth) for key, x in self.images.items()}
         self.gold = truth.gold
 
@@ -98,7 +100,8 @@ class StartPlane:
         lines = {"SDEdit" if p == 0 else f"push {p:g}": tuple(zip(*(self.point(s, p) for s in self.starts), strict=True))
                  for p in self.pushes}
         here = self.point(start, push)
-        graph = curve({**lines, "chosen": ([here[0]], [here[1]])}, x="flipped (share of edits)", y="IoU", height=2.6,
-                      alt="flipped against IoU").array
+        starts = " to ".join(f"{s:g}" for s in (self.starts[0], self.starts[-1]))
+        graph = curve(lines, x=f"flipped (share of edits); starts from {starts} along each curve", y="IoU",
+                      level={"chosen": here[1]}, height=2.6, alt="flipped against IoU").array
         kept = float(self.scores[start, push].of("preserved").mean())
         return below(top, graph), f"flipped {here[0]:.2f}, kept {kept:.2f}, IoU {here[1]:.2f} ({len(self.source)} edits)"

@@ -161,12 +161,14 @@ def test_the_plane_is_the_methods_at_their_settings(monkeypatch):
     plane = StartPlane(pipe, small, truth, ["a cat", "a dog"], z, starts=(0.5, 1.0), pushes=(0.0, 0.2), steps=2)
     common = {"image": x, "latents": z, "steps": 2, "guidance": 3.0}
     assert torch.equal(plane.images[0.5, 0.0], sdedit(pipe, ["a cat", "a dog"], strength=0.5, **common).edit)
-    held = diffuseit(pipe, "", ["a cat", "a dog"], features=small, strength=1.0, relative=0.2, repeats=2, **common)
+    held = diffuseit(pipe, "", ["a cat", "a dog"], features=small, strength=1.0, relative=0.2, repeats=3, **common)
     assert torch.equal(plane.images[1.0, 0.2], held.edit) and plane.point(1.0, 0.2) == pytest.approx((3 / 20, 4 / 20))
     shown = panel(plane.render, choice("start", plane.starts, 1.0), choice("push", plane.pushes, 0.2), alt="x")
     assert len({bytes(shown.image.value) for _ in sweep(shown)}) == 3 and "flipped 0.15" in plane.render(start=1.0, push=0.2)[1]
     with pytest.raises(BadInput, match="start"):
         plane.render(start=0.7, push=0.0)
+    again = StartPlane(pipe, None, truth, ["a cat", "a dog"], z, starts=(1.0,), pushes=(0.2,), known={(1.0, 0.2): held.edit})
+    assert torch.equal(again.images[1.0, 0.2], held.edit), "what is known is not made again: there are no features"
 
 
 # Rows ----------------------------------------------------------------------------------------------------------------------
@@ -186,7 +188,8 @@ def test_targets_are_the_bars():
     known = {id: c for id, c in claims().items() if id.startswith("17.")}
     assert {id: c.target for id, c in known.items()} == {
         "17.full_noise": ">= 0.2", "17.best_sdedit": ">= 0", "17.everything": ">= 0.1", "17.reader_keys": ">= 0.05",
-        "17.full_reader": ">= 0.2", "17.published": ">= 0.8", "17.prefers": ">= 0.9", "17.where": "<= 0.8"}
+        "17.full_reader": ">= 0.2", "17.published": ">= 0.8", "17.prefers": ">= 0.9", "17.where": "<= 0.8",
+        "17.repeats": ">= 0.1", "17.pixels": ">= 0.05", "17.contrast": ">= 0"}
     assert {c.reader for id, c in known.items() if id not in ("17.prefers", "17.where")} == {"final"}
     assert all(board.BEST[edit] in board.STRENGTHS[edit] and 1.0 in board.STRENGTHS[edit] for edit in ("kind", "layout"))
 
@@ -200,10 +203,20 @@ def test_rows_are_paired_differences_against_the_strength_they_name(made, monkey
         assert row.baseline[f"IoU, {other}"] == pytest.approx(iou[other])
         assert {f"flipped, {other}", f"kept, {other}"} <= row.baseline.keys() and f"IoU, {other}" not in row.settings
         assert row.settings["IoU, keys"] == pytest.approx(iou["keys"])
-    monkeypatch.setattr(board, "_keys", lambda edit, n, split, look="mini-clip": made.images["SDEdit 0.7"])
-    row = rows["17.reader_keys"].run(6)
-    assert row.value == pytest.approx(iou["SDEdit 0.7"] - iou["keys"], abs=1e-6)
-    assert row.settings["IoU gained over SDEdit's best"] == pytest.approx(iou["SDEdit 0.7"] - iou["SDEdit 0.8"], abs=1e-6)
+    asked = []
+
+    def keys(edit, n, split, look="mini-clip", **options):
+        asked.append((look, options))
+        return made.images["SDEdit 0.7"]
+
+    monkeypatch.setattr(board, "_keys", keys)
+    over = iou["SDEdit 0.7"] - iou["keys"]
+    for id, sign in (("17.reader_keys", 1), ("17.contrast", 1), ("17.repeats", -1), ("17.pixels", -1)):
+        row = rows[id].run(6)
+        assert row.value == pytest.approx(sign * over, abs=1e-6) and row.baseline == {"no gain": 0.0}
+        assert row.settings["IoU, mini-clip's keys"] == pytest.approx(iou["keys"])
+    assert asked == [("reader", {}), ("mini-clip", {"losses": "contrast"}), ("mini-clip", {"repeats": 0}),
+                     ("mini-clip", {"through_network": False}), ("mini-clip", {"relative": 0.0}), ("patches", {})]
 
 
 def test_the_readers_row_and_the_published_form(made, monkeypatch):
@@ -221,11 +234,16 @@ def test_the_readers_row_and_the_published_form(made, monkeypatch):
         monkeypatch.setattr(board, name, value)
     row = rows["17.full_reader"].run(6)
     near, far = (float(made.scores[name].of("iou").mean()) for name in ("SDEdit 0.7", "SDEdit 1.0"))
-    assert row.value == pytest.approx(near - far, abs=1e-6) and row.baseline["IoU, SDEdit 1.0"] == pytest.approx(far)
+    both = (made.scores["SDEdit 0.7"].target * made.scores["SDEdit 1.0"].target).bool()
+    gap = (made.scores["SDEdit 0.7"].iou - made.scores["SDEdit 1.0"].iou)[both]
+    assert row.value == pytest.approx(float(gap.mean()), abs=1e-6) and row.settings["made by both"] == int(both.sum())
+    assert row.settings["gained over all"] == pytest.approx(near - far, abs=1e-6)
+    assert row.baseline["IoU, SDEdit 1.0"] == pytest.approx(far)
     row = rows["17.published"].run(6)
-    options, each = asked[0]
+    (options, each), (said, with_prompt) = asked
     assert options["sampler"] == "ddpm" and options["guidance"] == 1.0 and each["target"] == [""] * 6 and len(each["toward"]) == 6
-    assert row.value == float(made.scores["keys"].of("target").mean())
+    assert said == {k: v for k, v in options.items() if k != "guidance"} and "target" not in with_prompt
+    assert row.value == float(made.scores["keys"].of("target").mean()) == row.settings["flipped, with the prompt"]
 
 
 def test_rows_of_a_larger_set_are_not_drawn_again(monkeypatch):
@@ -244,4 +262,18 @@ def test_preference_rows(monkeypatch):
     monkeypatch.setattr(board, "preferred", lambda features, n, split: both)
     rows = claims()
     assert rows["17.prefers"].run(4).value == 0.75 and rows["17.prefers"].run(4).baseline["chance"] == 0.5
+    assert rows["17.prefers"].run(4).settings["more than patches"] == 0.0
     assert rows["17.where"].run(4).value == pytest.approx((0.5 + 0.5 + 1.5 + 0.25) / 4)
+
+
+def test_a_loss_by_name_is_that_loss_alone(monkeypatch):
+    asked = []
+    monkeypatch.setattr(board, "diffuseit", lambda pipe, source, target, **options: asked.append(options) or SimpleNamespace(
+        edit=torch.zeros(2, 3, 8, 8)))
+    monkeypatch.setattr(board, "_pipe", lambda: None)
+    monkeypatch.setattr(board, "_look", lambda name: name)
+    some = board._Drawn(SimpleNamespace(prompts=["a", "b"], targets=["c", "d"]), torch.zeros(2, 3, 8, 8), torch.zeros(2, 4, 2, 2))
+    board._by_keys(some, 2, {"losses": "contrast", "features": "f"}, {})
+    board._by_keys(some, 2, {"relative": 0.0}, {})
+    assert asked[0]["losses"] == {"contrast": 1.0} and asked[0]["features"] == "f" and "losses" not in asked[1]
+    assert asked[1]["relative"] == 0.0 and asked[1]["repeats"] == board.REPEATS

@@ -72,78 +72,64 @@ def c_without_own(a, b, t):
 
 
 # 17.push
-def p_with(length=lambda x, e, g, s: s * e.flatten(1).norm(dim=1) / g.flatten(1).norm(dim=1), sign=1, end=None):
-    def answer(x, e, g, a, s):
+def p_with(length=lambda x, e, g, s: s * e.flatten(1).norm(dim=1) / g.flatten(1).norm(dim=1), sign=1, end=None, at="x",
+           detach=True):
+    def answer(x, predict, loss, a, s):
+        x = x.detach().requires_grad_()
+        e = predict(x)
+        x0 = (x - (1 - a) ** 0.5 * (e.detach() if at == "eps" else e)) / a**0.5
+        g = torch.autograd.grad(loss(x0).sum(), x0 if at == "x0" else x)[0]
         factor = length(x, e, g, s)
         push = (factor.view(-1, 1, 1, 1) if isinstance(factor, torch.Tensor) and factor.ndim else factor) * g
-        if end is not None:
-            return end(x, e, push, a)
-        return (x - (1 - a) ** 0.5 * (e + sign * push)) / a**0.5
+        out = end(x, e, push, a) if end is not None else (x - (1 - a) ** 0.5 * (e + sign * push)) / a**0.5
+        return out.detach() if detach else out
     return answer
 
 
-def p_loop(x, e, g, a, s):
-    out = []
+def p_loop(x, predict, loss, a, s):
+    x = x.clone().requires_grad_(True)
+    e = predict(x)
+    x0 = (x - math.sqrt(1 - a) * e) / math.sqrt(a)
+    values, out = loss(x0), []
     for k in range(len(x)):
-        moved = e[k] + s * e[k].norm() * g[k] / g[k].norm()
-        out.append((x[k] - math.sqrt(1 - a) * moved) / math.sqrt(a))
+        g = torch.autograd.grad(values[k], x, retain_graph=True)[0][k]
+        moved = e[k] + s * e[k].norm() * g / g.norm()
+        out.append(((x[k] - math.sqrt(1 - a) * moved) / math.sqrt(a)).detach())
     return torch.stack(out)
 
 
-# 17.restart
-def r_for(draw, loss, limit, most):
-    seen = []
-    for k in range(most + 1):
-        picture = draw(k)
-        seen.append((loss(picture), k, picture))
-        if seen[-1][0] <= limit:
-            break
-    return min(seen, key=lambda row: row[:2])[2], len(seen)
+def p_backward(x, predict, loss, a, s):
+    x = x.clone().requires_grad_(True)
+    e = predict(x)
+    loss((x - (1 - a) ** 0.5 * e) / a**0.5).sum().backward()
+    with torch.no_grad():
+        g = F.normalize(x.grad.flatten(1), dim=1) * s * e.flatten(1).norm(dim=1, keepdim=True)
+        return (x - (1 - a) ** 0.5 * (e + g.view_as(x))) / a**0.5
 
 
-def r_recursive(draw, loss, limit, most, k=0):
-    picture = draw(k)
-    if loss(picture) <= limit or k == most:
-        return picture, k + 1
-    other, tries = r_recursive(draw, loss, limit, most, k + 1)
-    return (picture if loss(picture) <= loss(other) else other), tries
+# 17.renoise
+def n_two(x, noise, a, b):
+    """Mean and variance, each by itself."""
+    u = (a / b) ** 0.5
+    return u * x + ((1 - a) - u**2 * (1 - b)) ** 0.5 * noise
 
 
-def r_endless(draw, loss, limit, most):
-    k = 0
-    while True:
-        picture = draw(k)
-        k += 1
-        if loss(picture) <= limit:
-            return picture, k
+def n_beta(x, noise, a, b):
+    beta = (b - a) / b
+    return (1 - beta) ** 0.5 * x + beta**0.5 * noise
 
 
-def r_last(draw, loss, limit, most):
-    for k in range(most + 1):
-        picture = draw(k)
-        if loss(picture) <= limit:
-            break
-    return picture, k + 1
+# 17.silent
+def a_with(grad=True, detach=True, how=lambda gap: gap.mean(1)):
+    def answer(tower, x, y):
+        with torch.set_grad_enabled(grad):
+            want = tower(y).detach() if detach else tower(y)
+            return how((tower(x) - want).square())
+    return answer
 
 
-def r_same(draw, loss, limit, most):
-    return r_for(lambda k: draw(0), loss, limit, most)
-
-
-def r_few(draw, loss, limit, most):
-    return r_for(draw, loss, limit, max(most - 1, 0))
-
-
-def r_strict(draw, loss, limit, most):
-    return r_for(draw, loss, limit - 1e-9, most)
-
-
-def r_all(draw, loss, limit, most):
-    return r_for(draw, loss, -1.0, most)
-
-
-def r_first(draw, loss, limit, most):
-    return draw(0), 1
+def a_detached(tower, x, y):
+    return F.mse_loss(tower(x), tower(y.detach()), reduction="none").mean(-1)
 
 
 # 17.best_start
@@ -225,9 +211,21 @@ WRONG = {
         "p_t": (p_with(end=lambda x, e, push, a: (x - (1 - a) ** 0.5 * e) / a**0.5 - push), "belongs to eps"),
         "square": (p_with(lambda x, e, g, s: s * e.flatten(1).norm(dim=1) / g.flatten(1).norm(dim=1) ** 2), "square"),
         "no abar": (p_with(end=lambda x, e, push, a: x - (1 - a) ** 0.5 * (e + push)), "divide by"),
-        "no roots": (p_with(end=lambda x, e, push, a: (x - (1 - a) * (e + push)) / a), "roots"),
-        "none": (p_with(lambda x, e, g, s: 0.0), "not moved"),
-        "half": (p_with(lambda x, e, g, s: s / 2 * e.flatten(1).norm(dim=1) / g.flatten(1).norm(dim=1)), "along"),
+        "x0": (p_with(at="x0"), "respect to x_t"), "no network": (p_with(at="eps"), "respect to x_t"),
+        "graph": (p_with(detach=False), "graph"), "none": (p_with(lambda x, e, g, s: 0.0), "not moved"),
+        "half": (p_with(lambda x, e, g, s: s / 2 * e.flatten(1).norm(dim=1) / g.flatten(1).norm(dim=1)), "share 0"),
+    },
+    "17.renoise": {
+        "clean": (lambda x, n, a, b: a**0.5 * x + (1 - a) ** 0.5 * n, "as if it were clean"),
+        "difference": (lambda x, n, a, b: (a / b) ** 0.5 * x + (b - a) ** 0.5 * n, "shrinks"),
+        "unscaled": (lambda x, n, a, b: x + (b - a) ** 0.5 * n, "scaled down"),
+        "roots": (lambda x, n, a, b: a / b * x + (1 - a / b) * n, "square roots"),
+        "fresh": (lambda x, n, a, b: (a / b) ** 0.5 * x + (1 - a) ** 0.5 * n, "stays in x"),
+        "exchanged": (lambda x, n, a, b: (1 - a / b) ** 0.5 * x + (a / b) ** 0.5 * n, "exchanged their factors"),
+        "prev": (lambda x, n, a, b: b**0.5 * x + (1 - b) ** 0.5 * n, "abar_prev's own"),
+        "none": (lambda x, n, a, b: (a / b) ** 0.5 * x, "no noise"),
+        "upside": (lambda x, n, a, b: (b / a) ** 0.5 * x + abs(1 - b / a) ** 0.5 * n, "are exchanged"),
+        "same": (lambda x, n, a, b: x, "gives x back"),
     },
     "17.mean_push": {
         "no alpha": (lambda a, b: (1 - b) / (1 - a), "left out"),
@@ -238,11 +236,14 @@ WRONG = {
         "sigma once": (lambda a, b: ((a / b) * (1 - b) / (1 - a) / (1 - a / b)) ** 0.5, "place of"),
         "exchanged": (lambda a, b: (b / a) ** 0.5 * (1 - a) / (1 - b), "turned"), "one": (lambda a, b: 1.0, "tiny"),
     },
-    "17.restart": {
-        "endless": (r_endless, "at most"), "last": (r_last, "smallest"), "same": (r_same, "same noise"),
-        "few": (r_few, "stopped after"), "strict": (r_strict, "good enough"), "all": (r_all, "are right"),
-        "first": (r_first, "stopped after"), "picture": (lambda *a: r_for(*a)[0], "pair"),
-        "less": (lambda *a: (lambda p, k: (p, k - 1))(*r_for(*a)), "says"),
+    "17.silent": {
+        "no gradient": (a_with(grad=False), "constant"), "batch": (a_with(how=lambda gap: gap.mean()), "whole batch"),
+        "broken": (a_with(grad=False, how=lambda gap: gap.mean()), "whole batch"), "target": (a_with(detach=False), "is data"),
+        "sum": (a_with(how=lambda gap: gap.sum(1)), "sum over"), "root": (a_with(how=lambda gap: gap.mean(1).sqrt()), "root"),
+        "sign": (a_with(how=lambda gap: -gap.mean(1)), "sign"),
+        "pixels": (lambda tower, x, y: (x - y.detach()).square().flatten(1).mean(1), "tower sees"),
+        "half": (a_with(how=lambda gap: gap.mean(1) / 2), "equal pictures"),
+        "detached": (lambda tower, x, y: a_with()(tower, x.detach(), y), "constant"),
     },
     "17.best_start": {
         "iou": (lambda s, f, i, level: s[i.index(max(i))], "largest iou of all"), "most": (b_most, "flips most"),
@@ -260,15 +261,18 @@ HONEST = {
     "17.contrast": {"cross-entropy": c_entropy, "loop": c_loop},
     "17.zero": {"list": ["range", "style", "structure", "divergence"],
                 "frozen": frozenset(("range", "style", "structure", "divergence"))},
-    "17.push": {"loop": p_loop, "steps": p_with()},
+    "17.push": {"loop": p_loop, "steps": p_with(), "backward": p_backward},
+    "17.renoise": {"two conditions": n_two, "beta": n_beta},
     "17.mean_push": {"plain": lambda a, b: math.sqrt(a / b) * (1 - b) / (1 - a),
                      "long": lambda a, b: ((1 - a / b) * (1 - b) / (1 - a)) / ((1 - a / b) / (a / b) ** 0.5)},
-    "17.restart": {"for": r_for, "recursive": r_recursive},
+    "17.silent": {"detached": a_detached, "steps": a_with()},
     "17.best_start": {"sorted": b_sorted, "numpy": b_numpy},
 }
 
 EQUIVALENT: dict[str, dict[str, str]] = {
     "17.turn": {f"return {k} * keys": "any negative factor: lengths of keys do not count" for k in (-1.5, -2.0)}
     | {"return -0.999 * keys": "the same, to a thousandth"},
+    "17.push": {"g, = torch.autograd.grad(loss(x0).mean(), x)": "the push gets a length of its own",
+                "x = x.requires_grad_()": "what the check hands over has no history"},
 }
 ONCE: dict[str, dict[str, str]] = {}
