@@ -65,9 +65,10 @@ def thing_maps(attention: Tensor, things: Things, shape: tuple[int, int], *, sha
     return torch.einsum("bnl,bkl->bkn", p, weights.to(p)).unflatten(-1, shape)
 
 
-def crossed(images: Tensor, requested: Requested, *, scale: int = 3) -> Tensor:
+def crossed(images: Tensor, requested: Requested, *, scale: int = 3, dots: Tensor | None = None) -> Tensor:
     """Pictures (n, 3, H, W), enlarged, with a cross where each thing of ``requested`` should be, in the colour it should have,
-    and the first letter of its name beside it."""
+    and the first letter of its name beside it. dots (n, K, 2): places in [0, 1] to mark in the same colours, such as centres of
+    maps."""
     out = []
     for i, picture in enumerate(_coarse(images)):
         sheet = Image.fromarray(_large(picture, scale))
@@ -81,6 +82,10 @@ def crossed(images: Tensor, requested: Requested, *, scale: int = 3) -> Tensor:
             left = x + arm + 2 if x < 0.85 * sheet.width else x - arm - 5 * scale
             pen.text((left, y - 2.6 * scale), kind[0].upper(), fill=tuple(COLOURS[colour]), font=font(5.5 * scale, bold=True),
                      stroke_width=2, stroke_fill="white" if dark else "black")
+        if dots is not None:
+            for (x, y), colour in zip(dots[i].tolist(), requested.colours[i], strict=True):
+                x, y, r = x * sheet.width, y * sheet.height, 2 * scale
+                pen.ellipse([x - r, y - r, x + r, y + r], fill=tuple(COLOURS[colour]), outline="white", width=scale)
         out.append(torch.from_numpy(np.asarray(sheet).copy()).permute(2, 0, 1))
     return torch.stack(out) / 127.5 - 1
 

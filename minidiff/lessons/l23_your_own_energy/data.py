@@ -160,7 +160,7 @@ def painted(pipe: Any, asked: EditPairs, z: Tensor, reader: Reader, *, steps: in
 # The scoreboard --------------------------------------------------------------------------------------------------------------
 
 CAUSES = {
-    "model": "the model is too small, or was trained too briefly: the method is not what failed",
+    "model": "we suspect the model, too small or trained too briefly; nobody has trained a longer one to see",
     "claim": "wrong here: what was measured contradicts the claim on this model and this world",
     "feature": "the method rests on something that the published model has and this one has not",
     "world": "nothing to gain: the baseline is good already, or the world has no room for the effect",
@@ -175,7 +175,7 @@ WHY_FAILED = {
     "04.as_asked": "claim", "06.seconds_ddpm": "claim", "06.z_unused": "claim", "07.f_network": "claim",
     "16.compose_blue": "claim", "16.one_vector": "claim", "16.strong_symmetric": "claim", "20.lora_small_new": "claim",
     "20.prior": "claim", "21.tree_gold": "claim", "22.hop_cv": "claim", "22.straight": "claim", "23.even": "claim",
-    "23.zigzag": "claim", "06.z": "feature", "14.published": "feature", "16.directional": "feature",
+    "23.zigzag": "claim", "17.contrast": "claim", "06.z": "feature", "14.published": "feature", "16.directional": "feature",
     "16.mean_blue": "feature", "16.mean_dog": "feature", "16.mean_hat": "feature", "17.published": "feature",
     "04.ablation": "world", "10.two_background": "world", "12.colour_sdedit": "world", "14.held_out": "world",
     "21.aid_smoother": "world",

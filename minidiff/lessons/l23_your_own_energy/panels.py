@@ -79,15 +79,15 @@ class Tilts:
         _plane(ax, energy)
         if energy == "linear":
             ax.set(xlim=(-3.4, max(5.4, scale + 3)), ylim=(-2.9, max(3.9, scale / 2 + 2.5)))
-        ax.scatter(*x.T.numpy(), s=5, color=colour("blue"), alpha=0.5, linewidths=0)
+        ax.scatter(*x.T.numpy(), s=5, color=colour("blue"), alpha=0.5, linewidths=0, label="points")
         ax.plot(*_ellipse(Cloud(torch.zeros(2, dtype=torch.float64), COVARIANCE)).T, color=colour("ink"), linewidth=1.2,
                 linestyle=(0, (4, 3)), label="data")
         ax.plot(*_ellipse(right).T, color=colour("green"), linewidth=2, label="right answer")
-        ax.legend(loc="lower right")
+        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
         mean, std = x.mean(0).tolist(), x.std(0).tolist()
         want = right.covariance.diagonal().sqrt().tolist()
         text = (f"{energy}, scale {scale:g}: mean ({mean[0]:.2f}, {mean[1]:.2f}), right is ({right.mean[0]:.2f}, "
-                f"{right.mean[1]:.2f}); spread of x_1 {std[0]:.2f}, right is {want[0]:.2f}")
+                f"{right.mean[1]:.2f}); spread of x₁ {std[0]:.2f}, right is {want[0]:.2f}")
         return np.asarray(_pixels(fig)), text
 
 
@@ -146,8 +146,8 @@ def all_rows(rows: Sequence[Row]) -> Picture:
             ax.scatter(*zip(*at, strict=True), s=17, marker=MARKS[verdict], color=colour(shade), linewidths=0, alpha=0.85,
                        label=f"{len(mine)} {verdict}")
     ax.set_xticks(range(len(lessons)), lessons)
-    ax.set(xlim=(-0.7, len(lessons) - 0.3), ylim=(-REACH - 2.4, REACH + 0.6))
-    ax.legend(loc="lower center", ncols=3)
+    ax.set(xlim=(-0.7, len(lessons) - 0.3), ylim=(-REACH - 0.6, REACH + 0.6))
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     told = ", ".join(f"{sum(r.verdict == v for r in rows)} {v}" for v in SHADES)
     alt = (f"A plot with one mark for each of {len(rows)} rows of the scoreboard in {len(lessons)} columns, {told}; marks of "
            "rows that passed lie above zero, of those that failed below, undecided ones about it.")
@@ -186,7 +186,7 @@ class Walk:
             ends = [max(-REACH, min(REACH, v)) for v in margin(row)]
             shade = colour(SHADES[row.verdict])
             ax.plot(ends[1:], [-k, -k], color=shade, linewidth=2.6, marker="|", markersize=8)
-            ax.plot(ends[:1], [-k], color=shade, marker=MARKS[row.verdict])
+            ax.plot(ends[:1], [-k], color=shade, marker=MARKS[row.verdict], markersize=8, markeredgecolor="white")
         ax.set_yticks([-k for k in range(len(rows))], [f"{r.id}: {r.value:.3g}, {r.target}" for r in rows])
         ax.set(xlim=(-REACH - 0.3, REACH + 0.3), ylim=(-max(1, len(self.chosen(lesson, 'all'))) + 0.4, 0.6))
         ax.grid(axis="y", visible=False)
