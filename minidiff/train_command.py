@@ -122,12 +122,18 @@ def _write_model(chosen: Any, out: str) -> None:
         return
     from minidiff.recipes import publish
     if any(Path(out).glob("step-*/meta.json")):
+        first = ", after its latents' scale is measured on 2,048 pictures: up to a minute on a CPU"
+        print(f"Writing the averaged weights to {Path(out) / 'model'}{first if _is_autoencoder(chosen.name) else ''}", flush=True)
         publish(chosen, out, root=Path(out), as_name="model")
+
+
+def _is_autoencoder(name: str) -> bool:
+    return name.startswith(("mini-vae", "vae-f", "vq-"))
 
 
 def _now(name: str, out: str) -> str:
     """What to do with a run: the last line of the command."""
-    again = f" --data FOLDER -n 8 -o {os.path.join(out, 'grid.png')}" if name.startswith(("mini-vae", "vae-f", "vq-")) else (
+    again = f" --data FOLDER -n 8 -o {os.path.join(out, 'grid.png')}" if _is_autoencoder(name) else (
         f" -n 16 -o {os.path.join(out, 'grid.png')}")
     if not (Path(out) / "model").is_dir():
         return f"Nothing was saved yet in {out}."

@@ -14,7 +14,7 @@ from minidiff.diffusion.call import check_model
 from minidiff.diffusion.predict import Prediction, check_state
 from minidiff.errors import check_choice, require
 from minidiff.steer.guiders import Guider
-from minidiff.steer.hooks import Hook, Latents, Row, StepContext, check_hooks
+from minidiff.steer.hooks import Hook, Latents, Row, StepContext, check_branches, check_hooks
 from minidiff.steer.tap import Tap
 
 __all__ = ["Engine", "network_of"]
@@ -70,6 +70,7 @@ class Engine:
         for text in guider.texts:
             require(text in self.models, "models", f"none for {text!r}", "one denoiser, or one for each text")
             check_model(self.models[text])
+        check_branches(self.hooks, self.z, self.models)
         self.schedule = self.models[guider.texts[0]].schedule
         for text in guider.texts[1:]:
             require(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -79,6 +79,15 @@ class Hook:
     gradients: bool = False
     """True: the network runs with gradients and ``on_predict`` gets the latents as leaves."""
 
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """The branches that it names, in its ``branch``, ``source`` and ``edit`` and as keys of its ``weights``: a run or a tap's
+        rows that lack one are refused, since there it would do nothing."""
+        named = (getattr(self, name, None) for name in ("branch", "source", "edit"))
+        weights = getattr(self, "weights", None)
+        return tuple(dict.fromkeys([*filter(lambda name: isinstance(name, str), named),
+                                    *(weights if isinstance(weights, Mapping) else ())]))
+
     def active(self, ctx: StepContext) -> bool:
         """False in steps in which it sleeps: nothing of it is called then, and attention stays fused."""
         return True
@@ -129,3 +138,15 @@ def check_hooks(hooks: object) -> tuple[Hook, ...]:
             f"{hook.__name__}()" if isinstance(hook, type) else "a subclass of minidiff.steer.Hook",
         )
     return tuple(hooks)
+
+
+def check_branches(hooks: Iterable[Hook], there: Collection[str], texts: Collection[str] | None = None) -> None:
+    """Refuses a hook that names a branch, or a text, that a run does not have."""
+    for hook in hooks:
+        for branch in hook.branches:
+            require(branch in there, "hooks", f"{type(hook).__name__} for branch {branch!r}",
+                    f"branches of this run: {', '.join(map(repr, there))}", f"{type(hook).__name__}(...) with a name of these")
+        text = getattr(hook, "text", None)
+        if texts is not None and isinstance(text, str):
+            require(text in texts, "hooks", f"{type(hook).__name__} for text {text!r}",
+                    f"texts of this run: {', '.join(map(repr, texts))}", f"{type(hook).__name__}(..., text={next(iter(texts))!r})")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from minidiff.errors import BadInput, require
 from minidiff.steer.attention import ExplicitAttnProcessor, Site, sites
-from minidiff.steer.hooks import Hook, Row, StepContext, check_hooks
+from minidiff.steer.hooks import Hook, Row, StepContext, check_branches, check_hooks
 
 __all__ = ["Tap"]
 
@@ -33,6 +33,8 @@ class Tap:
         require(isinstance(unet, nn.Module), "unet", type(unet).__name__, "a network (torch.nn.Module)", "pipe.unet")
         self.unet, self.hooks, self.rows = unet, check_hooks(list(hooks)), tuple(Row(*row) for row in rows)
         require(len(set(self.rows)) == len(self.rows), "rows", self.rows, "blocks that differ")
+        if self.rows:
+            check_branches(self.hooks, tuple(dict.fromkeys(row.branch for row in self.rows)))
         self.sites: dict[str, Site] = sites(unet)
         self.wanted = {s.name: [h for h in self.hooks if h.selects(s)] for s in self.sites.values()}
         self.wanted = {name: chosen for name, chosen in self.wanted.items() if chosen}

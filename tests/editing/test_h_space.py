@@ -24,10 +24,10 @@ from minidiff.editing import (
 )
 from minidiff.editing.h_clip import DirectionalLoss, directional
 from minidiff.errors import BadInput
-from minidiff.latent import decode, denoise, encode_prompt, initial_noise
+from minidiff.latent import decode, denoise, denoiser, encode_prompt, initial_noise, scheduler_options
 from minidiff.latent.clip import embed_images, embed_texts
 from minidiff.rng import normal
-from minidiff.steer import run
+from minidiff.steer import CFG, run
 from minidiff.zoo import load
 
 STEPS, PROMPTS = 4, ["a red cat on the grass", "a blue dog at night"]
@@ -89,8 +89,11 @@ def test_the_branches_that_are_not_shifted_stay(pipe):
     one = last(denoise(pipe, PROMPTS, latents=z, steps=STEPS, guidance=2.0, hooks=[Asymmetric(shift)])).x
     two = last(denoise(pipe, PROMPTS, latents=z, steps=STEPS, guidance=2.0, hooks=[shift])).x
     plain = last(denoise(pipe, PROMPTS, latents=z, steps=STEPS, guidance=2.0)).x
-    elsewhere = last(denoise(pipe, PROMPTS, latents=z, steps=STEPS, guidance=2.0, hooks=[ShiftH(delta, 0.5, branch="edit")])).x
-    assert torch.equal(elsewhere, plain) and not torch.allclose(one, two, atol=1e-3) and not torch.allclose(one, plain, atol=1e-3)
+    texts = {"empty": encode_prompt(pipe, ""), "prompt": encode_prompt(pipe, PROMPTS)}
+    both = last(run(denoiser(pipe), {"source": z, "edit": z}, {"source": texts, "edit": texts}, steps=STEPS, guider=CFG(2.0),
+                    **scheduler_options(pipe), hooks=[ShiftH(delta, 0.5, branch="edit")])).z
+    assert torch.allclose(both["source"], plain, atol=1e-5) and torch.allclose(both["edit"], two, atol=1e-5)
+    assert not torch.allclose(one, two, atol=1e-3) and not torch.allclose(one, plain, atol=1e-3)
 
 
 def test_the_boost_is_ddpm_below_its_level_and_ddim_above(pipe):

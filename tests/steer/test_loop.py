@@ -189,12 +189,23 @@ def test_two_runs_of_one_network_may_be_interleaved():
         assert torch.allclose(a.x, wa.x, atol=1e-5) and torch.allclose(b.x, wb.x, atol=1e-5)
 
 
+class Named(Hook):
+    """A hook that names its branches and does nothing."""
+
+    def __init__(self, **names):
+        self.__dict__.update(names)
+
+
 BAD = [
     ({"hooks": [Recorder]}, "instances of Hook"), ({"hooks": 3}, "hooks"), ({"guider": CFG}, "guider"), ({"eta": 2}, "eta"),
     ({"eta": float("nan")}, "eta"), ({"clip": True}, "clip"), ({"steps": 0}, "steps"), ({"final_alpha": "two"}, "final_alpha"),
     ({"seed": 1.5}, "seed"), ({"rows": [0]}, "rows"), ({"texts": {"prompt": torch.zeros(5, 1)}}, "texts"),
     ({"texts": {"source": {}}}, "prompt"), ({"z": {}}, "z"), ({"z": noise() * float("nan")}, "z"), ({"z": noise()[0]}, "z"),
     ({"models": Toy()}, "model"), ({"hooks": [Recorder((), modules=["nowhere"])]}, "nowhere"),
+    ({"hooks": [Named(source="source", edit="edit")]}, "Named for branch 'edit'; expected branches of this run: 'source'"),
+    ({"hooks": [Recorder(()), Named(branch="edit")]}, "Named for branch 'edit'"),
+    ({"hooks": [Named(weights={"source": 0.0, "frame 1": 0.5})]}, "Named for branch 'frame 1'"),
+    ({"hooks": [Recorder((), text="empty")]}, "Recorder for text 'empty'; expected texts of this run: 'prompt'"),
     ({"z": {"a": noise(), "b": noise(3)}}, "shapes"), ({"guider": CFG(2.0), "texts": conds(("prompt", 1.0))}, "empty"),
 ]
 

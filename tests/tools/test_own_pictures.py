@@ -68,6 +68,7 @@ def test_autoencoder_and_text_to_image(folder: Path, tmp_path: Path, capsys: pyt
     vae, out, grid = tmp_path / "vae", tmp_path / "sd", tmp_path / "grid.png"
     short = ["--data", str(folder), "--device", "cpu", "--images", "16"]
     assert main(["train", "mini-vae", "--out", str(vae), *short]) == 0
+    assert f"Writing the averaged weights to {vae / 'model'}, after its latents' scale is measured" in capsys.readouterr().out
     assert minidiff.load(str(vae)).config.scaling_factor == 1.25
     assert main(["sample", str(vae), "-n", "2", "--data", str(folder), "-o", str(grid)]) == 0
     assert main(["train", "mini-sd", "--vae", str(vae), "--out", str(out), *short]) == 0
