@@ -148,5 +148,6 @@ def check_branches(hooks: Iterable[Hook], there: Collection[str], texts: Collect
                     f"branches of this run: {', '.join(map(repr, there))}", f"{type(hook).__name__}(...) with a name of these")
         text = getattr(hook, "text", None)
         if texts is not None and isinstance(text, str):
-            require(text in texts, "hooks", f"{type(hook).__name__} for text {text!r}",
-                    f"texts of this run: {', '.join(map(repr, texts))}", f"{type(hook).__name__}(..., text={next(iter(texts))!r})")
+            known = ", ".join(map(repr, texts))
+            require(text in texts, "hooks", f"{type(hook).__name__} for text {text!r}", f"texts of this run: {known}",
+                    f"{type(hook).__name__}(..., text={next(iter(texts))!r})")
