@@ -178,5 +178,5 @@ def test_it_refuses_what_would_silently_do_nothing():
     begin = source_of(pipe, SOURCE[0], TARGET[0], latents=z)
     with pytest.raises(BadInput, match="one tensor"):
         list(run_edit(pipe, begin, hooks=[CopyModule("down_blocks.1", until=1.0)], steps=2))
-    with pytest.raises(BadInput, match="branch"):
+    with pytest.raises(BadInput, match="CopyQK for text .empty"):
         list(run_edit(pipe, begin, hooks=[CopyQK(text="empty")], steps=2, guidance=1.0))
