@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -25,8 +27,10 @@ class Tap:
 
     Around any loop that is not ours; :func:`minidiff.steer.run` uses one for each of its calls. rows: what the blocks of the
     batch are, in order. Sites that an active hook selects get an explicit attention (equal to the fused one to float error),
-    the others keep their own; U-Net and hooks are put back whatever happens. Raises RuntimeError when a selected site or module
-    does not run exactly once in a call, when another tap holds the site already, and when no call came at all.
+    the others keep their own; U-Net and hooks are put back whatever happens. A network that ``unet.compile()`` made fast runs
+    plainly meanwhile: compiled code does not know of hooks, and would be compiled anew for each of them. Raises RuntimeError
+    when a selected site or module does not run exactly once in a call, when another tap holds the site already, and when no
+    call came at all.
     """
 
     def __init__(self, unet: nn.Module, *hooks: Hook, rows: Iterable[Row] = ()) -> None:
@@ -63,6 +67,9 @@ class Tap:
     def __enter__(self) -> Tap:
         self._before: dict[str, Any] = {}
         self._handles: list[Any] = []
+        compiler = "torch._dynamo" in sys.modules  # nothing is compiled before it is there, and it takes a second to import
+        self._plainly: AbstractContextManager[object] = torch.compiler.set_stance("force_eager") if compiler else nullcontext()
+        self._plainly.__enter__()
         try:
             for name in self.wanted:
                 module = self.unet.get_submodule(name)
@@ -103,6 +110,7 @@ class Tap:
         for handle in self._handles:
             handle.remove()
         self._before, self._handles = {}, []
+        self._plainly.__exit__(None, None, None)
 
     def _begin(self, _: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
         self.calls += 1

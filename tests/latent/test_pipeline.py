@@ -34,7 +34,7 @@ from minidiff.latent.pipeline import latent_shape
 from minidiff.latent.text import LENGTH, PIECES
 from minidiff.rng import normal
 from minidiff.silence import silence_libraries
-from minidiff.steer import CFG, Recorder, run, sites
+from minidiff.steer import CFG, Hook, Recorder, run, sites
 from minidiff.world import VOCABULARY, captions, sample_scenes
 from minidiff.zoo import ship
 from tests.pipelines import CASES, make
@@ -454,6 +454,43 @@ def test_one_part_of_a_pipeline_is_a_model_of_its_own(pipe, folder, monkeypatch)
         part = pipe.unet if "unet" in name else pipe.vae
         made = minidiff.load(name)
         assert type(made) is type(part) and torch.equal(next(made.parameters()), next(part.parameters()))
+
+
+def test_half_precision_in_use_leaves_the_picture(recwarn):
+    """Autocast, as the docstring of text_to_image has it: the pipeline's own type comes back, and a mean of 2/255 is kept."""
+    pipe, prompts = minidiff.load("mini-sd"), ["a red cat on the grass", "a blue dog on the sand"]
+    plain = text_to_image(pipe, prompts, steps=4, guidance=4.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        fast = text_to_image(pipe, prompts, steps=4, guidance=4.0)
+    apart = float((fast - plain).abs().mean()) / 2
+    assert fast.dtype == torch.float32 and 0 < apart < 2 / 255
+
+
+def test_a_compiled_network_draws_the_same_and_a_hook_reaches_it():
+    """compile() keeps the numbers; a run with hooks is neither compiled anew nor blind to them."""
+    pipe, made = make(CASES[1]), []
+    z = initial_noise(pipe, 2)
+
+    def draw(**options):
+        return last(denoise(pipe, PROMPTS, steps=2, latents=z, **options)).x
+
+    class Louder(Hook):
+        modules = ("mid_block",)
+
+        def on_module(self, path, out, ctx, inputs):
+            return 1.5 * out
+
+    def backend(graph, _):
+        made.append(graph)
+        return graph.forward
+
+    plain, loud = draw(), draw(hooks=[Louder()])
+    pipe.unet.mid_block.compile(backend=backend)        # the whole of it takes ten times as long to trace, and shows no more
+    assert float((draw() - plain).abs().max()) <= 1e-4 and made
+    count = len(made)
+    assert torch.equal(draw(hooks=[Louder()]), loud) and not torch.equal(loud, plain) and len(made) == count
+    draw()
+    assert len(made) == count, "and after the hook the compiled code is there as it was"
 
 
 def test_half_precision_on_disk_is_float32_in_use(pipe, tmp_path):
