@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -70,9 +74,36 @@ def copies(names: list[str]) -> list[Path]:
     return found
 
 
+@contextlib.contextmanager
+def _ended_by(stop: Callable[[], None]) -> Iterator[None]:
+    """In here the first Ctrl-C or request to end calls ``stop``; the second does what the first used to."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+
+    def back() -> None:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+    def once(*_: object) -> None:
+        back()
+        stop()
+
+    for kind in before:
+        signal.signal(kind, once)
+    try:
+        yield
+    finally:
+        back()
+
+
 def grade(given: argparse.Namespace) -> int:
-    """Grade the copies side by side; 1 if one of them could not be graded at all, else 0."""
-    from minidiff.course.grading import Grade, gradebook
+    """Grade the copies side by side and print; 1 if one of them could not be graded at all, else 0.
+
+    Stopped by Ctrl-C, it prints what it has: each copy keeps the points that it had until then.
+    """
+    from minidiff.course.grading import Grade, Stop, gradebook
     from minidiff.course.grading import grade as points
     from minidiff.course.rooms import enter
     from minidiff.errors import BadInput
@@ -81,16 +112,22 @@ def grade(given: argparse.Namespace) -> int:
     if given.jobs > 1:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+    stop = Stop()
+
     def one(copy: Path) -> Grade:
+        if stop.asked:
+            return Grade(str(copy), (), note="not graded: the grading was stopped")
         try:
-            found = points(copy, timeout=given.timeout, limit=given.limit, whole=given.whole)
+            found = points(copy, timeout=given.timeout, limit=given.limit, whole=given.whole, stop=stop)
         except BadInput as error:
             found = Grade(str(copy), (), note=f"not graded: {error}")
+        except Exception as error:  # noqa: BLE001  such as a kernel that does not start: the other copies have their points
+            found = Grade(str(copy), (), note=f"not graded: {type(error).__name__}: {error}")
         found = Grade(str(copy), found.results, found.lesson, found.note)
         print(f"{copy}: {found.points} of {found.of}" + (f" ({found.note})" if found.note else ""), file=sys.stderr, flush=True)
         return found
 
-    with ThreadPoolExecutor(given.jobs) as pool:
+    with _ended_by(stop), ThreadPoolExecutor(given.jobs) as pool:
         grades = list(pool.map(one, paths))
     if given.csv or given.details:
         text = gradebook(grades) if given.csv else "".join(
@@ -103,7 +140,7 @@ def grade(given: argparse.Namespace) -> int:
             for r in g.results:
                 said = "" if r.state in ("correct", "not attempted") else f". {r.message}"
                 print(f"  {r.points}/{r.of}  {r.id}: {r.state}{said}")
-    return int(any(not g.results for g in grades))
+    return int(stop.asked or any(not g.results for g in grades))
 
 
 def assignment(given: argparse.Namespace) -> int:

@@ -9,12 +9,13 @@ import json
 import math
 import os
 import re
+import signal
 import site
 import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,32 @@ from minidiff.course.slicing import needed
 from minidiff.course.tasks import Exercise, exercises
 from minidiff.errors import BadInput, require
 
-__all__ = ["CSV_HEAD", "Grade", "grade", "gradebook", "lesson_of"]
+__all__ = ["CSV_HEAD", "Grade", "Stop", "grade", "gradebook", "lesson_of"]
 
 KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH",
         "MINIDIFF_DATA", "MINIDIFF_PRECISION", "OMP_NUM_THREADS")
 CHECK = re.compile(r"""\bcheck\(\s*["'](\d\d)\.(\w+)["']""")
-UNFINISHED = "did not finish"
+UNFINISHED, STOPPED = "did not finish", "the grading was stopped"
 CSV_HEAD = ["file", "lesson", "points", "of", "note"]
+
+
+class Stop:
+    """Ends gradings from outside, from a signal's handler too: ``stop()`` kills their kernels, and no new one is started.
+
+    What was checked before keeps its points. One object may be given to many gradings; ``asked``: whether it was called.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.clients: set[Any] = set()
+
+    def __call__(self) -> None:
+        self.asked = True
+        for client in list(self.clients):
+            pid = getattr(getattr(client.km, "provisioner", None), "pid", None)
+            if pid:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 @dataclass(frozen=True)
@@ -109,13 +129,15 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _run(cells: list[Any], wanted: list[int], *, client: Callable[..., Any], env: dict[str, str], ends: float,
-         timeout: float) -> tuple[int | None, str]:
+         timeout: float, stop: Stop) -> tuple[int | None, str]:
     """Run the cells ``wanted`` in a new kernel. Returns (the cell that stopped it or None, why)."""
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
     running = client()
-    with running.setup_kernel(env=env, stderr=subprocess.DEVNULL):
+    with _listed(running, stop), running.setup_kernel(env=env, stderr=subprocess.DEVNULL):
         for i in wanted:
+            if stop.asked:
+                return i, STOPPED
             left = ends - time.monotonic()
             if left <= 0:
                 return i, "the time for the whole notebook was over"
@@ -126,18 +148,30 @@ def _run(cells: list[Any], wanted: list[int], *, client: Callable[..., Any], env
                 over = timeout < left
                 return i, f"a cell took more than {timeout:g} s" if over else "the time for the whole notebook was over"
             except DeadKernelError:
-                return i, "the kernel died"
+                return i, STOPPED if stop.asked else "the kernel died"
     return None, ""
 
 
-def grade(notebook: str | Path, *, timeout: float = 40.0, limit: float = 300.0, whole: bool = False) -> Grade:
+@contextlib.contextmanager
+def _listed(client: Any, stop: Stop) -> Iterator[None]:
+    """In here ``stop`` knows the client."""
+    stop.clients.add(client)
+    try:
+        yield
+    finally:
+        stop.clients.discard(client)
+
+
+def grade(notebook: str | Path, *, timeout: float = 40.0, limit: float = 300.0, whole: bool = False,
+          stop: Stop | None = None) -> Grade:
     """Run what the checks of a learner's notebook need, in a kernel of its own, and add up the points.
 
     A cell that fails costs its own points only. Where one kills the kernel or takes more than ``timeout`` seconds, a new kernel
     goes on without it; after ``limit`` seconds in all the notebook ends. What was checked before counts in each case. Only cells
     that a check needs are run (:mod:`minidiff.course.slicing`), all of them with ``whole``. The lesson is found from the checks,
     whatever the file is called. Code runs in an empty folder, with no variables of this process but those Python needs; the
-    notebook's file is not changed. Raises BadInput when it cannot be read or has no check of the course.
+    notebook's file is not changed. ``stop`` ends it from another thread. Raises BadInput when the notebook cannot be read or has
+    no check of the course.
     """
     import nbformat
     from nbclient import NotebookClient
@@ -156,6 +190,7 @@ def grade(notebook: str | Path, *, timeout: float = 40.0, limit: float = 300.0, 
     everything = exercises(number)
     targets = {i for i, source in enumerate(sources) if any(f"{n}.{id}" in everything for n, id in CHECK.findall(source))}
     notes: list[str] = []
+    stop = stop or Stop()
     lost: set[int] = set()
     ends = time.monotonic() + limit
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
@@ -169,9 +204,10 @@ def grade(notebook: str | Path, *, timeout: float = 40.0, limit: float = 300.0, 
                                   shutdown_kernel="immediate", resources=where)
 
         left = set(targets)
-        while left and time.monotonic() < ends:
+        while left and time.monotonic() < ends and not stop.asked:
             wanted = [i for i in (range(len(sources)) if whole else needed(sources, left)) if i not in lost]
-            stopped, why = _run(book.cells, wanted, client=client, env=_environment(folder), ends=ends, timeout=timeout)
+            stopped, why = _run(book.cells, wanted, client=client, env=_environment(folder), ends=ends, timeout=timeout,
+                                stop=stop)
             if stopped is None:
                 break
             notes.append(f"code cell {stopped + 1}: {why}")

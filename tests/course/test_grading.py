@@ -8,8 +8,10 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -73,6 +75,47 @@ def test_a_class_of_copies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "more than 20 s" in notes["loop_Müller.ipynb"] and "cannot be read" in notes["broken.ipynb"]
     assert notes["01_wrong name.ipynb"] == "" and said.err.count(" of ") >= 5 and said.err.count(".ipynb: ") == 5
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_grading_that_is_stopped_prints_what_it_has(tmp_path: Path) -> None:
+    """Ctrl-C while one copy never ends: its earlier point counts, the copy that is done has its row, the third says why not."""
+    right, checked = PSNR.solution, 'check("00.psnr", psnr)'
+    handed_in(tmp_path / "in/a.ipynb", right, checked)
+    begun, never = tmp_path / "begun", tmp_path / "never"
+    loop = f"open({str(begun)!r}, 'w')\ntime.sleep(10 ** 6)\ndef iou(a, b):\n    return a"
+    late = f"open({str(never)!r}, 'w')\n{PIXELS.solution}"
+    handed_in(tmp_path / "in/b.ipynb", right, checked, loop, 'check("00.iou", iou)', late, 'check("00.to_pixels", to_pixels)')
+    handed_in(tmp_path / "in/c.ipynb", right, checked)
+    command = [sys.executable, "-m", "minidiff", "grade", str(tmp_path / "in"), "--csv", "--jobs", "1", "--timeout", "5000",
+               "--limit", "5000"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as running:
+        while not begun.exists():
+            assert running.poll() is None
+            time.sleep(0.2)
+        running.send_signal(signal.SIGINT)
+        out, _ = running.communicate(timeout=120)
+    rows = {Path(row["file"]).name: row for row in csv.DictReader(io.StringIO(out))}
+    assert {name: row["points"] for name, row in rows.items()} == {"a.ipynb": "1", "b.ipynb": "1", "c.ipynb": "0"}
+    assert rows["a.ipynb"]["note"] == "" and "stopped" in rows["b.ipynb"]["note"] and "stopped" in rows["c.ipynb"]["note"]
+    assert running.returncode == 1 and not never.exists()
+
+
+def test_a_kernel_that_does_not_start_costs_no_other_copy_its_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    import minidiff.course.grading as module
+    for name in ("a", "b"):
+        handed_in(tmp_path / f"in/{name}.ipynb", PSNR.solution, 'check("00.psnr", psnr)')
+    whole = module.grade
+
+    def weak(path: Path, **options: object) -> Grade:
+        if path.name == "a.ipynb":
+            raise RuntimeError("Kernel died before replying to kernel_info")
+        return whole(path, **options)
+
+    monkeypatch.setattr(module, "grade", weak)
+    assert main(["grade", str(tmp_path / "in"), "--csv"]) == 1
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["points"] for row in rows] == ["0", "1"] and "Kernel died before replying" in rows[0]["note"]
 
 
 def test_the_thirty_copies_of_the_command_hold_what_they_say() -> None:

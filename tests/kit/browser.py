@@ -128,6 +128,8 @@ class Visit:
 
     Seconds are those of the page's own clock, from the key to the loaded picture; where no picture is loaded, those until
     this program saw the change, and it looks for one after half a second only.
+    signs: of the same knobs, the seconds until the panel gave a sign of life: the button's words, the line of text, or a mark
+    on the picture; None where it gave none, or the knob belongs to no panel.
     stands: the alternative text of the panel's picture, the knob's label and what it stood at, before any knob was moved.
     strangers: addresses outside this machine that were asked for; complaints: errors in the browser's console; popups: dialogs
     and messages that JupyterLab showed.
@@ -135,6 +137,7 @@ class Visit:
 
     counts: list[int | None] = field(default_factory=list)
     knobs: list[tuple[str, float | None]] = field(default_factory=list)
+    signs: list[float | None] = field(default_factory=list)
     stands: list[tuple[str, str, str]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
@@ -145,6 +148,14 @@ class Visit:
     def stuck(self) -> list[str]:
         """Knobs whose move showed nothing."""
         return [name for name, seconds in self.knobs if seconds is None]
+
+    @property
+    def table(self) -> str:
+        """A line a knob: milliseconds to the sign of life, and to what it changes. For a reader; no test rests on a clock."""
+        def cell(seconds: float | None) -> str:
+            return "   nothing" if seconds is None else f"{1000 * seconds:7.0f} ms"
+        return "\n".join(f"{name:45s} sign {cell(sign)}, change {cell(seconds)}"
+                         for (name, seconds), sign in zip(self.knobs, self.signs, strict=True))
 
     @property
     def wrong(self) -> list[str]:
@@ -235,6 +246,7 @@ def _move_all(page: Any, seen: Visit, patience: float, rest: float) -> None:
                 next(moves, None) if name.startswith(("widget-play", "widget-text")) else None
                 break
         seen.knobs.append((name, seconds))
+        seen.signs.append(page.evaluate("minidiff.spoke()"))
         page.evaluate("minidiff.answered()")
 
 
@@ -343,15 +355,14 @@ def reopen(server: Lab, name: str) -> Reopened:
 
 
 def main(names: list[str]) -> None:
-    """Print how long every knob of some notebooks takes to show something: on an idle machine, this is what a learner waits."""
+    """Print for every knob of some notebooks how long a sign of life and the change take: what a learner waits here."""
     import tempfile
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "course"
         shutil.copytree(ROOT / "notebooks", folder)
         with lab(folder, Path(scratch) / "lab") as running:
             for name in names or sorted(path.name for path in folder.glob("*.ipynb")):
-                for knob, seconds in visit(running, Path(name).name, rest=1.0).knobs:
-                    print(f"{Path(name).name:30s} {knob:45s} {'nothing' if seconds is None else f'{1000 * seconds:6.0f} ms'}")
+                print(f"{Path(name).name}\n{visit(running, Path(name).name, rest=1.0).table}", flush=True)
 
 
 if __name__ == "__main__":

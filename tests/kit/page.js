@@ -55,9 +55,18 @@ window.minidiff = (() => {
     arm: k => {
       const area = k.closest('.jp-OutputArea') ?? document.body, clock = {};
       for (const e of ['keydown', 'click'])
-        area.addEventListener(e, () => { clock.pressed = performance.now(); delete clock.shown; }, {capture: true});
+        area.addEventListener(e, () => { clock.pressed = performance.now(); delete clock.shown; delete clock.said; }, {capture: true});
       area.addEventListener('load', () => { clock.shown ??= performance.now(); }, {capture: true});
+      // a sign of life: the button's words, the line of text, or the mark of an old picture; not the knob's own readout
+      const speaks = node => (node.nodeType === 1 ? node : node.parentElement)?.closest('.minidiff-action, .minidiff-status, img');
+      new MutationObserver(changes => {
+        if (clock.pressed && changes.some(change => speaks(change.target))) clock.said ??= performance.now();
+      }).observe(area, { subtree: true, childList: true, characterData: true, attributeFilter: ['src', 'class', 'disabled'] });
       window.minidiff.clock = clock;
+    },
+    spoke: () => {
+      const {pressed, said} = window.minidiff.clock;
+      return said >= pressed ? (said - pressed) / 1000 : null;
     },
     took: () => {
       const {pressed, shown} = window.minidiff.clock;

@@ -120,6 +120,7 @@ def _number(shown: str | None) -> float | str | None:
 def test_the_notebook_runs_every_knob_acts_and_the_saved_file_shows_no_dead_widget(server: Lab, name: str) -> None:
     """Run all; knobs stand where the page says; each is moved; saved and opened again with a new kernel there are the stills."""
     seen = visit(server, name, then=save)
+    print(seen.table)                                      # `pytest -rP` shows it
     assert seen.wrong == []
     assert seen.counts == list(range(1, len(seen.counts) + 1))
     assert seen.knobs, "a notebook of the course has something to play with"
