@@ -136,6 +136,16 @@ def test_the_regularisers_in_closed_form():
     assert float(auto_correlation(stripes, [(2, 2), (1, 1)])) == pytest.approx(2.0), "averaged, the stripes are gone"
 
 
+@pytest.mark.parametrize("loss", [kl_to_normal, lambda x: auto_correlation(x, [(3, 1), (1, 2)])], ids=["kl", "correlation"])
+def test_the_gradients_of_the_regularisers_by_finite_differences(loss):
+    x = (0.3 + 1.4 * normal((2, 4, 16, 16), "regularised", 0, dtype=torch.float64)).requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(x).sum(), x)
+    for k in range(3):
+        d = normal(tuple(x.shape), "direction", k, dtype=torch.float64)
+        slope = float((loss(x + 1e-5 * d) - loss(x - 1e-5 * d)).sum()) / 2e-5
+        assert slope == pytest.approx(float((gradient * d).sum()), rel=1e-5, abs=1e-7 * float(gradient.norm()))
+
+
 def test_white_noise_has_a_low_floor_and_a_shift_of_zero_reads_the_variance():
     noise = normal((64, 4, 16, 16), "white", 0)
     shifts = NoiseRegularizer().shifts((16, 16), 0)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minidiff.diffusion import last
-from minidiff.editing import AddNoise, Inversion, direct_inversion, edit_friendly_inversion
+from minidiff.editing import AddNoise, Inversion, edit_friendly_inversion
 from minidiff.errors import require
 from minidiff.latent import decode, denoiser, encode, encode_prompt, invert_image, scheduler_options
 from minidiff.measure import EditTruth, edit_score
@@ -42,17 +42,18 @@ def from_noise(pipe: Any, by: Inversion, prompts: Sequence[str], guidance: float
 
 
 class WayBack:
-    """Pictures inverted at w = 1 and drawn again at each of ``weights``, with their PSNR."""
+    """Pictures (n, 3, H, W), what came back from their noise at each guidance, and its PSNR.
 
-    def __init__(self, pipe: Any, images: Tensor, prompts: Sequence[str], *,
-                 weights: Sequence[float] = (1.0, 2.0, 3.0, 5.0, 7.5), steps: int = 15) -> None:
-        self.weights, self.pictures = tuple(weights), images
-        self.by = direct_inversion(pipe, images, prompts, steps=steps, hold=False)
-        self.images = {w: from_noise(pipe, self.by, prompts, w) for w in weights}
+    back: guidance -> latents (n, C, h, w) at the end of the way back.
+    """
+
+    def __init__(self, pipe: Any, pictures: Tensor, back: Mapping[float, Tensor]) -> None:
+        self.weights, self.pictures = tuple(back), pictures
         with torch.no_grad():
-            bound = decode(pipe.vae, encode(pipe.vae, images)).clamp(-1, 1)
-        self.bound = float(psnr(bound, images).mean())
-        self.psnr = {w: float(psnr(x, images).mean()) for w, x in self.images.items()}
+            self.images = {w: decode(pipe.vae, z).clamp(-1, 1) for w, z in back.items()}
+            bound = decode(pipe.vae, encode(pipe.vae, pictures)).clamp(-1, 1)
+        self.bound = float(psnr(bound, pictures).mean())
+        self.psnr = {w: float(psnr(x, pictures).mean()) for w, x in self.images.items()}
 
     def render(self, *, guidance: float) -> tuple[np.ndarray, str]:
         """Rows: the pictures; what comes back at w."""

@@ -5,7 +5,7 @@ Each ``render`` is a pure function of its knobs and gives pixels and a line of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from minidiff.editing import self_guidance
 from minidiff.editing.properties import centroid, word_map
+from minidiff.editing.result import EditResult
 from minidiff.errors import check_choice, require
-from minidiff.latent.sample import denoise
 from minidiff.latent.text import token_indices
 from minidiff.show.sheet import paper
 from minidiff.show.tiles import lay_out, pixels
@@ -62,18 +62,17 @@ def marked(picture: np.ndarray, start: Point | None = None, goal: Point | None =
 
 
 class Sites:
-    """One run with every cross-attention site recorded: a noun's map at a site and a step, over the picture it ends in."""
+    """A noun's map at every site and step that a run recorded, over the picture it ends in.
 
-    def __init__(self, pipe: Any, prompt: str, noun: str, latents: Tensor, *, steps: int = 20, guidance: float = 4.0) -> None:
-        from minidiff.editing.result import decode_images
+    record: of the run, all its rows; row: which of them; image (1, 3, H, W): the row's picture; tokens: where its prompt has the
+    noun.
+    """
 
-        self.steps, self.noun, record = steps, noun, Recorder()
-        states = list(denoise(pipe, prompt, latents=latents, steps=steps, guidance=guidance, hooks=[record]))
-        self.image = decode_images(pipe, states[-1].x)
-        tokens = token_indices(pipe.tokenizer, prompt, noun)[0]
+    def __init__(self, record: Recorder, image: Tensor, noun: str, tokens: Sequence[int], *, row: int = 0) -> None:
+        self.image, self.noun, self.steps = image, noun, len(record.steps)
         self.maps: dict[str, Tensor] = {}
         for name, site in record.at(0).sites.items():
-            maps = torch.cat([word_map(record.at(k), name, tokens) for k in range(steps)])
+            maps = torch.stack([word_map(record.at(k), name, tokens)[row] for k in range(self.steps)])
             number = 1 + sum(label.startswith(f"{site.place} {maps.shape[-1]}x") for label in self.maps)
             self.maps[f"{site.place} {maps.shape[-1]}x{maps.shape[-1]}, no. {number}"] = maps
 
@@ -94,7 +93,8 @@ class Sites:
 
 
 class Targets:
-    """One picture moved to each of a grid of places: dx and dy in pixels of a picture ``side`` wide."""
+    """One picture moved to each of a grid of places: dx and dy in pixels of a picture ``side`` wide. made: the edit, row by row
+    in the order of ``shifts``."""
 
     def __init__(self, pipe: Any, prompt: str, noun: str, keep: Sequence[str], latents: Tensor, place: Point, *,
                  dx: Sequence[int] = (-8, 0, 8), dy: Sequence[int] = (-8, 0, 8), steps: int = 20,
@@ -104,7 +104,7 @@ class Targets:
         n = len(self.shifts)
         made = self_guidance(pipe, [prompt] * n, move={noun: torch.tensor(self.shifts) / side}, keep=list(keep),
                              latents=latents.expand(n, -1, -1, -1), steps=steps)
-        self.images, self.source = made.edit, made.images["source"][:1]
+        self.made, self.images, self.source = made, made.edit, made.images["source"][:1]
         fine = min(made.maps["edit"].at(0).sites.values(), key=lambda s: s.level).name
         tokens = token_indices(pipe.tokenizer, prompt, noun)[0]
         self.maps = word_map(made.maps["edit"].at(steps - 1), fine, tokens)
@@ -122,22 +122,21 @@ class Targets:
 
 
 class Pushes:
-    """The same move with pushes of different length: picture, and the energy by step."""
+    """The same move with pushes of different length: picture, and the energy by step.
 
-    def __init__(self, pipe: Any, prompt: str, noun: str, keep: Sequence[str], latents: Tensor, shift: Point, *,
-                 shares: Sequence[float] = (0.0, 0.1, 0.4, 1.0, 2.0), steps: int = 20) -> None:
+    made: share of |eps| -> the edit with a push of this length, the smallest first; its first row is shown.
+    """
+
+    def __init__(self, made: Mapping[float, EditResult]) -> None:
         from minidiff.show import curve
 
-        self.shares, self.images, self.curves, energy = list(shares), [], [], {}
-        for share in shares:
-            made = self_guidance(pipe, prompt, move={noun: shift}, keep=list(keep), latents=latents, steps=steps, relative=share)
-            self.images.append(_coarse(made.edit)[0])
-            energy[share] = made.details["energy"][:, 0]
-        self.energy = energy
-        top = {"no push": (range(len(energy[self.shares[0]])), energy[self.shares[0]])}
-        for share in shares:
-            drawn = curve({**top, f"push of {share:g} |eps|": (range(len(energy[share])), energy[share])}, x="step",
-                          y="energy", height=2.4, alt="the energy by step", markers=False)
+        self.shares, self.images, self.curves = list(made), [_coarse(edit.edit)[0] for edit in made.values()], []
+        self.energy = {share: edit.details["energy"][:, 0] for share, edit in made.items()}
+        least = self.energy[self.shares[0]]
+        for share, values in self.energy.items():
+            name = f"push of {share:g} |eps|"
+            drawn = curve({"no push": (range(len(least)), least), name: (range(len(values)), values)}, x="step", y="energy",
+                          height=2.4, alt="the energy by step", markers=False)
             self.curves.append(drawn.array)
 
     def render(self, *, push: float) -> tuple[np.ndarray, str]:

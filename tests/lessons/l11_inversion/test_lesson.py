@@ -13,7 +13,7 @@ from minidiff.course import claims
 from minidiff.diffusion import last, visits
 from minidiff.diffusion.sample import ddim_sigma
 from minidiff.editing import Inversion, direct_inversion, edit_friendly_inversion, swap_prompt
-from minidiff.latent import decode, denoise, schedule_from, scheduler_options
+from minidiff.latent import denoise, schedule_from, scheduler_options
 from minidiff.lessons.l11_inversion import claims as board
 from minidiff.lessons.l11_inversion import data, panels
 from minidiff.lessons.l11_inversion.data import as_in_training
@@ -50,12 +50,16 @@ def apart(x, y):
 
 
 def test_the_way_back_over_the_whole_range(pipe, pictures, pairs):
-    back = WayBack(pipe, pictures, pairs.prompts, weights=(1.0, 4.0), steps=3)
+    way = direct_inversion(pipe, pictures, pairs.prompts, steps=3, hold=False)
+    ends = {w: last(denoise(pipe, pairs.prompts, latents=way.trajectory.noise, steps=3, guidance=w)).x for w in (1.0, 4.0)}
+    back = WayBack(pipe, pictures, ends)
     shown = panel(back.render, choice("guidance", back.weights, 4.0), alt="x")
     assert len({shown.image.value for _ in sweep(shown)}) == 2
-    way = direct_inversion(pipe, pictures, pairs.prompts, steps=3, hold=False).trajectory
-    plain = last(denoise(pipe, pairs.prompts, latents=way.noise, steps=3, guidance=4.0)).x
-    assert apart(decode(pipe.vae, plain).clamp(-1, 1), back.images[4.0]) < 1e-3
+    for w in ends:
+        x = panels.from_noise(pipe, way, pairs.prompts, w)
+        assert apart(x, back.images[w]) < 1e-3
+        error = ((x - pictures) / 2).square().mean((1, 2, 3))
+        assert back.psnr[w] == pytest.approx(float(-10 * error.log10().mean()), abs=1e-3)
     array, text = back.render(guidance=1.0)
     assert array.dtype == np.uint8 and "w = 1" in text and f"{back.psnr[1.0]:.1f} dB" in text
     with pytest.raises(BadInput, match="guidance"):

@@ -11,17 +11,19 @@ import torch
 from minidiff import BadInput, load
 from minidiff.course import claims
 from minidiff.diffusion import ddim_step, visits
-from minidiff.editing import edit_direction, pix2pix_zero, sdedit, word_direction
+from minidiff.editing import NoiseRegularizer, edit_direction, pix2pix_zero, sdedit, word_direction
 from minidiff.latent import (
     denoiser,
     encode_prompt,
     initial_noise,
+    invert_image,
     make_tokenizer,
     schedule_from,
     scheduler_options,
     text_to_image,
     token_indices,
 )
+from minidiff.lessons.l11_inversion.data import as_in_training
 from minidiff.lessons.l12_pix2pix_zero import claims as board
 from minidiff.lessons.l12_pix2pix_zero import data, panels
 from minidiff.lessons.l12_pix2pix_zero.claims import Edited, shifted
@@ -31,8 +33,8 @@ from minidiff.lessons.l12_pix2pix_zero.panels import Amounts, Banks, Regularised
 from minidiff.measure import edit_pairs, edit_score
 from minidiff.rng import normal
 from minidiff.show import choice, panel, sweep
-from minidiff.steer import Hook, Row, Tap
-from minidiff.world import parse
+from minidiff.steer import Hook, Row, Tap, Trajectory
+from minidiff.world import KINDS, parse, render
 from tests.pipelines import CASES, make, shared
 
 PROMPT = "a red cat on the grass"
@@ -195,6 +197,87 @@ def test_the_bank_rows_count_and_the_noise_rows_subtract(monkeypatch):
     monkeypatch.setattr(board, "whitened", lambda n, regular: made[regular])
     assert rows["12.noise_correlation"].run(4).value == pytest.approx(0.065)
     assert rows["12.noise_cost"].run(4).value == pytest.approx(1)
+
+
+@pytest.fixture
+def tiny(monkeypatch, few):
+    """The rows' own functions on a small pipeline of random weights, in chunks of two and two steps."""
+    pipe = shared(CASES[1])
+    for name, value in (("_pipe", lambda: pipe), ("_reader", lambda name: name), ("CHUNK", 2), ("STEPS", 2), ("BANK_STEPS", 2)):
+        monkeypatch.setattr(board, name, value)
+    cached = (board.edited, board.bank_success, board.whitened)
+    for function in cached:
+        function.cache_clear()
+    yield pipe
+    for function in cached:
+        function.cache_clear()
+
+
+def test_the_edits_of_a_row_begin_with_one_noise_and_have_their_own_prompts(tiny, monkeypatch):
+    pairs, z, calls = edit_pairs("colour", 3, split="test"), initial_noise(tiny, 3, seed=12), {"zero": [], "sdedit": []}
+    pictures = normal((3, 3, 8, 8), "row pictures", 0)
+    drawn = iter(pictures.split(2))
+
+    def zero(pipe, prompts, where, *, latents, **settings):
+        calls["zero"].append((prompts, where, latents, settings))
+        source = next(drawn)
+        return SimpleNamespace(images={"source": source}, edit=source + 1)
+
+    def by_noise(pipe, prompts, *, image, latents, **settings):
+        calls["sdedit"].append((prompts, image, latents, settings))
+        return SimpleNamespace(edit=image + 2)
+
+    def ends(pipe, truth, targets, *, latents, **settings):
+        assert targets == pairs.targets and torch.equal(latents, z) and settings == {"steps": 2, "guidance": board.GUIDANCE}
+        return {"plain": pictures + 3, "counterfactual": pictures + 4}
+
+    def truth_of(self, reader, images):
+        assert reader == "final" and torch.equal(images, pictures)
+        return "truth"
+
+    for name, fake in (("pix2pix_zero", zero), ("sdedit", by_noise), ("anchors", ends),
+                       ("edit_score", lambda x, truth: float((x - pictures).mean()))):
+        monkeypatch.setattr(board, name, fake)
+    monkeypatch.setattr(type(pairs), "truth", truth_of)
+    found = board.edited("colour", 3)
+    assert found.scores == pytest.approx({"no edit": 0, "pix2pix-zero": 1, "sdedit": 2, "swap": 3, "counterfactual": 4}, abs=1e-5)
+    where = data.directions(tiny, pairs.prompts, pairs.targets)
+    assert [c[0] for c in calls["zero"]] == [pairs.prompts[:2], pairs.prompts[2:]]
+    assert [c[0] for c in calls["sdedit"]] == [pairs.targets[:2], pairs.targets[2:]]
+    assert torch.equal(torch.cat([c[1] for c in calls["zero"]]), where)
+    assert torch.equal(torch.cat([c[2] for c in calls["zero"]]), z), "the source's own noise"
+    assert torch.equal(torch.cat([c[1] for c in calls["sdedit"]]), pictures), "SDEdit begins with the same sources"
+    assert not torch.equal(torch.cat([c[2] for c in calls["sdedit"]]), z), "and with noise of its own"
+    assert all(c[3] == {"steps": 2, "guidance": 5.0, "relative": 0.04} for c in calls["zero"])
+    assert all(c[3] == {"strength": 0.5, "steps": 2, "guidance": 5.0} for c in calls["sdedit"])
+
+
+def test_a_bank_succeeds_where_the_other_kind_is_read(tiny, monkeypatch):
+    pairs, z = edit_pairs("kind", 3, split="test"), initial_noise(tiny, 3, seed=12)
+    other = torch.tensor([KINDS.index(word_pair(a, b)[1]) for a, b in zip(pairs.prompts, pairs.targets, strict=True)])
+    kind = torch.stack([other, other, (other + 1) % len(KINDS)])[:, :2].clone()
+    kind[0], kind[1] = torch.tensor([int(other[0]), 0]), torch.tensor([0, int(other[1])])
+    present = torch.tensor([[True, False], [True, False], [True, True]])        # the second one's is in a slot that is empty
+    given = []
+    monkeypatch.setattr(board, "shifted", lambda pipe, said, noise, steps: given.append((said, noise, steps)))
+    monkeypatch.setattr(board, "read", lambda images, reader: SimpleNamespace(scenes=SimpleNamespace(kind=kind, present=present)))
+    assert board.bank_success("aligned", 3).tolist() == [True, False, False]
+    said, want = encode_prompt(tiny, pairs.prompts), data.directions(tiny, pairs.prompts, pairs.targets)
+    assert torch.allclose(given[0][0], said + want, atol=1e-6) and torch.equal(given[0][1], z) and given[0][2] == 2
+    board.bank_success("prompt", 3), board.bank_success("target", 3)
+    assert torch.equal(given[1][0], said) and torch.equal(given[2][0], encode_prompt(tiny, pairs.targets))
+
+
+def test_the_codes_of_the_noise_rows_are_regularised_inversions_and_come_back_at_one(tiny):
+    pairs = as_in_training(edit_pairs("colour", 3, split="test"))
+    images = render(pairs.source).images
+    for regular, hooks in ((False, []), (True, [NoiseRegularizer()])):
+        code = Trajectory.of(invert_image(tiny, images, pairs.prompts, steps=2, hooks=hooks)).noise
+        back = text_to_image(tiny, pairs.prompts, latents=code, steps=2, guidance=1.0)
+        near, decibel = board.whitened(3, regular)
+        assert torch.allclose(near, neighbours(code), atol=1e-4)
+        error = ((back - images) / 2).square().mean((1, 2, 3))
+        assert decibel.tolist() == pytest.approx((-10 * error.log10()).tolist(), abs=1e-2)
 
 
 # The published update, from its specification -----------------------------------------------------------------------------------

@@ -9,14 +9,16 @@ import pytest
 import torch
 
 from minidiff.course import claims
+from minidiff.editing import self_guidance
+from minidiff.editing.result import decode_images
 from minidiff.errors import BadInput
-from minidiff.latent import initial_noise
+from minidiff.latent import denoise, initial_noise, token_indices
 from minidiff.lessons.l13_self_guidance import claims as board
 from minidiff.lessons.l13_self_guidance.claims import Moves, joint, measured, slope
 from minidiff.lessons.l13_self_guidance.data import Requested, _shift, clear, colours_of, noise_of, positions, two_nouns
 from minidiff.lessons.l13_self_guidance.panels import Pushes, Sites, Targets, marked, over
 from minidiff.show import choice, panel, play, slider, sweep
-from minidiff.steer import sites
+from minidiff.steer import Recorder, sites
 from minidiff.world import Scene, Scenes, Thing, parse, render
 from minidiff.zoo import load
 from tests.pipelines import small_mini_sd
@@ -34,7 +36,10 @@ def pipe():
 
 
 def test_the_site_viewer_over_its_whole_range(pipe):
-    viewer = Sites(pipe, PROMPT, "cat", initial_noise(pipe, 1, seed=1), steps=2)
+    record, z = Recorder(), initial_noise(pipe, 2, seed=1)
+    end = list(denoise(pipe, [PROMPT.replace("cat", "fish"), PROMPT], latents=z, steps=2, hooks=[record]))[-1].x
+    image, tokens = decode_images(pipe, end)[1:], token_indices(pipe.tokenizer, PROMPT, "cat")[0]
+    viewer = Sites(record, image, "cat", tokens, row=1)
     assert len(viewer.names) == len([s for s in sites(pipe.unet).values() if s.kind == "cross"]) == len(set(viewer.names))
     p = panel(viewer.render, choice("site", viewer.names), play("step", 0, 1, 1), alt="maps")
     seen = set()
@@ -44,6 +49,10 @@ def test_the_site_viewer_over_its_whole_range(pipe):
     assert len(seen) > len(viewer.names)
     with pytest.raises(BadInput, match="step"):
         viewer.render(site=viewer.names[0], step=2)
+    alone = Recorder()
+    list(denoise(pipe, PROMPT, latents=z[1:], steps=2, hooks=[alone]))
+    for one, other in zip(viewer.maps.values(), Sites(alone, image, "cat", tokens).maps.values(), strict=True):
+        assert float((one - other).abs().max()) < 1e-5, "the maps are the row's own"
 
 
 def test_the_targets_are_those_of_the_method_and_zero_is_the_source(pipe):
@@ -60,7 +69,8 @@ def test_the_targets_are_those_of_the_method_and_zero_is_the_source(pipe):
 
 
 def test_the_push_panel_shows_each_share(pipe):
-    harder = Pushes(pipe, PROMPT, "cat", ["dog"], initial_noise(pipe, 1, seed=1), (0.2, 0.0), shares=(0.0, 0.5), steps=2)
+    harder = Pushes({share: self_guidance(pipe, PROMPT, move={"cat": (0.2, 0.0)}, keep=["dog"], seed=1, steps=2, relative=share)
+                     for share in (0.0, 0.5)})
     p = panel(harder.render, choice("push", [0.0, 0.5]), alt="pushes")
     first = p.image.value
     p.set(push=0.5)
