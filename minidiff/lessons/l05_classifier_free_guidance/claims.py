@@ -82,7 +82,7 @@ def _chunks(cond: Tensor, s: float, n: int, *, seed: int = 1, rule: object = Non
 
 
 @claim("05.accuracy_rises", "The share of pictures with the kind and colour asked for rises with the guidance scale: "
-       "rank correlation over seven scales from 0 to 5", unit="Spearman", target=">= 0.9", n=240, small=15, reader="final")
+       "rank correlation over seven scales from 0 to 5", unit="Spearman", target=">= 0.9", n=30, small=15, reader="final")
 def accuracy_rises(n: int) -> Outcome:
     """n: pictures a scale."""
     return ranks_of(scale_curve(n), lambda v: float(v[:, 0].double().mean()),
@@ -91,7 +91,7 @@ def accuracy_rises(n: int) -> Outcome:
 
 @claim("05.entropy_falls", "The entropy of what was not asked for falls with the guidance scale: colour, where only the kind is "
        "asked for, rank correlation over seven scales from 0 to 5",
-       unit="Spearman", target="<= -0.9", n=240, small=15, reader="final")
+       unit="Spearman", target="<= -0.9", n=45, small=15, reader="final")
 def entropy_falls(n: int) -> Outcome:
     """n: pictures a scale."""
     curve = scale_curve(n, colour_too=False)
@@ -102,7 +102,7 @@ def entropy_falls(n: int) -> Outcome:
 
 
 @claim("05.as_asked", "Classifier-free guidance at s = 3: kind and colour asked for are what the final reader sees, all 15 "
-       "trained pairs", unit="share right", target=">= 0.97", n=480, small=15, reader="final")
+       "trained pairs", unit="share right", target=">= 0.97", n=120, small=15, reader="final")
 def as_asked(n: int) -> Outcome:
     """n: pictures. The scale was chosen on seed 1; this is seed 2."""
     right = {}

@@ -121,13 +121,13 @@ def colour_gold(n: int) -> Outcome:
 
 
 @claim("10.two_background", "One of two things becomes another kind, with local blending: the background outside all things "
-       "stays (paired with the plain change)", unit="dB gained", target=">= 4", n=64, small=6, reader="final")
+       "stays (paired with the plain change)", unit="dB gained", target=">= 4", n=48, small=6, reader="final")
 def two_background(n: int) -> Outcome:
     return _paired("two_kind", n, "outside", ">= 4")
 
 
 @claim("10.two_other", "and so does the other thing (paired)", unit="IoU gained", target=">= 0.08",
-       n=64, small=6, reader="final")
+       n=48, small=6, reader="final")
 def two_other(n: int) -> Outcome:
     return _paired("two_kind", n, "others", ">= 0.08")
 
@@ -181,7 +181,7 @@ def faded(n: int, how: str, values: tuple[float, ...] = FADERS, split: str = "te
 
 
 @claim("10.noun_area", "The attention of a noun is its fader: the more weight (0, 0.5, 1, 2, 4), the more of the picture its "
-       "thing covers (Spearman's rho of each prompt, mean)", unit="rank correlation", target=">= 0.9", n=96, small=2,
+       "thing covers (Spearman's rho of each prompt, mean)", unit="rank correlation", target=">= 0.9", n=48, small=2,
        reader="final")
 def noun_area(n: int) -> Outcome:
     images, nouns, _ = faded(n, "weight")

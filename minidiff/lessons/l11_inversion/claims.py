@@ -122,14 +122,14 @@ def _below_the_bound(method: str, n: int, others: tuple[str, ...], why: str) -> 
 
 
 @claim("11.ddim_guided", "DDIM inversion at w = 1 and guidance on the way back do not go together: PSNR of the round trip at "
-       "w = 7.5 minus that of the autoencoder alone (Mokady et al. 2023)", unit="dB", target="<= -8", n=32, small=2)
+       "w = 7.5 minus that of the autoencoder alone (Mokady et al. 2023)", unit="dB", target="<= -8", n=12, small=2)
 def ddim_guided(n: int) -> Outcome:
     return _below_the_bound("ddim", n, (("ddim", 1.0),), "the pictures are simple, and guidance changes them less than it "
                             "changes photographs")
 
 
 @claim("11.null_text", "null-text inversion brings the picture back at w = 7.5 nearly as well as the autoencoder alone does "
-       "(Mokady et al. 2023)", unit="dB", target=">= -1", n=32, small=2)
+       "(Mokady et al. 2023)", unit="dB", target=">= -1", n=12, small=2)
 def null_text(n: int) -> Outcome:
     return _below_the_bound("null-text", n, (("ddim", GUIDANCE), ("ddim", 1.0)),
                             "five steps of Adam at each of 25 steps do not reach the pivot")
