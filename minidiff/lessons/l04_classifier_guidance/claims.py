@@ -134,13 +134,15 @@ def as_asked(n: int) -> Outcome:
                    why="pushed this hard, some pictures lose their outline, or the thing")
 
 
+ADM = {"scale_shift": True, "resblock_updown": True, "attention": (8, 4)}
 ABLATIONS = {
-    "ADM: AdaGN, BigGAN resampling, attention": {"scale_shift": True, "resblock_updown": True, "attention": (8,)},
-    "time added instead of AdaGN": {"scale_shift": False, "resblock_updown": True, "attention": (8,)},
-    "strided convolution instead of BigGAN": {"scale_shift": True, "resblock_updown": False, "attention": (8,)},
-    "no attention": {"scale_shift": True, "resblock_updown": True, "attention": None},
-    "one head instead of four": {"scale_shift": True, "resblock_updown": True, "attention": (8,), "heads": 1},
-    "deeper and narrower": {"scale_shift": True, "resblock_updown": True, "attention": (8,), "dim": 24, "blocks": 2},
+    "ADM: AdaGN, BigGAN resampling, attention at 8 x 8 and 4 x 4": ADM,
+    "time added instead of AdaGN": {**ADM, "scale_shift": False},
+    "strided convolution instead of BigGAN": {**ADM, "resblock_updown": False},
+    "attention at 4 x 4 only": {**ADM, "attention": (4,)},
+    "no attention": {**ADM, "attention": None},
+    "one head instead of four": {**ADM, "heads": 1},
+    "deeper and narrower": {**ADM, "dim": 24, "blocks": 2},
 }
 
 
