@@ -1,10 +1,11 @@
 """What the page does for a panel without waiting for the kernel.
 
-A question to the kernel and its answer take some 50 ms, and all the time that the kernel is at work with something else. So the
-page asks for pictures ahead: once a hand has moved a slider, the page fetches the pictures of the slider's other values, nearest
-first and one at a time, so that the kernel can hear other requests in between, and shows those that it has at once. It also says
-"drawing" as soon as a button is pressed, which it disables, or a slow knob is moved, until the kernel has told how that
-ended; and it gives the picture and the sliders the names that screen readers look for.
+A question to the kernel and its answer take some 50 ms, and all the time that the kernel is at work with something else. So
+the page asks for pictures ahead: once a hand has moved a slider, the page fetches the pictures of the slider's other values,
+nearest first and one at a time, so that the kernel can hear other requests in between, and shows those that it has at once. It
+also says "drawing" as soon as a button is pressed, which it disables, or a slow knob is moved, and where the kernel has not
+answered another knob in a tenth of a second, until the kernel has told how that ended; and it gives the picture and the
+sliders the names that screen readers look for.
 
 Without anywidget all of this is left to the kernel, and to the text beside the knobs.
 """
@@ -21,10 +22,11 @@ from minidiff.show.knobs import Knob, Slider
 if TYPE_CHECKING:
     from anywidget import AnyWidget
 
-__all__ = ["BUSY", "STALE", "front", "position_of", "values_at"]
+__all__ = ["BUSY", "LATE", "STALE", "front", "position_of", "values_at"]
 
 BUSY, STALE = "drawing", "minidiff-stale"
 MOST = 400                # pictures that a page keeps for one panel
+LATE = 100                # milliseconds of silence after which a move that is mostly drawn at once counts as a slow one
 
 ESM = """
 async function start({ model }) {
@@ -36,27 +38,33 @@ async function start({ model }) {
     image.set("_dom_classes", stale ? [...classes, parts.stale] : classes);
     status.set("value", text);
   };
-  for (const k of parts.slow) {
+  let late;
+  const done = () => clearTimeout(late);
+  for (const k of parts.told) {
     const knob = await find(k.id);
     knob.on(`change:${k.trait}`, () => {             // by a hand, not by the kernel, and with a kernel to draw it
-      if (!knob._state_lock && knob.comm_live !== false) mark(parts.busy, true);
+      if (knob._state_lock || knob.comm_live === false) return;
+      done();
+      if (k.after) late = setTimeout(mark, k.after, parts.busy, true); else mark(parts.busy, true);
     });
   }
   model.on("msg:custom", async ({ settled }) => {
     if (!settled) return;
+    done();
     mark(settled.text, settled.stale);
     if (parts.button) (await find(parts.button)).set({ disabled: false, description: parts.action });
   });
-  if (parts.knobs.length) await ahead(model, parts, image, status, find);
+  if (parts.knobs.length) await ahead(model, parts, image, status, find, done);
 }
 
-async function ahead(model, parts, image, status, find) {
+async function ahead(model, parts, image, status, find, done) {
   const knobs = await Promise.all(parts.knobs.map(async k => ({ ...k, model: await find(k.id) })));
   const here = () => knobs.map(k => Math.round((Number(k.model.get(k.trait)) - k.low) / k.step));
   const pages = new Map();                         // positions of the knobs -> what to show; null: asked for, or impossible
   let rest;
   const turn = () => {
     const page = pages.get(here().join());
+    if (page) done();
     if (page && image.get("value") !== page.value) {
       const { text, ...shown } = page;
       image.set(shown);
@@ -174,11 +182,12 @@ def front(panel: Any, picture: Callable[[dict[str, Any]], tuple[bytes, dict[str,
         parts = traitlets.Dict().tag(sync=True)
 
     knobs = tuple(panel.specs.values())
-    slow = [{"id": panel.knobs[k.name].model_id, "trait": k.place or k.trait} for k in knobs if panel.slow(k)]
+    told = [{"id": panel.knobs[k.name].model_id, "trait": k.place or k.trait, "after": after} for k in knobs
+            if (after := panel.says_after(k)) is not None]
     made = Front(parts={
         "image": panel.image.model_id, "status": panel.status.model_id, "alt": panel.alt,
         "busy": BUSY, "stale": STALE, "most": MOST,
-        "button": panel.button.model_id if panel.button else "", "action": panel.action, "slow": slow,
+        "button": panel.button.model_id if panel.button else "", "action": panel.action, "told": told,
         "knobs": [] if panel.button else _places(knobs, panel.knobs)})
 
     def answer(widget: Any, message: dict[str, Any], buffers: Any) -> None:

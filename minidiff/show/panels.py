@@ -12,7 +12,7 @@ import numpy as np
 
 from minidiff.errors import BadInput, require
 from minidiff.show.canvas import Mask
-from minidiff.show.front import BUSY, STALE, front
+from minidiff.show.front import BUSY, LATE, STALE, front
 from minidiff.show.knobs import Knob, Play, Seed, Slider
 from minidiff.show.saving import VIEW
 from minidiff.show.sheet import Picture, encode, picture
@@ -114,6 +114,12 @@ class Panel(widgets.VBox):
         slow = not knob.live or not isinstance(knob, Slider) and not all(k.live for k in self.specs.values())
         return slow and self.button is None
 
+    def says_after(self, knob: Knob) -> int | None:
+        """Milliseconds after which the page itself says that a move of the knob draws; None: it never does."""
+        if self.button is not None or isinstance(knob, Slider) and knob.live:
+            return None
+        return 0 if self.slow(knob) else LATE
+
     @contextmanager
     def _settled(self) -> Iterator[None]:
         """Whatever happens in here, the page is told how it ended: it may have said "drawing" by itself."""
@@ -140,7 +146,7 @@ class Panel(widgets.VBox):
             with self._silently():
                 spec.write(widget, spec.read(widget))
         slow = self.slow(spec)
-        with self._settled() if slow else nullcontext():
+        with nullcontext() if self.says_after(spec) is None else self._settled():
             self._act(slow=slow)
 
     def _act(self, *, slow: bool) -> None:

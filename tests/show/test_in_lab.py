@@ -40,6 +40,10 @@ def low(t):
     require(t < 7, "t", t, "less than 7")
     return "can be drawn"
 show.panel(grey, show.slider("t", 0, 9, 1, 4), action="draw", check=low, alt="grey")"""],
+    "choice": [START, """
+def way(way):
+    return np.full((40, 40, 3), 90 * len(way), np.uint8), f"{way} of kernel {os.getpid()}"
+show.panel(way, show.choice("way", ("a", "aa")), alt="grey")"""],
     "quarters": [START, 'show.panel(lambda t: (np.full((40, 40, 3), int(90 * t), np.uint8), f"t is {t!r}"),'
                       ' show.slider("t", 0.0, 1.0, 0.25, 0.5), alt="grey")'],
     "press": [START, 'show.panel(grey, show.slider("t", 0, 9, 1, 4), action="draw", alt="grey")'],
@@ -245,6 +249,23 @@ def test_a_slow_knob_says_at_once_that_it_draws(server: Lab) -> None:
     seen = visit(server, "slow.ipynb", then=move, move=False)
     assert seen.wrong == []
     assert found == [("drawing", 1), 0]
+
+
+def test_a_menu_says_that_it_draws_where_the_kernel_is_silent(server: Lab) -> None:
+    def choose(page: Any) -> None:
+        text, menu = page.locator(".minidiff-status"), page.locator(".minidiff-panel select")
+        with stopped(int(text.inner_text().split()[-1])):
+            menu.select_option("a")
+            page.locator("img.minidiff-stale").wait_for()
+            found.append(text.inner_text())
+        told(page, "a of kernel")
+        page.evaluate("minidiff.answered()")
+        found.append(page.locator("img.minidiff-stale").count())
+
+    found: list[Any] = []
+    seen = visit(server, "choice.ipynb", then=choose)
+    assert seen.wrong == []
+    assert found == ["drawing", 0]
 
 
 def test_a_number_typed_beside_a_slider_is_moved_onto_its_grid(server: Lab) -> None:

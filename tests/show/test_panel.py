@@ -308,13 +308,23 @@ def test_nothing_is_fetched_ahead_where_it_would_cost_too_much(knobs, more):
     assert panel.front.parts["knobs"] == [] and panel.front.parts["alt"] == "black"
 
 
-@pytest.mark.parametrize(("knobs", "more", "slow"), [
-    ((show.slider("t", 0, 9, 1), show.choice("way", ("a", "b"))), {}, []),
-    ((show.slider("t", 0, 9, 1, live=False), show.choice("way", ("a", "b")), show.slider("s", 0, 9, 1)), {}, ["value", "index"]),
-    ((show.text("word", "cat"), show.toggle("on")), {}, ["value", "value"]),
+WAY = show.choice("way", ("a", "b"))
+
+
+@pytest.mark.parametrize(("knobs", "more", "told"), [
+    ((show.slider("t", 0, 9, 1), WAY), {}, [("index", front.LATE)]),
+    ((WAY, show.toggle("on")), {}, [("index", front.LATE), ("value", front.LATE)]),
+    ((show.slider("t", 0, 9, 1, live=False), WAY, show.slider("s", 0, 9, 1)), {}, [("value", 0), ("index", 0)]),
+    ((show.text("word", "cat"), show.toggle("on")), {}, [("value", 0), ("value", 0)]),
     ((show.slider("t", 0, 9, 1, live=False),), {"action": "draw"}, [])])
-def test_the_page_knows_which_knobs_are_slow(knobs, more, slow):
-    assert [k["trait"] for k in show.panel(lambda **_: _blank(), *knobs, alt="x", **more).front.parts["slow"]] == slow
+def test_the_page_knows_which_knobs_are_slow(knobs, more, told):
+    panel = show.panel(lambda **_: _blank(), *knobs, alt="x", **more)
+    assert [(k["trait"], k["after"]) for k in panel.front.parts["told"]] == told
+    sent: list[dict[str, object]] = []
+    panel.front.send = lambda message, buffers=(): sent.append(message["settled"])
+    for knob in knobs:
+        panel.knobs[knob.name].value = "b" if knob is WAY else "dog" if knob.name == "word" else 1
+    assert len(sent) == len(told), "the page hears of the end of all that it was told to speak of, and of nothing else"
 
 
 def test_panel_and_still_with_ipywidgets_7(monkeypatch):
