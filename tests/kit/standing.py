@@ -41,9 +41,9 @@ SAID: dict[str, list[Standing]] = {
         Standing("Three predicted pictures: of the source", "Three predicted pictures: of the source",
                  {"model": "mini-sd", "edit": "dog", "t": "481"}),
         Standing("Three rows of three pictures: sources, asymmetric", "Three rows of three pictures: sources, asymmetric",
-                 {"value": "0.2"}),
+                 {"c": "0.31"}),
         Standing("Two rows of three pictures: sources and edits", "Two rows of three pictures: sources and edits",
-                 {"value": "400"}),
+                 {"t edit": "559"}),
     ],
     "17": [
         Standing("Three pictures with a framed patch", "Three pictures with a framed patch",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,3 +143,10 @@ def test_of_every_panel_it_is_known_where_the_page_says_it_stands(path: Path) ->
     for row in rows:
         assert plain(row.words) in page_words(cells) and row.words and row.at
         assert sum(alt.startswith(row.alt) for alt in shown) == 1, row.alt
+    page = "".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    room = next((ROOT / "minidiff/lessons").glob(f"l{path.name[:2]}_*")) / "panels.py"
+    knobs = {"seed"} if re.search(r"\bseed\(", page) else set()
+    knobs |= set(re.findall(r"""\b(?:slider|play|choice|toggle|text|mask)\(\s*["'](\w+)""", page))
+    knobs |= set(re.findall(r'"(\w+)"', room.read_text(encoding="utf-8")))
+    knobs = {name.replace("_", " ") for name in knobs}
+    assert {label for row in rows for label in row.at} <= knobs, "a knob of tests/kit/standing.py that the page does not have"
