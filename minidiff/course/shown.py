@@ -41,9 +41,10 @@ def _levels(row: Row) -> Row:
     return dataclasses.replace(row, baseline={"no gain": 0.0}, floor={}) if paired else row
 
 
-def _range(row: Row) -> tuple[float, float]:
-    """What the axis of one row shows: interval, target, floor, and the trivial baseline that is nearest to the value."""
+def _range(row: Row, now: Row | None = None) -> tuple[float, float]:
+    """What the axis of one row shows: both intervals, target, floor, and the trivial baseline that is nearest to the value."""
     values = [row.value, row.low, row.high, *(v for v in limits(row.target) if math.isfinite(v)), *row.floor.values()]
+    values += [now.low, now.high] if now else []
     values += sorted(row.baseline.values(), key=lambda v: abs(v - row.value))[:1]
     values = [v for v in values if math.isfinite(v)]
     low, high = min(values), max(values)
@@ -56,7 +57,7 @@ def _drawn(rows: list[Row], small: list[Row | None]) -> Picture:
     first.remove()
     axes = fig.subplots(len(rows), 1, squeeze=False)[:, 0]
     for ax, row, now in zip(axes, rows, small, strict=True):
-        (left, right), (least, most) = _range(row), limits(row.target)
+        (left, right), (least, most) = _range(row, now), limits(row.target)
         ax.axvspan(max(least, left), min(most, right), color=colour("green"), alpha=0.16, linewidth=0)
         if now:
             ax.plot([now.low, now.high], [-0.34, -0.34], color=colour("grey"), linewidth=1.4)

@@ -53,9 +53,9 @@ def _prior_loss(fn: Any) -> None:
     "-sum p log2 p with p = 1/2 once and 1/16 eight times.",
 ))
 def mixed_entropy():
-    """Before training, "a bear" comes in nine colours, equally often: log2 9 = 3.17 bits.
-    After it half of all bears are the panda, which the reader calls white; the other half has the eight other
-    colours, equally often. How many bits does the colour have now?
+    """Suppose that "a bear" came in nine colours, equally often, before training: log2 9 = 3.17 bits.
+    And that half of all bears are the panda after it, which the reader calls white; the other half has the
+    eight other colours, equally often. How many bits does the colour have then?
     """
     ### BEGIN SOLUTION
     return 0.5 * 1 + 8 * (1 / 16) * 4
