@@ -13,6 +13,7 @@ from minidiff.show import Picture, colour, figure, picture
 __all__ = ["board", "three_lines"]
 
 WIDTH = 110
+FAR = 12     # a baseline that would make an axis so many times as long stays off it
 
 
 def _listed(row: Row) -> list[str]:
@@ -42,12 +43,18 @@ def _levels(row: Row) -> Row:
 
 
 def _range(row: Row, now: Row | None = None) -> tuple[float, float]:
-    """What the axis of one row shows: both intervals, target, floor, and the trivial baseline that is nearest to the value."""
+    """What the axis of one row shows: both intervals, target, floor, and the trivial baseline that is nearest to the value.
+
+    A baseline so far away that the rest would shrink to a dot stays outside, and is told at the edge.
+    """
     values = [row.value, row.low, row.high, *(v for v in limits(row.target) if math.isfinite(v)), *row.floor.values()]
     values += [now.low, now.high] if now else []
-    values += sorted(row.baseline.values(), key=lambda v: abs(v - row.value))[:1]
     values = [v for v in values if math.isfinite(v)]
     low, high = min(values), max(values)
+    bad = [v for v in row.baseline.values() if math.isfinite(v)]
+    nearest = min(bad, key=lambda v: abs(v - row.value), default=row.value)
+    if max(high, nearest) - min(low, nearest) <= FAR * (high - low) or high == low:
+        low, high = min(low, nearest), max(high, nearest)
     margin = 0.08 * (high - low) or 0.1 * max(abs(high), 1e-9)
     return low - margin, high + margin
 
@@ -64,6 +71,11 @@ def _drawn(rows: list[Row], small: list[Row | None]) -> Picture:
         ax.plot([row.low, row.high], [0, 0], color=colour("blue"), linewidth=2.6, marker="|", markersize=8)
         ax.plot([row.value], [0], color=colour("blue"), marker="o")
         ax.plot(list(row.baseline.values()), [0] * len(row.baseline), color=colour("red"), marker="x", linestyle="none")
+        for edge, step, beyond in ((left, 1, [v for v in row.baseline.values() if v < left]),
+                                   (right, -1, [v for v in row.baseline.values() if v > right])):
+            if beyond:                                         # off the axis: an arrow and the nearest of them
+                ax.annotate(f"{'←' if step > 0 else '→'} {min(beyond, key=lambda v: abs(v - edge)):.3g}", (edge, 0.3),
+                            color=colour("red"), size=8, va="center", ha="left" if step > 0 else "right")
         ax.plot(list(row.floor.values()), [0] * len(row.floor), color=colour("ink"), marker="^", linestyle="none")
         ax.set(xlim=(left, right), ylim=(-0.6, 0.6), xlabel=row.unit.split(" (")[0], ylabel=" ")
         ax.set_yticks([0], [f"{row.id}\n{row.verdict}"])

@@ -59,6 +59,15 @@ def test_a_gain_is_drawn_against_no_gain_and_not_against_levels() -> None:
     assert shown._levels(row("99.b", 0.2, "failed")).baseline == {"blur": 0.1}
 
 
+def test_an_axis_shows_both_intervals_and_leaves_a_far_baseline_outside() -> None:
+    stored, now = row("99.a", 0.8, "passed", baseline={"far": 90.0, "near": 0.4}, floor={}), row("99.a", 1.7, "passed")
+    left, right = shown._range(stored, now)
+    assert left < 0.4 and 1.8 < right < 3, "the near baseline and the interval measured now are inside"
+    lonely = row("99.a", 0.8, "passed", baseline={"far": 90.0}, floor={})
+    assert shown._range(lonely)[1] < 2
+    assert shown._drawn([lonely, stored], [None, now]).array.shape[0] > 150
+
+
 def test_a_board_refuses_what_is_not_stored_before_it_measures(little, monkeypatch) -> None:
     monkeypatch.setattr(shown, "compute", lambda *_: pytest.fail("it measured first"))
     for ids, words in (((), "none"), (("99.c",), "stored"), (("99.a", "99.x"), "99.x")):

@@ -31,7 +31,7 @@ from minidiff.rng import normal
 from minidiff.show import DENSITY, PALETTE, PIXELS, figure, paper, pixels, rgb, write_text
 from minidiff.world import Scene, Thing, render
 
-__all__ = ["SCHEDULES", "SCENES", "TEN", "forward_view", "posterior_view", "Roll", "roll_back", "roll_view"]
+__all__ = ["SCHEDULES", "SCENES", "TEN", "forward_view", "step_back_view", "posterior_view", "Roll", "roll_back", "roll_view"]
 
 _MAKERS: dict[str, Callable[[], Schedule]] = {
     "linear": linear, "cosine": cosine, "sigmoid": sigmoid, "sigmoid_beta": sigmoid_beta, "scaled_linear": scaled_linear,
@@ -114,6 +114,43 @@ def forward_view(t: int = 250, schedule: str = "linear", scene: str = "cat on th
     abar, snr = float(plan.abar[t]), float(plan.snr[t])
     return np.asarray(sheet), (f"{schedule}, t = {t}: {abar**0.5:.3f} of the picture + {(1 - abar)**0.5:.3f} of noise, "
                                f"SNR {snr:.3g}, λ {plan.lam[t]:.2f}")
+
+
+@functools.cache
+def _step_chart() -> Chart:
+    fig, axis = figure("value of the pixel one step earlier, x at t - 1", "density (its top is 1)", width=6.0, height=2.1)
+    axis.set(xlim=(-2, 2), ylim=(0, 1.4))
+    return _chart(fig, axis)
+
+
+def step_back_view(beta: float = 0.4) -> tuple[np.ndarray, str]:
+    """The true step back for the data -1 and +1 from x_t = 0.1 at alpha-bar 0.5, and the Gaussian of its mean and variance.
+
+    beta: variance of the last step, between 0 and 0.5. For each datum the earlier pixel is Gaussian (the posterior given x_0);
+    the two are weighted by how likely each datum is, given x_t.
+    """
+    require(0 < beta < 0.5, "beta", beta, "a number between 0 and 0.5, where this step is all the noise there is", "beta=0.25")
+    abar, x_t, data = 0.5, 0.1, np.array([-1.0, 1.0])
+    before = abar / (1 - beta)
+    likely = np.exp(-((x_t - abar**0.5 * data) ** 2) / (2 * (1 - abar)))
+    likely = likely / likely.sum()
+    means = (beta * before**0.5 * data + (1 - before) * (1 - beta) ** 0.5 * x_t) / (1 - abar)
+    variance = beta * (1 - before) / (1 - abar)
+    mean = float(likely @ means)
+    std = float((variance + likely @ means**2 - mean**2) ** 0.5)
+    grid = np.linspace(-6, 6, 2401)
+    truth = (likely * np.exp(-((grid[:, None] - means) ** 2) / (2 * variance))).sum(1) / (2 * np.pi * variance) ** 0.5
+    one = np.exp(-((grid - mean) ** 2) / (2 * std**2)) / (2 * np.pi) ** 0.5 / std
+    chart = _step_chart()
+    sheet = chart.sheet()
+    draw, top = ImageDraw.Draw(sheet), truth.max()
+    draw.line([tuple(p) for p in chart.at(grid, truth / top)[800:1601]], fill=rgb("blue"), width=5, joint="curve")
+    line = chart.at(grid, np.minimum(one / top, 1.4))
+    for k in range(800, 1600, 20):                                     # dashes
+        draw.line([tuple(p) for p in line[k:k + 11]], fill=rgb("orange"), width=4)
+    between = float(np.trapezoid(np.maximum(one - truth, 0), grid))
+    return np.asarray(sheet), (f"β = {beta:.2f}: two bells {means[1] - means[0]:.2f} apart, each of width "
+                               f"{variance**0.5:.2f}; the one Gaussian misplaces {between:.0%} of the mass")
 
 
 @functools.cache

@@ -104,7 +104,7 @@ def _v_target(fn) -> None:
 ))
 def lazy_loss():
     """A network that predicts eps does nothing: it answers x_t itself. The pixels of the data have mean 0 and
-    variance 1. Predict its mean squared error at alpha-bar = 0.19."""
+    variance 1, and the noise is independent of them. Predict its mean squared error at alpha-bar = 0.19."""
     ### BEGIN SOLUTION
     return 0.2              # 0.19 of x0, and of eps (1 - 0.9)^2 = 0.01
     ### END SOLUTION
@@ -211,8 +211,8 @@ def _loss_by_t(fn) -> None:
     "gamma / 0 is infinite, and min(1, infinity) is 1: no 0 / 0.",
 ))
 def min_snr(abar, gamma):
-    """Weight of the squared eps error: min(SNR, gamma) / SNR. abar: (T,). Returns (T,), finite also where
-    abar is 0."""
+    """Min-SNR gives the squared error of x0 the weight min(SNR, gamma). Returns the weight of the squared
+    error of eps that says the same, (T,), finite also where abar is 0. abar: (T,)."""
     ### BEGIN SOLUTION
     snr = abar / (1 - abar)
     return (gamma / snr).clamp(max=1)
@@ -313,11 +313,12 @@ def _learned_range(fn) -> None:
     "Reorder first, then use the reordered noise twice.",
 ))
 def noised_pair(x0, noise, order, abar):
-    """Immiscible training gives picture b the noise number order[b], then noises it.
+    """Immiscible training gives picture b the noise number order[b], then noises it. A published code has
 
-    A published implementation reorders the noise inside q_sample but trains against the noise as it was.
-    Write it right: return torch.stack([x_t, target]) for an eps-network. x0, noise: (B, C, H, W); order:
-    (B,); abar: (B, 1, 1, 1).
+        loss = (net(q_sample(x0, t, noise), t) - noise) ** 2
+
+    and in q_sample, as its first line, noise = noise[order]. It runs, and trains. Write it right: return
+    torch.stack([x_t, target]) for an eps-network. x0, noise: (B, C, H, W); order: (B,); abar: (B, 1, 1, 1).
     """
     ### BEGIN SOLUTION
     noise = noise[order]

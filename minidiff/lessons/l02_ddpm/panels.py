@@ -38,7 +38,7 @@ class Chain:
 
     def render(self, *, step: int) -> tuple[np.ndarray, str]:
         """Upper row: x_t. Lower row: the network's guess of x_0."""
-        array = tile([self.x[step].clamp(-1, 1), self.guess[step].clamp(-1, 1)], scale=4, gap=6)
+        array = tile([self.x[step].clamp(-1, 1), self.guess[step].clamp(-1, 1)], scale=8, gap=6)
         kinds = zip(self.kind[step], self.confidence[step], strict=True)
         read_as = ", ".join(f"{KINDS[int(k)]} ({float(p):.0%})" for k, p in kinds)
         return array, f"after {plural(step, 'step')}, t = {max(self.ts[step], 0)}; the guesses read as {read_as}"
@@ -65,7 +65,7 @@ class Sampler:
 
     def render(self, *, seed: int, steps: int, variance: str) -> tuple[np.ndarray, str]:
         """One row of pictures and one line of text."""
-        array = tile(self.images(seed=seed, steps=steps, variance=variance), columns=self.count, scale=3, gap=6)
+        array = tile(self.images(seed=seed, steps=steps, variance=variance), columns=self.count, scale=6, gap=6)
         return array, f"seed {seed}, {plural(steps, 'step')}, {variance} variance: {steps * self.count} network calls"
 
 
@@ -76,7 +76,7 @@ def weights(*, gamma: int) -> tuple[Picture, str]:
     abar, beta = table.abar[1:], table.beta[1:]
     bound = beta**2 / (2 * table.variance("small", t) * (1 - beta) * (1 - abar))
     capped = min_snr_weight(table, t, "eps", gamma=float(gamma))
-    lines = {"the bound": (t, bound), "L_simple": (t, torch.ones(999)), f"min-SNR, gamma = {gamma}": (t, capped)}
+    lines = {"the bound, small variance": (t, bound), "L_simple": (t, torch.ones(999)), f"min-SNR, gamma = {gamma}": (t, capped)}
     shown = curve(
         lines,
         x="noising step t",
@@ -84,7 +84,8 @@ def weights(*, gamma: int) -> tuple[Picture, str]:
         log_x=True,
         log_y=True,
         markers=False,
-        alt="Three weights over t: the bound falls by four orders of magnitude, L_simple is flat, min-SNR rises and is then flat",
+        alt="Three weights over t: the bound falls by two orders of magnitude and turns up at the end, L_simple is flat, "
+            "min-SNR rises and is then flat",
     )
     edge = int(t[table.snr[1:] > gamma].max()) if bool((table.snr[1:] > gamma).any()) else 0
     return shown, f"gamma = {gamma}: steps up to t = {edge} have SNR above gamma and are weighted down"

@@ -302,13 +302,17 @@ def _straight_through(fn: Callable) -> None:
                otherwise="The gradient that reaches h is not the one that came in.")
 
 
-@exercise("07.codebook_loss", "Who moves towards whom?", points=2, hints=(
+@exercise("07.codebook_loss", "Spot the bug: who moves towards whom?", points=2, hints=(
     "sg(x) is x.detach().",
     "In the first term e moves, so h is detached; the second is the other way round, times beta.",
 ))
 def codebook_loss(h, e, beta):
-    """|sg(h) - e|^2 + beta |h - sg(e)|^2, mean over a picture's numbers: (B, C, h, w) twice -> (B,). sg stops
-    gradients."""
+    """The loss of a codebook, mean over a picture's numbers: (B, C, h, w) twice -> (B,). Somebody wrote
+
+        ((1 + beta) * (h - e) ** 2).mean((1, 2, 3))
+
+    Its value is right for every h and e, and training with it goes wrong. Write it right.
+    """
     ### BEGIN SOLUTION
     codes_move = (h.detach() - e) ** 2
     encoder_moves = (h - e.detach()) ** 2

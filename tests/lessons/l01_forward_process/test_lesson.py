@@ -137,6 +137,29 @@ def test_the_marker_sits_on_the_curve():
     assert frame[round(my) - 7, round(mx)].tolist() == list(panels.rgb(panels._COLOURS[-1]))
 
 
+def test_step_back_view_over_its_whole_range():
+    seen = [good(panels.step_back_view(k / 100)).tobytes() for k in range(1, 49)]
+    assert len(set(seen)) == len(seen)
+    share = [int(panels.step_back_view(beta)[1].split()[-4].rstrip("%")) for beta in (0.01, 0.1, 0.25, 0.35, 0.48)]
+    assert share == sorted(share) and share[0] == 0 and share[-1] > 40
+    for beta in (0, 0.5, 0.7):
+        with pytest.raises(BadInput, match="beta"):
+            panels.step_back_view(beta)
+
+
+@pytest.mark.parametrize("beta", [0.02, 0.2, 0.45])
+def test_the_two_bells_of_a_step_back_are_bayes_rule_on_a_grid(beta):
+    """Prior at t - 1 times how well each place explains x_t, on a fine grid: the same spread as the text tells."""
+    x, before = torch.linspace(-3, 3, 60_001, dtype=torch.float64), 0.5 / (1 - beta)
+    prior = sum(torch.exp(-(x - m * before**0.5) ** 2 / (2 * (1 - before))) for m in (-1, 1))
+    truth = prior * torch.exp(-(0.1 - (1 - beta) ** 0.5 * x) ** 2 / (2 * beta))
+    truth = truth / truth.sum()
+    mean = float((x * truth).sum())
+    one = torch.exp(-((x - mean) ** 2) / (2 * float(((x - mean) ** 2 * truth).sum())))
+    off = float((one / one.sum() - truth).clamp(min=0).sum())
+    assert abs(int(panels.step_back_view(beta)[1].split()[-4].rstrip("%")) / 100 - off) < 0.0051
+
+
 def test_posterior_view_over_its_whole_range():
     for t in range(panels.TEN):
         for x0, xt in ((-1.0, -2.0), (0.0, 0.0), (0.8, -0.3), (1.0, 2.0)):
