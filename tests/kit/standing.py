@@ -30,9 +30,9 @@ SAID: dict[str, list[Standing]] = {
                  {"weight": "2.0"}),
     ],
     "15": [
-        Standing("Sources and SDEdits at a strength", "Sources and SDEdits at a strength",
+        Standing("Four SDEdits at a strength", "Four SDEdits at a strength",
                  {"strength": "0.6"}),
-        Standing("Sources and edits, above lines of IoU", "Sources and edits, above lines of IoU",
+        Standing("Four edits, above lines of IoU", "Four edits, above lines of IoU",
                  {"features": "0.8", "attention": "0.0"}),
         Standing("A predicted picture, the same with handles", "A predicted picture, the same with handles",
                  {"frame": "4"}),

@@ -29,16 +29,23 @@ def principal_colours(features: Tensor) -> Tensor:
 
 
 def dotted(images: Tensor, handles: Tensor, targets: Tensor, *, radius: int = 3) -> Tensor:
-    """Pictures (B, 3, H, W) with handles (B, K, 2) as blue dots and targets as red ones, (x, y) in shares of the picture."""
+    """Pictures (B, 3, H, W) with handles (B, K, 2) as blue dots and targets as red ones, (x, y) in shares of the picture; a white
+    line runs from each handle to its target, and a target lies above a handle."""
     out = images.clone()
     high, wide = images.shape[-2:]
     y, x = torch.meshgrid(torch.arange(high), torch.arange(wide), indexing="ij")
-    for points, colour in ((targets, (0.84, -0.3, -0.8)), (handles, (-1.0, -0.1, 0.4))):
+
+    def near(points: Tensor, within: float) -> Tensor:                                          # (B, K, 2) -> (B, 1, H, W)
         at = (points * torch.tensor([wide, high]) - 0.5).round()
-        far = (x - at[..., 0, None, None]) ** 2 + (y - at[..., 1, None, None]) ** 2                        # (B, K, H, W)
-        for edge, shade in ((radius, (1.0, 1.0, 1.0)), (radius - 1, colour)):
-            where = (far <= edge**2).any(1, keepdim=True)
-            out = torch.where(where, torch.tensor(shade)[None, :, None, None].to(out), out)
+        far = (x - at[..., 0, None, None]) ** 2 + (y - at[..., 1, None, None]) ** 2
+        return (far <= within**2).any(1, keepdim=True)
+
+    way = torch.linspace(0, 1, 2 * max(high, wide))[:, None, None, None]
+    between = (handles + way * (targets - handles)).movedim(0, 1).flatten(1, 2)
+    out = torch.where(near(between, 0.5), torch.ones(1).to(out), out)
+    for points, colour, size in ((handles, (-1.0, -0.1, 0.4), radius), (targets, (0.84, -0.3, -0.8), radius - 1)):
+        for within, shade in ((size, (1.0, 1.0, 1.0)), (size - 0.5, colour)):
+            out = torch.where(near(points, within), torch.tensor(shade)[None, :, None, None].to(out), out)
     return out
 
 

@@ -156,7 +156,7 @@ def _inject(fn: Callable) -> None:
         }, want), otherwise="Give each block one number: the result says which block stands where.")
 
 
-@exercise("15.steps_held", "One step more than it says", hints=(
+@exercise("15.steps_held", "How many steps?", hints=(
     "Write the numbers of the steps down: the first is 0. What is steps // 2 of 20?",
     "0, 1, ..., 10: count them.",
 ))
@@ -180,17 +180,16 @@ def _steps_held(value: Any) -> None:
 
 
 @exercise("15.tuple", "Debug: the hook that did nothing", points=2, hints=(
-    "What does `hook` return for a tuple? And what does torch do with a forward hook that returns None?",
-    "Return a tuple of the same length: the changed first tensor, then the rest as it came.",
+    "Print type(out) for a down block. What does torch do with a forward hook that returns None?",
+    "A down block returns a tuple: first the tensor that goes on, then its skips. Return one of the same length.",
     "(change(out[0]), *out[1:]). And whatever is neither a tensor nor a tuple deserves an error, not silence.",
 ))
 def hook(out, change):
-    """out: what a block returned: a tensor, or a tuple whose first member is the tensor that goes on (a down
-    block returns it with all its skips). change: a function of that tensor.
+    """out: what a block of the U-Net returned; blocks do not all return the same type. change: a function of
+    the one tensor that goes on to the next block.
 
-    The broken version was `if isinstance(out, torch.Tensor): return change(out)`, and the edit looked like
-    no edit. Returns out with its tensor changed and everything else as it came; raises TypeError for
-    anything else.
+    Returns out with that tensor changed and everything else as it came, in the type in which it came. What
+    it cannot serve it refuses with a TypeError, in place of silence.
     """
     ### BEGIN SOLUTION
     if isinstance(out, torch.Tensor):

@@ -76,11 +76,14 @@ def test_two_kinds_of_places_get_two_colours_whatever_the_picture():
 def test_dots_stand_where_the_points_are():
     x = torch.zeros(1, 3, 40, 60)
     made = dotted(x, torch.tensor([[[0.25, 0.5]]]), torch.tensor([[[0.75, 0.25]]]))
-    seen = (made != 0).any(1)[0].nonzero().double()
-    left, right = seen[seen[:, 1] < 30], seen[seen[:, 1] >= 30]
-    assert left.mean(0).tolist() == pytest.approx([20, 15], abs=1.01)
-    assert right.mean(0).tolist() == pytest.approx([10, 45], abs=1.01)
+    blue, red = ((made[0] - torch.tensor(c)[:, None, None]).abs().sum(0).lt(1e-4).nonzero().double()
+                 for c in ((-1.0, -0.1, 0.4), (0.84, -0.3, -0.8)))
+    assert blue.mean(0).tolist() == pytest.approx([20, 15], abs=1.01)
+    assert red.mean(0).tolist() == pytest.approx([10, 45], abs=1.01)
     assert not x.any() and float(made[0, 0, 20, 15]) == -1 and float(made[0, 0, 10, 45]) > 0.5, "a handle is blue, a target red"
+    assert bool((made[0, :, 14:17, 30] == 1).any()) and not made[0, :, :12, 30].any(), "a line between the two"
+    arrived = dotted(x, torch.tensor([[[0.5, 0.5]]]), torch.tensor([[[0.5, 0.5]]]))
+    assert float(arrived[0, 0, 20, 30]) > 0.5 and float(arrived[0, 0, 20, 27]) == 1, "a target is not hidden under a handle"
 
 
 def test_rendered_sources_are_of_the_first_edition():
@@ -121,7 +124,9 @@ def test_strengths_are_sdedits_and_the_curve_has_them_all(made):
 def test_shares_are_plug_and_plays(made):
     pipe, truth = made
     way = direct_inversion(pipe, truth.images, TEXTS, steps=2)
-    grid = Shares(pipe, truth, TEXTS, GOALS, way, features=(0.0, 1.0), attention=(0.0, 1.0), steps=2)
+    ready = {(0.0, 0.0): truth.images}
+    grid = Shares(pipe, truth, TEXTS, GOALS, way, features=(0.0, 1.0), attention=(0.0, 1.0), known=ready, steps=2)
+    assert len(grid.images) == 4 and grid.images[0.0, 0.0] is truth.images, "what is drawn already is not drawn again"
     for f in (0.0, 1.0):
         want = plug_and_play(pipe, TEXTS, GOALS, inversion=way, feature_share=f, attention_share=1.0 - f, steps=2).edit
         assert float((grid.images[f, 1.0 - f] - want).abs().max()) < 1e-5
@@ -134,13 +139,14 @@ def test_shares_are_plug_and_plays(made):
 def test_a_film_of_a_drag_over_its_range():
     frames, targets = normal((3, 3, 16, 16), "film", 0).clamp(-1, 1), torch.tensor([[0.75, 0.5]])
     handles = torch.tensor([[[0.25, 0.5]], [[0.5, 0.5]], [[0.75, 0.5]]])
-    film = DragFilm(frames, handles, targets)
+    film = DragFilm(frames, handles, targets, (0, 20, 40))
     assert film.left.tolist() == pytest.approx([8, 4, 0])
     shown = panel(film.render, slider("frame", 0, 2, 1, 0), alt="x")
     assert len({shown.image.value for _ in sweep(shown)}) == 3
     array, text = film.render(frame=1)
-    assert array.dtype == np.uint8 and "4.0 pixels" in text
-    for wrong in (lambda: film.render(frame=3), lambda: DragFilm(frames, handles[:2], targets)):
+    assert array.dtype == np.uint8 and text.startswith("iteration 20: ") and "4.0 pixels" in text
+    for wrong in (lambda: film.render(frame=3), lambda: DragFilm(frames, handles[:2], targets, (0, 20, 40)),
+                  lambda: DragFilm(frames, handles, targets, (0, 20))):
         with pytest.raises(BadInput):
             wrong()
 
@@ -160,6 +166,8 @@ def test_rows_are_paired_and_their_targets_are_the_bars(monkeypatch):
     bars = {"15.joint": ">= 0.9", "15.iou": ">= 0.25", "15.gold": "<= 0.5", "15.backdrop": "<= -0.2"}
     assert {id: known[id].target for id in bars} == bars and all(known[id].n == 96 for id in list(bars)[:3])
     assert as_often(found) == "sdedit 0.6", "the least strength that edits as often"
+    bars = {"15.drag_handles": ">= 0.85", "15.drag_thing": ">= 0.85", "15.control_iou": ">= 0.7"}
+    assert {id: known[id].target for id in bars} == bars
     joint, iou, gold = (known[id].run(8) for id in ("15.joint", "15.iou", "15.gold"))
     assert joint.value == 1.0 and joint.baseline["sdedit 0.4"] == 0.0 and joint.settings["right, sdedit 0.6"] == 1.0
     near = found.scores["plug-and-play"].iou - found.scores["sdedit 0.6"].iou
