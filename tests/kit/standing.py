@@ -47,7 +47,7 @@ SAID: dict[str, list[Standing]] = {
     ],
     "17": [
         Standing("Three pictures with a framed patch", "Three pictures with a framed patch",
-                 {"row": "4", "column": "3"}),
+                 {"row": "4", "column": "4"}),
         Standing("Three rows of three pictures, sources, edits", "Three rows of three pictures, sources, edits",
                  {"start": "1.0", "push": "0.3"}),
     ],
@@ -165,7 +165,7 @@ SAID: dict[str, list[Standing]] = {
         Standing("Two pictures of a panda to learn from", "Two pictures of a panda to learn from", {"rung": "panda"}),
     ],
     "20": [
-        Standing("Three pictures at scale 1", "Three pictures at scale 1", {"scale": "1.00"}),
+        Standing("Four pictures at scale 1", "Four pictures at scale 1", {"scale": "1.00"}),
     ],
     "21": [
         Standing("Four pictures at the middle", "Four pictures at the middle of four paths", {"frame": "6"}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shutil
@@ -133,6 +134,22 @@ def test_the_notebook_runs_every_knob_acts_and_the_saved_file_shows_no_dead_widg
     assert again.pictures >= again.stills > 0
 
 
+def _begins(source: str) -> dict[str, str]:
+    """label -> where a knob begins, of the knobs that a cell makes with a value written out."""
+    found = {}
+    for call in ast.walk(ast.parse(source)):
+        if not isinstance(call, ast.Call):
+            continue
+        kind = getattr(call.func, "attr", getattr(call.func, "id", ""))
+        given = {word.arg: word.value for word in call.keywords}
+        place = {"slider": 4, "play": 4, "choice": 2, "toggle": 1, "text": 1, "seed": 1}.get(kind)
+        value = given.get("value") or (call.args[place] if place is not None and len(call.args) > place else None)
+        name = given.get("name", ast.Constant("seed")) if kind == "seed" else call.args[0] if call.args else None
+        if place is not None and isinstance(value, ast.Constant) and isinstance(name, ast.Constant):
+            found[name.value.replace("_", " ")] = str(value.value).lower() if kind == "toggle" else str(value.value)
+    return found
+
+
 @pytest.mark.parametrize("path", COURSE, ids=lambda path: path.stem)
 def test_of_every_panel_it_is_known_where_the_page_says_it_stands(path: Path) -> None:
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
@@ -149,4 +166,14 @@ def test_of_every_panel_it_is_known_where_the_page_says_it_stands(path: Path) ->
     knobs |= set(re.findall(r"""\b(?:slider|play|choice|toggle|text|mask)\(\s*["'](\w+)""", page))
     knobs |= set(re.findall(r'"(\w+)"', room.read_text(encoding="utf-8")))
     knobs = {name.replace("_", " ") for name in knobs}
+    begins = {}
+    for cell in cells:
+        if cell["cell_type"] == "code" and "panel(" in (source := "".join(cell["source"])):
+            for output in cell["outputs"]:
+                if alt := output.get("metadata", {}).get("image/png", {}).get("alt"):
+                    begins[alt] = _begins(source)
+    for row in rows:
+        there = next(values for alt, values in begins.items() if alt.startswith(row.alt))
+        wrong = {k: v for k, v in there.items() if k in row.at and _number(v) != _number(row.at[k])}
+        assert not wrong, f"{row.alt}: the page's cell says {wrong}"
     assert {label for row in rows for label in row.at} <= knobs, "a knob of tests/kit/standing.py that the page does not have"
