@@ -93,7 +93,8 @@ SAID: dict[str, list[Standing]] = {
         Standing("Four states of the chain", "Scrub through the chain", {"step": "30"}),
     ],
     "03": [
-        Standing("Two rows of four pictures", "DDIM with 10 network calls above",
+        Standing("Six paths from noise to data at eta 1", "Six paths from noise to data at eta 1", {"eta": "1.0"}),
+        Standing("Two rows of three pictures", "DDIM with 10 network calls above",
                  {"calls": "10", "eta": "0.0", "solver": "DDIM"}),
         Standing("Two rows, DDPM and DDIM", "Scrub from noise to picture", {"part": "90"}),
         Standing("Three rows: start, the middle frame", "Weight 0 is the left picture, 12 the right one", {"weight": "6"}),

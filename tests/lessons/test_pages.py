@@ -105,6 +105,16 @@ def test_no_solution_stands_outside_its_fold(number: str) -> None:
     assert seen == []
 
 
+@pytest.mark.parametrize("number", PAGES)
+def test_the_text_before_a_stub_names_its_hints(number: str) -> None:
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in book(number)["cells"]]
+    checked = {found[1]: k for k, (kind, source) in enumerate(cells)
+               if kind == "code" and (found := re.match(r'check\("(\d\d\.\w+)"', source))}
+    assert checked
+    assert [id for id, k in checked.items()
+            if not any(kind == "markdown" and f'hint("{id}")' in source for kind, source in cells[max(0, k - 4):k])] == []
+
+
 def test_a_short_solution_in_the_open_is_seen() -> None:
     """As a function or a lambda under other names, and where what it takes is held by an object."""
     entropy = "def bits(counts):\n    share = counts[counts > 0] / counts.sum()\n    return -(share * share.log2()).sum()"

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from minidiff.diffusion import Step, ddim, dpm2m, heun, last
 from minidiff.errors import check_choice, require
-from minidiff.show.sheet import plural
-from minidiff.show.theme import rgb
+from minidiff.show.sheet import Picture, picture, plural
+from minidiff.show.theme import PALETTE, figure, rgb
 from minidiff.show.tiles import lay_out, pixels, spread
 
-__all__ = ["SOLVERS", "Explorer", "Trajectories", "Walk"]
+__all__ = ["SOLVERS", "EtaPaths", "Explorer", "Trajectories", "Walk"]
 
 SOLVERS = ("DDIM", "2M", "Heun")
 
@@ -31,6 +31,52 @@ def _empty(rows: np.ndarray, count: int) -> np.ndarray:
 def _pixels(images: Tensor) -> np.ndarray:
     """The pictures in 43 levels a channel: smaller stills, and the eye hardly sees it."""
     return pixels(((images.clamp(-1, 1) + 1) * 21).round() / 21 - 1)
+
+
+class EtaPaths:
+    """Points on a line on their way by DDIM at a chosen eta, beside the ways at eta = 0, and where all of them end.
+
+    model: an exact model of one-dimensional data; x: (B, 1), the starting noises. Runs are kept, so that moving back is free.
+    """
+
+    def __init__(self, model: Callable, x: Tensor, *, steps: int = 40, drawn: int = 6) -> None:
+        require(x.ndim == 2 and x.shape[1] == 1 and len(x) >= drawn, "x", f"shape {tuple(x.shape)}", f"(B, 1) with B >= {drawn}")
+        self.model, self.x, self.steps, self.drawn = model, x, steps, drawn
+        self._kept: dict[float, tuple[list[int], Tensor]] = {}
+
+    def path(self, eta: float) -> tuple[list[int], Tensor]:
+        """The noising steps at which the points are (-1: the data), and the points there, (steps + 1, B)."""
+        if eta not in self._kept:
+            moves = list(ddim(self.model, self.x, steps=self.steps, eta=eta))
+            self._kept[eta] = ([moves[0].t, *(s.t_prev for s in moves)], torch.stack([self.x, *(s.x for s in moves)])[:, :, 0])
+        return self._kept[eta]
+
+    def stayed(self, eta: float) -> float:
+        """Share of the points that end on the side of zero on which they began."""
+        points = self.path(eta)[1]
+        return float((points[0].sign() == points[-1].sign()).double().mean())
+
+    def render(self, *, eta: float) -> tuple[Picture, str]:
+        """Left the ways at this eta, in the middle those at eta = 0, right both histograms of the ends."""
+        place = "x (one dimension)"
+        fig, axes = figure(["noising step t", "noising step t", "x at the end"], [place, place, "points"], columns=3,
+                           title=[f"η = {eta:g}", "η = 0", f"the ends of all {len(self.x)}"], height=2.3)
+        for axis, value in zip(axes, (eta, 0.0), strict=False):
+            moments, points = self.path(value)
+            for column in points.T[:self.drawn]:
+                axis.plot(moments, column, color=PALETTE["blue" if column[-1] > 0 else "orange"], linewidth=0.9)
+            axis.set(ylim=(-3.2, 3.2))
+            axis.invert_xaxis()
+        bins = np.linspace(-1.6, 1.6, 33)
+        for value, colour, width in ((0.0, "grey", 3.0), (eta, "purple", 1.2)):
+            axes[2].hist(self.path(value)[1][-1].numpy(), bins=bins, histtype="step", color=PALETTE[colour], linewidth=width,
+                         label=f"η = {value:g}")
+        axes[2].legend(fontsize=8, loc="upper center")
+        moments, points = self.path(eta)
+        spread = ", ".join(f"t = {moments[k]}: {points[k].std():.2f}" for k in (0, self.steps // 2, self.steps - 4))
+        return picture(fig, alt=f"Paths from noise to data at eta {eta:g} and at eta 0, and histograms of where they end"), (
+            f"η = {eta:g}: {self.stayed(eta):.0%} end on the side where they began; standard deviation at {spread}, "
+            f"at the end: {points[-1].std():.2f}")
 
 
 class Explorer:

@@ -9,7 +9,7 @@ import torch
 from minidiff.diffusion import Gaussian, Mixture, ddim, ddpm, dpm2m, heun, last, linear
 from minidiff.errors import BadInput
 from minidiff.lessons.l03_ddim import claims as board
-from minidiff.lessons.l03_ddim.panels import SOLVERS, Explorer, Trajectories, Walk
+from minidiff.lessons.l03_ddim.panels import SOLVERS, EtaPaths, Explorer, Trajectories, Walk
 from minidiff.measure.pictures import psnr
 from minidiff.rng import normal
 from minidiff.show import choice, panel, pixels, play, slider, sweep
@@ -41,6 +41,22 @@ def noise():
 @pytest.fixture(scope="module")
 def explorer(noise):
     return Explorer(Counted(), noise, reference=12)
+
+
+def test_paths_on_a_line_for_every_eta():
+    """Exact model of two narrow bells: at eta = 0 no path crosses the middle; at eta = 1 many do; the ends are spread alike."""
+    world = Mixture(linear(1000), torch.tensor([[-1.0], [1.0]], dtype=torch.float64), std=0.15)
+    paths = EtaPaths(world, normal((400, 1), "test eta", 0, dtype=torch.float64), steps=20)
+    p = panel(paths.render, slider("eta", 0.0, 1.0, 0.25, 1.0), alt="paths")
+    seen = {p.image.value for values in sweep(p, most=9) if paths.render(**values)[1] == p.text}
+    assert len(seen) == 5
+    assert paths.stayed(0.0) == 1 and 0.5 < paths.stayed(1.0) < 0.8
+    for eta in (0.0, 1.0):
+        moments, points = paths.path(eta)
+        assert points.shape == (21, 400) and moments[-1] == -1
+        assert float(points[-1].std()) == pytest.approx(1.0, abs=0.06) and float(points[0].std()) == pytest.approx(1, abs=0.1)
+    with pytest.raises(BadInput, match="x"):
+        EtaPaths(world, torch.zeros(3, 1))
 
 
 def test_explorer_over_the_whole_range(explorer):
