@@ -225,7 +225,7 @@ def _move_all(page: Any, seen: Visit, patience: float, rest: float) -> None:
             page.evaluate("minidiff.answered()")           # the button can be pressed again a little later
         before = knob.evaluate("minidiff.around")
         knob.evaluate("minidiff.arm")
-        seconds = None
+        seconds = sign = None
         page.wait_for_timeout(1000 * rest)
         for _ in (moves := _press(page, knob)):
             start = time.monotonic()
@@ -243,10 +243,11 @@ def _move_all(page: Any, seen: Visit, patience: float, rest: float) -> None:
                     page.evaluate("minidiff.answered()")
                     answered = True
             if seconds is not None:
+                sign = page.evaluate("minidiff.spoke()")   # before the knob is put to rest
                 next(moves, None) if name.startswith(("widget-play", "widget-text")) else None
                 break
         seen.knobs.append((name, seconds))
-        seen.signs.append(page.evaluate("minidiff.spoke()"))
+        seen.signs.append(sign)
         page.evaluate("minidiff.answered()")
 
 
