@@ -81,6 +81,7 @@ SAID: dict[str, list[Standing]] = {
         Standing("Two pictures faded", "at which share do you stop seeing one scene", {"share": "5"}),
     ],
     "01": [
+        Standing("The density of the earlier pixel", "for a step of beta 0.4", {"beta": "0.4"}),
         Standing("A noised scene beside", "at t = 400, under which schedule do you still see the thing",
                  {"t": "250", "schedule": "linear"}),
         Standing("Three bell curves", "Ten-step cosine chain, one pixel", {"x0": "0.8", "xt": "-0.3", "t": "4"}),
