@@ -102,7 +102,7 @@ def test_the_ways_of_drawing_differ_and_plain_is_plain(pipe, monkeypatch):
     monkeypatch.setattr(board, "shipped", lambda name: pipe)
     monkeypatch.setattr(board, "STEPS", 2)
     rows, z = threes(2, split="valid"), initial_noise(pipe, 2, seed=1)
-    made = {how: drawn(rows, how, z) for how in ("plain", "excited", "published", "syngen", "composable", "placed")}
+    made = {how: drawn(rows, how, z) for how in ("plain", "excited", "published", "syngen", "structured", "composable", "placed")}
     assert all(x.shape == (2, 3, 64, 64) for x in made.values())
     names = list(made)
     assert all(not torch.equal(made[a], made[b]) for i, a in enumerate(names) for b in names[i + 1:])
