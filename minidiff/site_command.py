@@ -32,10 +32,12 @@ pre, code { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, mono
 pre { font-size: 13px; line-height: 1.45; overflow-x: auto; margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
 p code, li code, td code { font-size: 0.85em; }
 .highlight { background: var(--code); padding: 0.6rem 0.7rem; border-radius: 4px; }
+.highlight span.err { border: 0; }        /* the "!" of a shell command in a cell */
 .jp-InputPrompt, .jp-OutputPrompt, .prompt { display: none; }
 .jp-OutputArea-output, .output_area { margin: 0.5rem 0; }
 .cell, .jp-Cell { margin: 0.9rem 0; }
 table { border-collapse: collapse; font-size: 0.9rem; display: block; overflow-x: auto; }
+thead:not(:has(th:not(:empty))) { display: none; }
 th, td { border: 1px solid var(--line); padding: 0.3rem 0.55rem; text-align: left; }
 math { font-size: 1.05em; font-family: "Cambria Math", "STIX Two Math", "Latin Modern Math", math; }
 .no-math-font :is(msub, msubsup) > :nth-child(2) { position: relative; top: 0.28em; }
