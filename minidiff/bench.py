@@ -12,10 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from minidiff.bench_settings import CLOCKS, NETWORKS, Clock, Row, interleaved, network_rows, peak_rate
-from minidiff.errors import BadInput, require
+from minidiff.errors import BadInput, check_choice, require
 from minidiff.options import device as device_name
 from minidiff.options import number, whole
 
@@ -44,24 +43,19 @@ def _recipe_rows(device: torch.device, seconds: float, clock: Clock) -> Iterator
         states.close()
 
 
-def _peer_rows(device: torch.device, seconds: float, clock: Clock) -> Iterator[Row]:
-    """The same pictures by diffusers: 8 of them, 20 steps, guidance 4."""
-    from minidiff.latent import initial_noise, text_to_image
-    from minidiff.zoo import load
+def _peer_rows(given: argparse.Namespace) -> Iterator[Row]:
+    """The same work by others."""
+    from minidiff.bench_peers import CONTESTS, compare, setup
 
-    pipe, prompts = load("mini-sd", device=device), ["a red cat on the grass"] * 8
-    z = initial_noise(pipe, 8)
-
-    def ours() -> Tensor:
-        return text_to_image(pipe, prompts, steps=20, guidance=4.0, latents=z)
-
-    def theirs() -> Tensor:
-        return 2 * pipe(prompts, latents=z, num_inference_steps=20, guidance_scale=4.0, output_type="pt").images - 1
-
-    apart = float((ours() - theirs()).abs().mean())
-    took = interleaved({"ours": ours, "theirs": theirs}, seconds, clock)
-    yield Row("8 pictures by text_to_image", took["ours"], "s", f"{took['theirs'] / took['ours']:.2f}x diffusers")
-    yield Row("8 pictures by StableDiffusionPipeline", took["theirs"], "s", f"apart by {apart:.1g} of [-1, 1]")
+    place = Path(given.peers)
+    if given.setup:
+        for peer, why in setup(place):
+            yield Row(f"set up: {peer}", float(not why), "", why)
+    for name in given.files or CONTESTS:
+        contest = CONTESTS[name]
+        if not given.compile:
+            contest = contest._replace(sides=tuple(side for side in contest.sides if not side.work.endswith("compiled")))
+        yield from compare(contest, place, given.seconds, given.clock)
 
 
 def _page_rows(files: Sequence[str]) -> Iterator[Row]:
@@ -90,8 +84,12 @@ def main(argv: Sequence[str] = ()) -> int:
     """Print the table; ``minidiff bench --help`` says what there is."""
     options = argparse.ArgumentParser(prog="minidiff bench", description="Measure this machine; the fastest setting is marked.")
     options.add_argument("part", nargs="?", default="networks", help=f"networks (all), one of {', '.join(NETWORKS)}, world "
-                         "(renderer), recipes (whole training loops), peers (against diffusers), or notebooks")
-    options.add_argument("files", nargs="*", help="with notebooks: which; all of the course if left out")
+                         "(renderer), recipes (whole training loops), peers (other libraries), or notebooks")
+    options.add_argument("files", nargs="*", help="with notebooks and peers: which (sample, train, zero, excite, words); all if "
+                         "left out")
+    options.add_argument("--setup", action="store_true", help="with peers: first make the environments of those that the course "
+                         "does not itself use, from PyPI")
+    options.add_argument("--peers", default="runs/peers", help="with peers: the folder of those environments")
     options.add_argument("--compile", action="store_true", help="torch.compile too: some 20 s more for each network and setting")
     options.add_argument("--seconds", type=number(0, 3600), default=2.0, help="for each comparison")
     options.add_argument("--clock", choices=CLOCKS, default="wall", help="processor: its own time, for a machine that others use")
@@ -102,8 +100,13 @@ def main(argv: Sequence[str] = ()) -> int:
     parts = ("networks", *NETWORKS, "world", "recipes", "peers", "notebooks")
     if given.part not in parts:
         raise BadInput("part", repr(given.part), f"one of {', '.join(parts)}", "minidiff bench networks")
-    require(not given.files or given.part == "notebooks", "files", " ".join(given.files), "files beside notebooks only",
-            "minidiff bench notebooks FILE")
+    require(not given.files or given.part in ("notebooks", "peers"), "files", " ".join(given.files),
+            "files beside notebooks, or contests beside peers", "minidiff bench notebooks FILE")
+    require(not given.setup or given.part == "peers", "--setup", f"beside {given.part}", "peers", "minidiff bench peers --setup")
+    if given.part == "peers":
+        from minidiff.bench_peers import CONTESTS
+        for name in given.files:
+            check_choice("contest", name, CONTESTS)
     if given.threads:
         torch.set_num_threads(given.threads)
     device = torch.device(given.device)
@@ -125,6 +128,9 @@ def _rows(given: argparse.Namespace, device: torch.device) -> Iterator[Row]:
     if given.part == "notebooks":
         yield from _page_rows(given.files)
         return
+    if given.part == "peers":
+        yield from _peer_rows(given)
+        return
     clock = CLOCKS[given.clock]
     if given.part in ("networks", *NETWORKS):
         peak = peak_rate(device, given.seconds, clock)
@@ -132,5 +138,5 @@ def _rows(given: argparse.Namespace, device: torch.device) -> Iterator[Row]:
         for name in NETWORKS if given.part == "networks" else (given.part,):
             yield from network_rows(name, device, given.seconds, clock, given.compile, peak)
     else:
-        yield from {"world": _world_rows, "recipes": _recipe_rows, "peers": _peer_rows}[given.part](device, given.seconds, clock)
+        yield from {"world": _world_rows, "recipes": _recipe_rows}[given.part](device, given.seconds, clock)
     yield from _memory_rows(device)

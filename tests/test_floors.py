@@ -26,7 +26,8 @@ FLOORS = {
     "course": 6,
     "lessons": 7,
     "colab": TOP,
-    "bench": TOP, "bench_settings": TOP, "notebooks": TOP, "notebook_form": TOP, "doctor": TOP, "cli": TOP, "options": TOP,
+    "bench": TOP, "bench_edits": TOP, "bench_peers": TOP, "bench_serve": TOP, "bench_settings": TOP, "bench_works": TOP,
+    "notebooks": TOP, "notebook_form": TOP, "doctor": TOP, "cli": TOP, "options": TOP,
     "edit_command": TOP, "morph_command": TOP, "remake_command": TOP, "score_command": TOP, "course_command": TOP,
     "site_command": TOP, "train_command": TOP, "__main__": TOP,
 }
