@@ -48,8 +48,8 @@ class Run:
         self._update = GraphedStep(self._learn, speed.device) if speed.graph else self._learn
         self.finished = False
         self.step, self.whole, self.history = 0, True, plan.history()
-        self.hardware = {"device": speed.device.type, "bf16": speed.bf16, "threads": torch.get_num_threads(),
-                         "processes": workers.size}
+        self.hardware = {"device": speed.device.type, "bf16": speed.bf16, "channels_last": speed.channels_last,
+                         "threads": torch.get_num_threads(), "processes": workers.size}
         self.recent = self.rate = float("nan")
         self.seconds = 0.0  # of training, over all the times the run was taken up
         self.folder: RunFolder | None = None

@@ -85,13 +85,15 @@ class Speed:
     @classmethod
     def choose(cls, device: torch.device, *, precision: str = "auto", compile: bool = False, alone: bool = True) -> Speed:
         """precision: auto, float32 or bf16. compile: by torch.compile; without it a step on CUDA is recorded as a CUDA graph.
+        Pictures are laid out channels last where that is the faster: on CUDA, and on a CPU in float32 (1.1 to 1.2 times).
 
         alone: False for one of several processes, whose gradients are averaged between backward and update: no graph then.
         """
         check_choice("precision", precision, PRECISIONS)
         bf16 = automatic_bf16(device) if precision == "auto" else precision == "bf16"
         cuda = device.type == "cuda"
-        return cls(device, bf16, compile, cuda and (compile or _norm_keeps_channels_last(device)), cuda and alone and not compile)
+        last = cuda and compile or (cuda or device.type == "cpu" and not bf16) and _norm_keeps_channels_last(device)
+        return cls(device, bf16, compile, last, cuda and alone and not compile)
 
     def place(self, model: nn.Module) -> nn.Module:
         model = model.to(self.device)

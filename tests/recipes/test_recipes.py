@@ -54,7 +54,8 @@ def test_a_card_tells_the_truth(name):
                                if p.is_file() and p.name != "card.json"}
     assert facts["images"] > 0 and facts["minutes"] > 0 and facts["scores"]
     assert not any(p.requires_grad for p in weights)
-    assert facts["hardware"].keys() == {"device", "bf16", "threads", "processes"} and facts["batch"] > 0 and facts["lr"] > 0
+    made_on = facts["hardware"].keys() - {"channels_last"}       # written down since 2026-11-27
+    assert made_on == {"device", "bf16", "threads", "processes"} and facts["batch"] > 0 and facts["lr"] > 0
 
 
 @pytest.mark.parametrize("name", OURS)
