@@ -22,6 +22,7 @@ def kind_edits(n: int) -> tuple[list[str], list[str], list[tuple[list[str], list
 
 
 def zero_minidiff(n: int) -> Work:
+    """pix2pix_zero as it stands, from the mean directions of the banks; all edits in one batch."""
     from minidiff.editing import edit_direction, pix2pix_zero
     pipe, z = mini_sd(n)
     prompts, _, banks = kind_edits(n)
@@ -57,6 +58,7 @@ def zero_diffusers(n: int) -> Work:
 
 
 def three_things(n: int) -> Any:
+    """n prompts of three things, as lesson 14 asks for them."""
     from minidiff.lessons.l14_several_objects.data import threes
     return threes(n)
 
@@ -82,6 +84,7 @@ def excite_minidiff(n: int, loss: str = "published") -> Work:
 
 
 def excite_diffusers(n: int) -> Work:
+    """The published loss, steps and thresholds on the nouns of each prompt; one prompt after another."""
     from diffusers import StableDiffusionAttendAndExcitePipeline
 
     from minidiff.latent import token_indices

@@ -26,6 +26,7 @@ Work = Callable[[], Tensor | None]       # pictures (n, 3, H, W) in [-1, 1] wher
 
 
 def mini_sd(n: int) -> tuple[Any, Tensor]:
+    """The pipeline, and the noise of n pictures."""
     from minidiff.latent import initial_noise
     from minidiff.zoo import load
     pipe = load("mini-sd")
@@ -71,6 +72,7 @@ def sample_minidiff(n: int, way: str = "") -> Work:
 
 
 def sample_diffusers(n: int) -> Work:
+    """The pipeline called as its own documentation has it."""
     pipe, z = mini_sd(n)
     return lambda: 2 * pipe(["a red cat on the grass"] * n, latents=z, num_inference_steps=STEPS, guidance_scale=GUIDANCE,
                             output_type="pt").images - 1
@@ -80,6 +82,7 @@ def sample_diffusers(n: int) -> Work:
 
 
 def train_minidiff(n: int) -> Work:
+    """``fit`` as it stands: clipping, AdamW and the average of every step."""
     from minidiff.diffusion import Eps, linear, q_sample
     from minidiff.rng import generator
     from minidiff.train import Budget, Recipe, fit
