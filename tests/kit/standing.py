@@ -126,7 +126,7 @@ SAID: dict[str, list[Standing]] = {
     "08": [
         Standing("A row of five pictures", "if you exchange the two words",
                  {"prompt": "a red cat left of a blue house", "seed": "0", "guidance": "4.0"}),
-        Standing("Four pictures: the decoded latent", "the map of the word cat at this step", {"step": "16", "word": "cat"}),
+        Standing("Four pictures: the decoded latent", "the map of the word cat at this step", {"step": "17", "word": "cat"}),
         Standing("A scene, the scene with a grey rectangle", "two ways in which the model fills it", {"seed": "0"}),
     ],
     "09": [

@@ -32,6 +32,7 @@ FORMULAS = ("y = a ** 0.5 * x + (1 - a) ** 0.5 * e", "y = (x - (1 - a) ** 0.5 * 
 GIVEN = {
     "03.clip_step": "the page quotes the version that is not consistent; the exercise is its missing line",
     "08.cross_attention": "one head is the page's own text; the exercise is to have several",
+    "08.swapped_rows": "guidance in order is the page's own text; the exercise is to have it the wrong way round",
 }
 # Numbers that no cell prints: what a paper reports, a section of one, a constant of Stable Diffusion, a finding of the tuning.
 QUOTED = {

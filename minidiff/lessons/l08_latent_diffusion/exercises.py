@@ -225,6 +225,41 @@ def _dropped(fn: Callable) -> None:
         }, want), otherwise="Row i of the answer is either row i of context or the empty prompt, whole.")
 
 
+@exercise("08.swapped_rows", "Break it: guidance with its rows exchanged", hints=(
+    "both.chunk(2) gives the two halves. Which of them does that program take for the prompt's?",
+    "Guidance starts at what it takes for the empty prompt, and goes w times the way to what it takes for the prompt.",
+))
+def swapped_rows(both, w):
+    """both: (2B, C, h, w), a network's answers to B rows of the empty prompt and then B of the prompt.
+
+    Returns the guided answer (B, C, h, w) of a program that has them the wrong way round: it takes the first
+    half for the prompt's and the second for the empty prompt's, and guides with weight w.
+    """
+    ### BEGIN SOLUTION
+    taken_for_prompt, taken_for_empty = both.chunk(2)
+    return taken_for_empty + w * (taken_for_prompt - taken_for_empty)
+    ### END SOLUTION
+
+
+@checks(swapped_rows)
+def _swapped_rows(fn: Callable) -> None:
+    for (B, C, h, width), w in (((2, 3, 4, 5), 4.0), ((3, 2, 5, 3), -0.7), ((1, 4, 2, 6), 1.0), ((4, 1, 3, 2), 2.5)):
+        both = normal((2 * B, C, h, width), "lesson 08 swapped", B, dtype=torch.float64)
+        empty, prompt = both[:B], both[B:]
+        want = prompt + w * (empty - prompt)
+        expect(call(fn, both, w, shape=empty.shape), want, wrong=fits({
+            "That is guidance as it should be; break it: the first half is taken for the prompt's.": empty + w * (prompt - empty),
+            "The rows are taken in turns; the first half of the batch is the empty prompt's.":
+                both[1::2] + w * (both[::2] - both[1::2]),
+            "That starts at the first half, or goes 1 + w times the way; start at the second, what is taken for empty.":
+                empty + w * (empty - prompt),
+            "The weight has no effect.": empty,
+            "It goes the other way: from what is taken for the empty prompt towards what is taken for the prompt's.":
+                prompt - w * (empty - prompt),
+            "w is always 4 in your code; use the argument.": prompt + 4 * (empty - prompt),
+        }, want), otherwise="At w = 1 the answer is the first half of the batch, at w = 0 the second.")
+
+
 @exercise("08.noun_map", "Spot the bug: the map of a guided run", points=2, hints=(
     "Which rows of the batch belong to the prompt? In diffusers' order the empty prompt's come first.",
     "A noun may have several tokens, and the heads are an axis of their own: both are averaged, the places stay.",

@@ -83,6 +83,21 @@ def t_last(text, word, pieces):
     return found
 
 
+# 08.swapped_rows
+def g_halves(prompt, empty, w):
+    return empty + w * (prompt - empty)
+
+
+def g_loop(both, w):
+    n = len(both) // 2
+    return torch.stack([both[n + i] + w * (both[i] - both[n + i]) for i in range(n)])
+
+
+def g_sum(both, w):
+    first, second = both.float().split(len(both) // 2)
+    return w * first + (1 - w) * second
+
+
 # 08.caption_dropout
 def d_loop(context, empty, u, p):
     out = context.clone()
@@ -270,6 +285,17 @@ WRONG = {
         "rows gone": (lambda c, e, u, p: c[u >= p], "shape"),
         "per token": (lambda c, e, u, p: torch.where((u[:5] < p)[None, :, None], e, c), "whole"),
     },
+    "08.swapped_rows": {
+        "right": (lambda b, w: g_halves(b[len(b) // 2:], b[:len(b) // 2], w), "as it should be"),
+        "in turns": (lambda b, w: g_halves(b[::2], b[1::2], w), "in turns"),
+        "from the first": (lambda b, w: b[:len(b) // 2] + w * (b[:len(b) // 2] - b[len(b) // 2:]), "starts at the first half"),
+        "no weight": (lambda b, w: b[:len(b) // 2].clone(), "no effect"),
+        "one more": (lambda b, w: g_halves(*b.chunk(2), 1 + w), "1 + w times"),
+        "backwards": (lambda b, w: g_halves(*b.chunk(2), -w), "the other way"),
+        "four": (lambda b, w: g_halves(*b.chunk(2), 4), "always 4"),
+        "all rows": (lambda b, w: b * w, "shape"),
+        "mean": (lambda b, w: sum(b.chunk(2)) / 2, "At w = 1"),
+    },
     "08.map_iou": {
         "no maximum": (i_raw, "not divided by its maximum"),
         "stretched": (lambda a, m, t: i_repeat(a - a.min(), m, t), "minimum"),
@@ -331,6 +357,7 @@ HONEST = {
     "08.cross_attention": {"sdpa": x_sdpa, "einsum": x_einsum, "loop, float32": x_loop},
     "08.token_positions": {"list": t_list, "tensor": t_numpy},
     "08.caption_dropout": {"loop": d_loop, "arithmetic": d_arithmetic},
+    "08.swapped_rows": {"halves": lambda b, w: g_halves(*b.chunk(2), w), "loop": g_loop, "other sum": g_sum},
     "08.map_iou": {"repeat": i_repeat, "loop": i_loop},
     "08.unet_rows": {"number": 400, "float": 400.0},
     "08.add_input_channels": {"buffer": w_buffer, "pad": w_pad},
