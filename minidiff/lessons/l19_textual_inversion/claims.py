@@ -47,9 +47,10 @@ def _inside(n: int) -> Outcome:
     each = -(-n // len(_INSIDE))
     right = torch.cat([named_right(drawn_as(name, WORD, each), *words) for name, words in _INSIDE.items()])
     plain = torch.cat([named_right(drawn_as("", words[0], each), *words) for words in _INSIDE.values()])
-    estimate, base = wilson(int(right.sum()), len(right)), wilson(int(plain.sum()), len(plain))
-    return Outcome(estimate.value, estimate.low, estimate.high, baseline={"the class word": base.value},
-                   why=_WHY)
+    said = torch.cat([named_right(drawn_as("", f"{colour} {kind}", each), kind, colour) for kind, colour in _INSIDE.values()])
+    estimate = wilson(int(right.sum()), len(right))
+    return Outcome(estimate.value, estimate.low, estimate.high, baseline={"the class word": float(plain.double().mean())},
+                   floor={"colour and class said in words": float(said.double().mean())}, why=_WHY)
 
 
 @functools.lru_cache(maxsize=4)
@@ -66,17 +67,19 @@ def dreambooth_of(rung: str, n: int, seed: int = 21) -> Tensor:
 @claim("19.new_look", "a new look is beyond one vector: distance of identity of Textual Inversion minus that of DreamBooth (Ruiz "
        "et al. 2023), panda and owl on new backdrops", unit="distance (RMS, -1 to 1)", target=">= 0.10", n=32, small=4)
 def _new_look(n: int) -> Outcome:
-    gaps, found, base = [], [], []
+    arms: dict[str, list[Tensor]] = {"Textual Inversion": [], "DreamBooth": [], "class word": []}
     for rung in ("panda", "owl"):
         subject, each = subject_of(rung), -(-n // 2)
         ti, db = (subject.identity(x).distance for x in (drawn_as(f"{rung}-word", WORD, each), dreambooth_of(rung, each)))
-        gaps.append(ti - db)
-        found.append(db)
-        base.append(subject.identity(drawn_as("", subject.word, each)).distance)
-    estimate = bootstrap(torch.mean, torch.cat(gaps))
+        plain = subject.identity(drawn_as("", subject.word, each)).distance
+        for arm, distance in zip(arms.values(), (ti, db, plain), strict=True):
+            arm.append(distance)
+    ti, db, plain = (torch.cat(arm) for arm in arms.values())
+    estimate = bootstrap(torch.mean, ti - db)
+    levels = {f"{name}, {rung}": float(x.mean()) for name, arm in arms.items()
+              for rung, x in zip(("panda", "owl"), arm, strict=True)}
     return Outcome(estimate.value, estimate.low, estimate.high,
-                   baseline={"distance of the class word": float(torch.cat(base).mean())},
-                   floor={"distance of DreamBooth": float(torch.cat(found).mean())})
+                   baseline={"class word minus DreamBooth": float((plain - db).mean())}, settings=levels)
 
 
 @claim("19.unchanged", "a word that Textual Inversion learnt leaves all other prompts as they were: largest change of a "

@@ -17,7 +17,7 @@ from minidiff.rng import generator, normal
 from minidiff.world import COLOUR_NAMES
 from minidiff.zoo import load
 
-__all__ = ["STEPS", "arm", "entropy", "leak"]
+__all__ = ["STEPS", "arm", "backdrop_bits", "entropy", "leak"]
 
 STEPS = 10                                     # DDIM steps of every picture that is scored, guidance 4
 
@@ -54,14 +54,17 @@ def _colours(images: Tensor) -> Tensor:
     return torch.where(scenes.present[:, 0], scenes.colour[:, 0], torch.full_like(scenes.colour[:, 0], len(COLOUR_NAMES)))
 
 
+def _bits(values: Tensor) -> float:
+    p = torch.bincount(values).double() / len(values)
+    return float(-(p[p > 0] * p[p > 0].log2()).sum())
+
+
 def entropy(images: Tensor, rows: Tensor | None = None) -> float:
     """Entropy in bits of the colours that the reader finds; a picture without a thing counts as a colour of its own.
 
     rows: of a bootstrap sample; the pictures are read once.
     """
-    colour = _colours(images) if rows is None else _colours(images)[rows]
-    p = torch.bincount(colour).double() / len(colour)
-    return float(-(p[p > 0] * p[p > 0].log2()).sum())
+    return _bits(_colours(images) if rows is None else _colours(images)[rows])
 
 
 def leak(rung: str, images: Tensor, like: Tensor) -> Tensor:
@@ -82,7 +85,12 @@ def _entropy_ratio(arms: dict[str, str], n: int) -> Outcome:
         ratios.append(new / max(old, 0.1))
     spread, value = torch.tensor(ratios), after / before
     return Outcome(value, min(value, float(spread.quantile(0.025))), max(value, float(spread.quantile(0.975))),
-                   baseline={"bits before": before / len(arms), "bits after": after / len(arms)})
+                   baseline={"not trained": 1.0}, settings={"bits before": before / len(arms), "bits after": after / len(arms)})
+
+
+def backdrop_bits(images: Tensor) -> float:
+    """Entropy in bits of the backdrops that the reader finds."""
+    return _bits(read(images, shipped("readers/final")).scenes.backdrop)
 
 
 @claim("20.forgetting", "DreamBooth without the prior loss (Ruiz et al. 2023) turns the class into the subject: entropy of the "
@@ -96,7 +104,10 @@ def _forgetting(n: int) -> Outcome:
        "bare class after over before", unit="ratio", target=">= 0.8", n=80, small=6, reader="final")
 def _prior(n: int) -> Outcome:
     found, without = (_entropy_ratio({"panda": name}, n) for name in ("panda-lora-prior", "panda-lora"))
-    return Outcome(found.value, found.low, found.high, baseline=found.baseline | {"ratio without prior loss": without.value},
+    backdrops = {f"bits of the backdrop {when}": backdrop_bits(arm("panda", how, n))
+                 for when, how in (("before", ""), ("after", "panda-lora-prior"), ("without prior loss", "panda-lora"))}
+    return Outcome(found.value, found.low, found.high, baseline={"without prior loss": without.value},
+                   settings=found.settings | backdrops,
                    why="the panda no longer shows (20.leak), but about half of the colours' bits are lost all the same")
 
 
@@ -117,7 +128,7 @@ def _gap(rung: str, adapter: str, n: int) -> Outcome:
     estimate = bootstrap(torch.mean, lora - db)
     return Outcome(estimate.value, estimate.low, estimate.high,
                    baseline={"class word minus DreamBooth": float((plain - db).mean())},
-                   floor={"distance of DreamBooth": float(db.mean())},
+                   settings={"LoRA": float(lora.mean()), "DreamBooth": float(db.mean()), "class word": float(plain.mean())},
                    why=f"the distances of {n} pictures spread too widely to tell the two apart this finely")
 
 
@@ -132,7 +143,7 @@ def _small_new(n: int) -> Outcome:
     found = _gap("panda", "panda-lora-small", n)
     why = ("r = 2 in attention alone is too little for a new shape; in a square layer it is 2 r / width of the weights, so in "
            "Stable Diffusion, whose layers are 320 to 1280 wide, the same r is a far smaller share")
-    return Outcome(found.value, found.low, found.high, found.baseline, found.floor, why=why)
+    return Outcome(found.value, found.low, found.high, found.baseline, settings=found.settings, why=why)
 
 
 @claim("20.lora_large_new", "a LoRA of about a tenth of the weights (r = 8, attention, feed-forward, convolutions) learns a new "
