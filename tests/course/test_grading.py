@@ -213,7 +213,7 @@ def test_the_students_notebook_holds_no_solution_and_the_instructors_all(lesson:
     assert json.dumps(book) == before
     for made in (given, kept):
         nbformat.validate(nbformat.from_dict(made))
-        assert "<details>" not in json.dumps(made) and not any(c.get("outputs") for c in made["cells"])
+        assert "<summary>Solution" not in json.dumps(made) and not any(c.get("outputs") for c in made["cells"])
     code = TransformerManager().transform_cell
     for cell in (c for made in (given, kept) for c in made["cells"] if c["cell_type"] == "code"):
         ast.parse(code(cell["source"]))
