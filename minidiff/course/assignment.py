@@ -58,6 +58,12 @@ def _marked(task: Exercise) -> str:
     return f"{imports}\n\n\n{task.source}" if imports else task.source
 
 
+def _kept(check: re.Match[str]) -> str:
+    """The call of a check, its result kept under the name ``found``: as a line of its own, or within a longer one."""
+    alone = not check.string[:check.start()].rpartition("\n")[2].strip()
+    return f"found = {check.group()}" if alone else f"(found := {check.group()})"
+
+
 def instructors(notebook: dict[str, Any]) -> dict[str, Any]:
     """What stays with the instructor: every answer between nbgrader's markers, every check with its points and hidden test."""
     out = _bare(refresh(notebook))
@@ -66,7 +72,7 @@ def instructors(notebook: dict[str, Any]) -> dict[str, Any]:
         name = re.sub(r"\W", "_", task.id)
         answer["source"] = _marked(task)
         answer["metadata"]["nbgrader"] = plain | {"grade": False, "grade_id": name, "locked": False, "solution": True}
-        test["source"] = CHECK.sub(lambda found: f"found = {found.group()}", test["source"], count=1) + (
+        test["source"] = CHECK.sub(_kept, test["source"], count=1) + (
             '\n### BEGIN HIDDEN TESTS\nassert found.state == "correct", found.message\n### END HIDDEN TESTS')
         test["metadata"]["nbgrader"] = plain | {"grade": True, "grade_id": f"check_{name}", "locked": True, "solution": False,
                                                 "points": task.points}

@@ -17,6 +17,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from graded_class import PLANTED, copies
+from IPython.core.inputtransformer2 import TransformerManager
 
 from minidiff.cli import main
 from minidiff.course import exercises, grade
@@ -212,7 +213,10 @@ def test_the_students_notebook_holds_no_solution_and_the_instructors_all(lesson:
     assert json.dumps(book) == before
     for made in (given, kept):
         nbformat.validate(nbformat.from_dict(made))
-        assert "<details>" not in json.dumps(made) and not any(c.get("outputs") for c in made["cells"])
+        assert "<summary>Solution" not in json.dumps(made) and not any(c.get("outputs") for c in made["cells"])
+    code = TransformerManager().transform_cell
+    for cell in (c for made in (given, kept) for c in made["cells"] if c["cell_type"] == "code"):
+        ast.parse(code(cell["source"]))
     text = "\n".join(c["source"] for c in given["cells"])
     assert "SOLUTION" not in text and "HIDDEN" not in text
     answers = [c for c in kept["cells"] if c["metadata"].get("nbgrader", {}).get("solution")]
