@@ -13,14 +13,13 @@ from torch import Tensor
 from minidiff.diffusion import ddim, ddpm, dpm2m, last, row_noise
 from minidiff.latent.autoencoder import decode, encode
 from minidiff.latent.sample import text_to_image
-from minidiff.measure.distance import frechet
 from minidiff.measure.features import features
 from minidiff.measure.prompts import make_prompts
 from minidiff.rng import key
 from minidiff.world import Scenes, WorldData
 from minidiff.zoo import card, load
 
-__all__ = ["drawn", "fd_mini", "held_out_pictures", "reader_features", "real", "round_trip", "sampled", "shipped"]
+__all__ = ["drawn", "held_out_pictures", "reader_features", "real", "round_trip", "sampled", "shipped"]
 
 _LOOPS = {"ddpm": ddpm, "ddim": ddim, "dpm2m": dpm2m}
 BLOCK = 64
@@ -86,11 +85,6 @@ def sampled(n: int, loop: str, *, name: str = "pixel-ddpm", seed: int = 0, **opt
 def reader_features(images: Tensor, reader: str = "final") -> Tensor:
     """Features (N, 64) of pictures by a shipped reader."""
     return features(images, load(f"readers/{reader}"))
-
-
-def fd_mini(a: Tensor, b: Tensor, reader: str = "final") -> float:
-    """FDmini: the Frechet distance between the features of two sets of pictures. Biased upwards like 1/N: compare at one N."""
-    return float(frechet(reader_features(a, reader), reader_features(b, reader)))
 
 
 @functools.lru_cache(maxsize=4)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from minidiff.course.claims import Outcome, claim
-from minidiff.course.samples import fd_mini, real, sampled
+from minidiff.course.samples import real, sampled
 from minidiff.diffusion import Gaussian, Schedule, ddim, dpm2m, invert, last
 from minidiff.measure.interval import bootstrap
 from minidiff.measure.pictures import psnr
@@ -45,10 +45,7 @@ def confident(images: Tensor) -> Tensor:
 
 
 def _readable(n: int, made: Tensor, reference: Tensor, why: str = _COST, others: dict[str, Tensor] | None = None) -> Outcome:
-    """Share of readable pictures of ``made`` minus that of ``reference``, which started from the same noises.
-
-    FDmini stands beside it only: where both sets are as near to the world as the world is to itself, its ratio says nothing.
-    """
+    """Share of readable pictures of ``made`` minus that of ``reference``, which started from the same noises."""
     base, mine = confident(reference), confident(made)
     found = bootstrap(torch.mean, mine - base)
     if n < FULL:
@@ -63,9 +60,7 @@ def _readable(n: int, made: Tensor, reference: Tensor, why: str = _COST, others:
         found.high,
         baseline={"pixel-small-eps, DDIM, 20 steps": apart(_of(n, "ddim", name="pixel-small-eps", steps=20, clip=CLIP))},
         floor={"real pictures": apart(real(n))},
-        settings={name: apart(x) for name, x in (others or {}).items()}
-        | {"share of the reference": float(base.mean()), "FDmini": fd_mini(made, real(n)),
-           "FDmini of the reference": fd_mini(reference, real(n)), "FDmini of real pictures": fd_mini(real(n, start=n), real(n))},
+        settings={name: apart(x) for name, x in (others or {}).items()},
         why=why,
     )
 

@@ -44,7 +44,7 @@ def _survival_claims() -> None:
             "after the round trip, against before",
             unit="points of accuracy",
             target=">= -1",
-            n=128, small=32,
+            n=512, small=32,
             reader="final",
         )(run)
 
@@ -248,7 +248,7 @@ def _mixture(n: int) -> Tensor:
     "the stored scaling_factor brings mini-vae's latents of held-out pictures to unit standard deviation",
     unit="standard deviation",
     target="1.0 +- 0.02",
-    n=128, small=64,
+    n=1024, small=64,
 )
 def scale(n: int) -> Outcome:
     vae = load("mini-vae")

@@ -194,7 +194,6 @@ def test_rows_compare_pictures_from_the_same_noises_and_with_what_they_say(monke
     monkeypatch.setattr(board, "_pictures", pictures)
     monkeypatch.setattr(board, "confident", lambda x: x)
     monkeypatch.setattr(board, "real", lambda n, start=0: torch.ones(n, dtype=torch.float64))
-    monkeypatch.setattr(board, "fd_mini", lambda a, b: float((a - b).abs().mean()))
     found = board.ddim_ddpm(64)
     assert found.value == pytest.approx(4 / 64) and found.low <= found.value <= found.high
     assert found.floor == {"real pictures": pytest.approx(8 / 64)} and list(found.baseline.values()) == [pytest.approx(-40 / 64)]
