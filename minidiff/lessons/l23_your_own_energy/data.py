@@ -169,7 +169,8 @@ CAUSES = {
 WHY_FAILED = {
     "02.readable": "model", "02.validity": "model", "05.red_star": "model", "06.cells": "model", "06.coverage_gan": "model",
     "06.quality_ddgan": "model", "06.quality_gan": "model", "06.quality_vae": "model", "06.validity": "model",
-    "07.psnr": "model", "07.survives_mood": "model", "07.survives_pattern": "model", "07.survives_wears": "model",
+    "07.psnr": "model", "07.survives_kind": "model",
+    "07.survives_mood": "model", "07.survives_pattern": "model", "07.survives_wears": "model",
     "08.held_out": "model", "08.inpaint": "model", "08.probe": "model", "08.two_things": "model", "08.upscale_x4": "model",
     "13.size": "model", "19.inside": "model", "21.one_thing": "model",
     "04.as_asked": "claim", "06.seconds_ddpm": "claim", "06.z_unused": "claim", "07.f_network": "claim",
