@@ -72,7 +72,8 @@ async function ahead(model, parts, image, status, find, done) {
     }
   };
   const fetch = () => {
-    const at = here(), far = Math.max(...knobs.map(k => k.live ? k.count : 0));
+    const at = here(), live = knobs.filter(k => k.live);
+    const far = Math.min(parts.most / 4 / live.length, Math.max(...live.map(k => k.count)));      // from empty, half of the most
     if (pages.size > parts.most) pages.clear();
     for (let gap = 0; gap < far; gap++)
       for (let i = 0; i < knobs.length; i++)

@@ -31,6 +31,7 @@ def filled(hole, seed):
 show.panel(filled, show.mask("hole", torch.zeros(3, 32, 32), start=show.box_mask(32, 2, 2, 8, 8)), show.seed(), action="fill",
            check=lambda hole, seed: f"{int(hole.sum())} pixels painted", caption="Paint.", alt="a square")"""],
     "flip": [START, 'show.panel(grey, show.slider("t", 0, 9, 1, 4), alt="grey")'],
+    "long slider": [START, 'show.panel(lambda t: grey(t % 10), show.slider("t", 0, 2999, 1, 1500), alt="grey")'],
     "slow": [START, 'show.panel(grey, show.slider("t", 0, 9, 1, 4, live=False), alt="grey")'],
     "dark": [START, """
 show.panel(lambda hole, way: (show.pixels(hole[None, None].expand(1, 3, 32, 32))[0], f"{way} {int(hole.sum())}"),
@@ -136,6 +137,15 @@ def test_a_slider_turns_the_pictures_without_the_kernel(server: Lab) -> None:
     seen = visit(server, "flip.ipynb", then=silent)
     assert seen.wrong == []
     assert found == [True] * 3, "turned, turned again, and the kernel's late answer turns nothing back"
+
+
+def test_the_kernel_comes_to_rest_beside_a_long_slider(server: Lab) -> None:
+    """The page fetches what is near, not one picture after another for ever."""
+    def move(page: Any) -> None:
+        page.locator(HANDLE).press("ArrowRight")
+        page.wait_for_function("minidiff.answered().then(() => true)")
+
+    assert visit(server, "long slider.ipynb", then=move, move=False).wrong == []
 
 
 def test_a_pressed_button_says_so_at_once(server: Lab) -> None:
