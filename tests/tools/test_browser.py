@@ -111,8 +111,8 @@ def test_a_dead_knob_a_failing_callback_and_a_request_outside_are_seen(server: L
 def _number(shown: str | None) -> float | str | None:
     """What a knob shows, as a number where it is one: "6" and "6.0" are the same place."""
     try:
-        return float(shown)
-    except (TypeError, ValueError):
+        return float(shown.replace("\N{MINUS SIGN}", "-"))
+    except (AttributeError, ValueError):
         return shown
 
 
