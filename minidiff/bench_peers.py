@@ -24,7 +24,7 @@ from torch import Tensor
 
 from minidiff.bench_settings import Row
 
-__all__ = ["CONTESTS", "Contest", "PEERS", "Side", "Work", "compare", "setup"]
+__all__ = ["CONTESTS", "Contest", "PEERS", "Side", "Worker", "compare", "setup"]
 
 # what it is called here -> what pip is asked for; the versions are those that the works in bench_works were written against
 PEERS: dict[str, tuple[str, ...]] = {
@@ -133,7 +133,7 @@ def setup(place: Path, peers: Mapping[str, Sequence[str]] | None = None) -> Iter
 # Processes -------------------------------------------------------------------------------------------------------------------
 
 
-class Work:
+class Worker:
     """A side's process: ready when it is made, or with the reason in ``error``."""
 
     def __init__(self, side: Side, n: int, place: Path) -> None:
@@ -177,7 +177,7 @@ def compare(contest: Contest, place: Path, seconds: float, clock: str) -> Iterat
     ROUNDS runs at least, and as many as fit into ``seconds``; before them one that does not count, in which a side warms up, or
     is compiled. clock: "wall" or "processor".
     """
-    works = {side.name: Work(side, contest.n, place) for side in contest.sides}
+    works = {side.name: Worker(side, contest.n, place) for side in contest.sides}
     times: dict[str, list[float]] = {name: [] for name in works}
     first: dict[str, float] = {}
     memory: dict[str, float] = {}
@@ -213,7 +213,7 @@ def compare(contest: Contest, place: Path, seconds: float, clock: str) -> Iterat
         yield Row(f"{contest.what}: {name}", median[name], "s", f"{note}{', ' if name in notes else ''}{notes.get(name, '')}")
 
 
-def _judged(contest: Contest, works: Mapping[str, Work]) -> dict[str, str]:
+def _judged(contest: Contest, works: Mapping[str, Worker]) -> dict[str, str]:
     """The note of each side that made pictures."""
     if contest.judge is None:
         return {}

@@ -133,15 +133,17 @@ def train_diffusers(n: int) -> Work:
 def train_lucidrains(n: int) -> Work:
     """Its Trainer's own loop over its own network, on pictures that lie ready."""
     _stand_in_torchvision()
-    import tempfile
+    from tempfile import TemporaryDirectory
 
     from denoising_diffusion_pytorch import GaussianDiffusion, Trainer, Unet
     from PIL import Image
-    folder = tempfile.mkdtemp(prefix="minidiff-bench-")
+    place = TemporaryDirectory(prefix="minidiff-bench-")       # goes with the trainer, which keeps it
+    folder = place.name
     for i in range(100):                             # it looks for a hundred files, and reads none of them here
         Image.new("RGB", (SIDE, SIDE)).save(os.path.join(folder, f"{i}.png"))
     trainer = Trainer(GaussianDiffusion(Unet(WIDTH, dim_mults=MULTS), image_size=SIDE), folder, train_batch_size=BATCH,
                       results_folder=os.path.join(folder, "results"), calculate_fid=False, save_and_sample_every=10**9)
+    trainer.place = place
     trainer.dl = ((x + 1) / 2 for x in _batches())   # it takes [0, 1]
 
     def work() -> None:

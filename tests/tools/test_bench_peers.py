@@ -45,7 +45,7 @@ def fake(place: Path, name: str, times: list[float], *, torch_version: str = tor
     """A peer whose runs take what ``times`` says."""
     python = python_of(name, place)
     python.parent.mkdir(parents=True)
-    said = {"torch": torch_version, "versions": {}} if first is None else first
+    said = {"torch": torch_version} if first is None else first
     python.write_text(FAKE.format(python=sys.executable, first=said, log=str(place / "log"), name=name, times=times,
                                   breaks=breaks, shade=shade))
     python.chmod(0o755)
