@@ -10,10 +10,13 @@ import subprocess
 import sys
 import tomllib
 import types
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import yaml
+
+from minidiff.bench_peers import PEERS
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -43,10 +46,13 @@ def test_every_requirement_is_pinned_above_its_lower_bound(name: str, bound: str
     assert numbers(pins()[name]) >= numbers(bound)
 
 
-def imported() -> set[str]:
-    """What the package imports from outside the standard library, at the top or inside a function."""
+OTHERS = ROOT / "minidiff/bench_works.py"        # the one module that runs other libraries, in environments of their own
+
+
+def imported(paths: Iterable[Path]) -> set[str]:
+    """What these modules import from outside the standard library, at the top or inside a function."""
     found: set[str] = set()
-    for path in (ROOT / "minidiff").rglob("*.py"):
+    for path in paths:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 found |= {alias.name.partition(".")[0] for alias in node.names}
@@ -56,11 +62,15 @@ def imported() -> set[str]:
 
 
 def test_what_is_declared_is_imported_and_what_is_imported_is_declared() -> None:
-    """Packages of the test extra serve the tests alone: scipy is an oracle there, and no part of the package."""
+    """Packages of the test extra serve the tests alone: scipy is an oracle there, and no part of the package. What the peers'
+    bench runs is declared in its table, with the version, and imported there only."""
     core, notebooks = ({line.partition(">=")[0] for line in group}
                        for group in (PROJECT["dependencies"], PROJECT["optional-dependencies"]["notebooks"]))
     brought = {"huggingface_hub", "tokenizers", "traitlets", "IPython", "google"}      # of transformers, ipykernel; Colab
-    assert core <= imported() and imported() <= core | notebooks | brought
+    found = imported(path for path in (ROOT / "minidiff").rglob("*.py") if path != OTHERS)
+    assert core <= found and found <= core | notebooks | brought
+    peers = [packages[0].partition("==") for packages in PEERS.values()]
+    assert imported([OTHERS]) - found == {name.replace("-", "_") for name, _, _ in peers} and all(v for _, _, v in peers)
     assert "scipy" in {line.partition(">=")[0] for line in PROJECT["optional-dependencies"]["test"]}
 
 
