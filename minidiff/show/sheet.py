@@ -23,7 +23,7 @@ __all__ = ["Picture", "picture", "plural", "encode", "font", "wrap", "text_heigh
            "FULL"]
 
 FULL = int(COLUMN * PIXELS)          # display pixels of a full-width picture
-BUDGET = 106_000                     # bytes; a notebook output may have 150 KB, and there a byte takes 4/3
+SMALL, BUDGET = 20_000, 106_000      # bytes: stored exactly; the most (a notebook output may have 150 KB, where a byte takes 4/3)
 _PAD, _CAPTION = 12, 12.5            # display pixels: margin and caption size
 
 
@@ -38,15 +38,18 @@ class Picture:
             self.width, self.height = -(-opened.width // density), -(-opened.height // density)
 
     @classmethod
-    def of(cls, array: np.ndarray, *, alt: str, caption: str = "", drawing: bool = False) -> Picture:
-        """From uint8 device pixels (H, W, 3); at half the density if it would be too large for a notebook otherwise.
+    def of(cls, array: np.ndarray, *, alt: str, caption: str = "") -> Picture:
+        """From uint8 device pixels (H, W, 3): exactly if that is small, else with a palette of its own, else as ``encode`` does.
 
-        drawing: lines and text rather than pictures, which may be stored with a palette.
+        At half the density if it would be too large for a notebook otherwise.
         """
-        data = (few_colours(array) if drawing else None) or encode(array, palette=True)
+        data = encode(array)
+        if len(data) > SMALL:
+            data = few_colours(array) or data
         if len(data) <= BUDGET:
             return cls(data, alt=alt, caption=caption)
-        return cls(encode(np.asarray(Image.fromarray(array).reduce(DENSITY)), palette=True), alt=alt, caption=caption, density=1)
+        small = np.asarray(Image.fromarray(array).reduce(DENSITY))
+        return cls(few_colours(small) or encode(small), alt=alt, caption=caption, density=1)
 
     @property
     def array(self) -> np.ndarray:
@@ -85,7 +88,7 @@ def picture(source: Figure | np.ndarray, *, alt: str, caption: str = "") -> Pict
     if hasattr(source, "savefig"):
         with Image.open(io.BytesIO(png(source))) as opened:
             array = np.asarray(opened.convert("RGB"))
-        return Picture.of(framed(array, caption=caption, margin=0), alt=alt, caption=caption, drawing=True)
+        return Picture.of(framed(array, caption=caption, margin=0), alt=alt, caption=caption)
     array = np.asarray(source)
     if array.ndim == 2:
         array = np.repeat(array[..., None], 3, 2)
@@ -96,40 +99,32 @@ def picture(source: Figure | np.ndarray, *, alt: str, caption: str = "") -> Pict
         require(ok, "source", f"{array.dtype} values from {array.min():.3g} to {array.max():.3g}", "uint8, or floats in [0, 1]",
                 "show.grid(images) for tensors in [-1, 1]")
         array = np.round(array * 255).astype(np.uint8)
-    few = Image.fromarray(np.ascontiguousarray(array)).getcolors(1500) is not None
-    return Picture.of(framed(array, caption=caption), alt=alt, caption=caption, drawing=few)
+    return Picture.of(framed(array, caption=caption), alt=alt, caption=caption)
 
 
-def few_colours(array: np.ndarray, *, most: int = 10_000) -> bytes | None:
-    """A drawing, uint8 (H, W, 3), as PNG bytes with a palette of 256: a third of the size, and no eye sees the difference.
+def few_colours(array: np.ndarray, *, moved: float = 2.5) -> bytes | None:
+    """uint8 (H, W, 3) as PNG bytes with a palette of 256 colours chosen for it: a third of the size.
 
-    None for what is no drawing: more than ``most`` colours, or values that would move by more than half of 1/255 on average.
+    None for what a palette would show: values that move by more than ``moved``/255 on average (pictures of noise).
     """
-    image = Image.fromarray(array)
-    if image.getcolors(most) is None:
-        return None
-    small = image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    moved = np.abs(np.asarray(small.convert("RGB")).astype(np.int16) - array)
-    if float(moved.mean()) > 0.5:
+    image = Image.fromarray(np.ascontiguousarray(array))
+    small = image.quantize(256, method=Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
+    if float(np.abs(np.asarray(small.convert("RGB")).astype(np.int16) - array).mean()) > moved:
         return None
     buffer = io.BytesIO()
     small.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 
-def encode(array: np.ndarray, *, fast: bool = False, budget: int = BUDGET, palette: bool = False) -> bytes:
+def encode(array: np.ndarray, *, fast: bool = False, budget: int = BUDGET) -> bytes:
     """uint8 (H, W, 3) as PNG bytes, without loss if that fits the budget (or if ``fast``, for live panels).
 
-    palette: store up to 256 colours as a palette, at half the size.
     Only pictures of noise are larger. There values are rounded to steps of 17, 36 or 51, but only where most neighbours
     differ by more than the step, so that it cannot be seen; smooth parts stay exact.
     """
     def once(values: np.ndarray) -> bytes:
-        buffer, image = io.BytesIO(), Image.fromarray(values)
-        if palette and image.getcolors(256) is not None:
-            small = image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-            image = small if np.array_equal(np.asarray(small.convert("RGB")), values) else image
-        image.save(buffer, format="PNG", **({"compress_level": 1} if fast else {"optimize": True}))
+        buffer = io.BytesIO()
+        Image.fromarray(values).save(buffer, format="PNG", **({"compress_level": 1} if fast else {"optimize": True}))
         return buffer.getvalue()
 
     data = once(array)

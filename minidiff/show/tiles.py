@@ -14,7 +14,7 @@ from minidiff.errors import BadInput, check_images, require
 from minidiff.show.sheet import FULL, Picture, encode, font, framed, paper, plural, text_height, wrap, write_file, write_text
 from minidiff.show.theme import DENSITY, INK, SOFT
 
-__all__ = ["pixels", "tile", "grid", "strip", "spread", "lay_out", "save_grid"]
+__all__ = ["pixels", "tile", "grid", "strip", "spread", "lay_out", "below", "save_grid"]
 
 Images = torch.Tensor | Sequence[torch.Tensor]
 GAP, LABEL, SIDE = 4, 11.5, 130                       # display pixels: gap, label size, widest column of row labels
@@ -192,6 +192,17 @@ def strip(frames: Images, *, labels: Sequence[object] | Callable[[int], object] 
     alt = alt or f"{caption} Film strip of {plural(len(chosen), 'frame')}, {plural(len(rows), 'row')}{span}"
     return grid(rows, column_labels=[texts[place] for place in chosen] if texts else None, row_labels=row_labels, scale=scale,
                 columns=len(chosen), alt=alt.strip(), caption=caption)
+
+
+def below(*parts: np.ndarray) -> np.ndarray:
+    """Pictures, uint8 (H, W, 3) each, one below the other in the middle of one sheet: a panel's tiles over its graph."""
+    require(bool(parts), "parts", "none", "at least one picture", "below(lay_out(rows), curve(lines, alt=...).array)")
+    wide, top = max(part.shape[1] for part in parts), 0
+    sheet = paper(wide, sum(part.shape[0] for part in parts) + GAP * DENSITY * (len(parts) - 1))
+    for part in parts:
+        sheet.paste(Image.fromarray(part), ((wide - part.shape[1]) // 2, top))
+        top += part.shape[0] + GAP * DENSITY
+    return np.asarray(sheet)
 
 
 def save_grid(path: str | os.PathLike[str], images: Images, *, columns: int | None = None, scale: int = 1, gap: int = 2) -> Path:

@@ -12,6 +12,9 @@ from PIL import Image
 
 from minidiff import show
 from minidiff.errors import BadInput
+from minidiff.show.sheet import Picture, encode
+from minidiff.show.tiles import below
+from minidiff.world import WorldData
 
 
 def _opened(picture) -> np.ndarray:
@@ -170,6 +173,30 @@ def test_a_picture_of_noise_fits_a_notebook_and_its_smooth_parts_stay_exact():
     want, got = show.pixels(smooth)[0], picture.array[24 : 24 + 128 : 2, 24 : 24 + 128 : 2]
     assert (got[:, :44] == want[:, :44]).all()                                          # away from the noise on its right
     assert np.abs(picture.array.astype(int)[24:152, 160:288:2] - np.repeat(show.pixels(noise)[0], 2, 0)).max() <= 26
+
+
+def test_a_board_of_pictures_gets_a_palette_of_its_own_and_keeps_its_skies():
+    """At most half the bytes of the exact pixels; as few bytes by rounding every channel alike move the values far more."""
+    exact = show.tile(WorldData(64, "test", "full").images(24), columns=6, scale=2)
+    board = Picture.of(exact, alt="24 scenes")
+    moved = np.abs(board.array.astype(int) - exact)
+    alike = np.round(exact / 17).astype(np.uint8) * 17
+    assert len(board.png) < 0.5 * len(encode(exact)) and len(board.png) < 1.2 * len(encode(alike))
+    assert moved.mean() < 0.6 * np.abs(alike.astype(int) - exact).mean() and np.percentile(moved, 99) <= 20
+    few = exact[:130, :130]
+    assert (Picture.of(few, alt="four scenes").array == few).all()
+
+
+def test_parts_stand_one_below_the_other_in_the_middle():
+    small, large = np.full((3, 2, 3), 9, np.uint8), np.full((2, 6, 3), 7, np.uint8)
+    sheet = below(small, large, small)
+    gap = (sheet.shape[0] - 8) // 2
+    assert sheet.shape == (8 + 2 * gap, 6, 3) and gap > 0
+    want = np.full(sheet.shape, -1)
+    want[:3, 2:4], want[3 + gap : 5 + gap], want[5 + 2 * gap :, 2:4] = 9, 7, 9
+    assert (sheet[want == 9] == 9).all() and (sheet[want == 7] == 7).all() and (sheet[want < 0] > 200).all()
+    with pytest.raises(BadInput, match="at least one picture"):
+        below()
 
 
 def test_saving_replaces_whole_files_only(tmp_path, monkeypatch):

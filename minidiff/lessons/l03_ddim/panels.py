@@ -28,11 +28,6 @@ def _empty(rows: np.ndarray, count: int) -> np.ndarray:
     return np.concatenate([rows, blank])
 
 
-def _pixels(images: Tensor) -> np.ndarray:
-    """The pictures in 43 levels a channel: smaller stills, and the eye hardly sees it."""
-    return pixels(((images.clamp(-1, 1) + 1) * 21).round() / 21 - 1)
-
-
 class EtaPaths:
     """Points on a line on their way by DDIM at a chosen eta, beside the ways at eta = 0, and where all of them end.
 
@@ -118,7 +113,7 @@ class Explorer:
         x = self.samples(calls=calls, eta=eta, solver=solver)
         used = calls if solver != "Heun" else 2 * ((calls + 1) // 2) - 1
         name = f"{solver}, η = {eta:g}" if solver == "DDIM" else solver
-        rows = [_empty(_pixels(x), len(self.noise)), _pixels(self.reference)]
+        rows = [_empty(pixels(x), len(self.noise)), pixels(self.reference)]
         array = lay_out(rows, 2, row_labels=[f"{name}, {plural(used, 'call')}", self.label])
         aside = "" if solver == "DDIM" or eta == 0 else " (η has no effect on this solver)"
         cost = f"{plural(len(x), 'picture')}, {plural(used, 'network call')} each"
@@ -139,7 +134,7 @@ class Trajectories:
         self._pixels = {}
         for name, steps in self.runs.items():
             chosen = [steps[i] for i in spread(len(steps), frames)]
-            self._pixels[name] = [(s.t_prev, _pixels(torch.stack([s.x, s.x0], 1)[:count].flatten(0, 1))) for s in chosen]
+            self._pixels[name] = [(s.t_prev, pixels(torch.stack([s.x, s.x0], 1)[:count].flatten(0, 1))) for s in chosen]
 
     def render(self, *, part: int) -> tuple[np.ndarray, str]:
         """part: 0 (noise) to 100 (picture), in % of the steps. One row a run: x_t and x0 guess of each picture."""
@@ -159,7 +154,7 @@ class Walk:
         sizes = {len(frames) for frames in ways.values()}
         require(sizes == {len(weights)}, "ways", f"{sorted(sizes)} frames", f"{len(weights)} frames each, one for each weight")
         self.weights = list(weights)
-        self._pixels = {name: _pixels(frames) for name, frames in ways.items()}
+        self._pixels = {name: pixels(frames) for name, frames in ways.items()}
 
     def render(self, *, weight: int) -> tuple[np.ndarray, str]:
         """weight: number of the frame, from 0."""

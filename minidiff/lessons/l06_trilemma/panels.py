@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import ImageDraw
 from torch import Tensor
 
 from minidiff.diffusion.ddgan import GRID_SCALE, ddgan, grid_score
@@ -20,6 +20,7 @@ from minidiff.lessons.l06_trilemma.data import WAYS
 from minidiff.lessons.l06_trilemma.toys import draw_points
 from minidiff.measure.interval import Estimate
 from minidiff.show import colour, figure, paper, picture, rgb, tile
+from minidiff.show.tiles import below
 from minidiff.zoo import load
 
 __all__ = ["STEPS", "Trilemma", "plane", "steps_view", "walk_view"]
@@ -115,12 +116,9 @@ class Trilemma:
         """The plot, and below it the pictures of ``way``."""
         check_choice("way", way, WAYS)
         graph, shown = self._plot(way), tile(self.images[way].clamp(-1, 1), columns=8, scale=5)
-        sheet = paper(max(graph.shape[1], shown.shape[1]), graph.shape[0] + shown.shape[0] + 12)
-        sheet.paste(Image.fromarray(graph), (0, 0))
-        sheet.paste(Image.fromarray(shown), (40, graph.shape[0] + 6))
         r, calls = self.rows[way], WAYS[way]
         text = (f"{way}, {calls} network call{'s' * (calls > 1)}: quality {r['quality'].value:.0%} [{r['quality'].low:.0%}, "
                 f"{r['quality'].high:.0%}], coverage {r['coverage'].value:.0%} [{r['coverage'].low:.0%}, "
                 f"{r['coverage'].high:.0%}], "
                 f"{r['seconds'].value:.2g} CPU seconds")
-        return np.asarray(sheet), text
+        return below(graph, shown), text

@@ -21,11 +21,6 @@ from minidiff.world import COLOUR_NAMES, KINDS, PATTERNS, Scenes
 __all__ = ["Chooser", "LatentExplorer", "caption_of"]
 
 
-def _coarse(images: Tensor) -> Tensor:
-    """43 levels a channel: smaller stills, and the eye hardly sees it."""
-    return ((images.clamp(-1, 1) + 1) * 21).round() / 21 - 1
-
-
 def _difference(a: Tensor, b: Tensor, gain: float) -> Tensor:
     """Where two pictures (B, 3, H, W) differ, as a grey picture: black where they agree, white from 2 / gain on."""
     return (gain * (a - b).abs().mean(1, keepdim=True)).expand(-1, 3, -1, -1).clamp(0, 2) - 1
@@ -75,7 +70,7 @@ class LatentExplorer:
     def render(self, *, channel: int, row: int, column: int, amount: float) -> tuple[np.ndarray, str]:
         """Before, after, and what changed (five times as bright)."""
         after = self.edited(channel=channel, row=row, column=column, amount=amount)
-        shown = torch.cat([_coarse(self.before), _coarse(after), _difference(self.before, after, 5.0)])
+        shown = torch.cat([self.before, after, _difference(self.before, after, 5.0)])
         array = lay_out([pixels(shown)], 3, column_labels=["decoded", "one number moved", "what changed (× 5)"])
         where = f"channel {channel}, row {row}, column {column}, moved by {amount:+.1f}"
         if amount == 0:
@@ -103,7 +98,7 @@ class Chooser:
         require(isinstance(picture, int) and 0 <= picture < len(self._images), "picture", picture,
                 f"a whole number from 0 to {len(self._images) - 1}")
         x, y = self._images[picture : picture + 1], self._trips[autoencoder][picture : picture + 1]
-        shown = torch.cat([_coarse(x), _coarse(y), _difference(x, y, 4.0)])
+        shown = torch.cat([x, y, _difference(x, y, 4.0)])
         array = lay_out([pixels(shown)], 3, column_labels=["picture", autoencoder, "difference (× 4)"])
         level = float(10 * torch.log10(4 / (x - y.clamp(-1, 1)).square().mean().clamp(min=1e-10)))
         before, after = caption_of(self._said[""], picture), caption_of(self._said[autoencoder], picture)

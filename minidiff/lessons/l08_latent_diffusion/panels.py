@@ -27,11 +27,6 @@ from minidiff.steer import Recorder
 __all__ = ["Film", "Holes", "Painter", "blended", "over"]
 
 
-def _coarse(images: Tensor) -> np.ndarray:
-    """Pixels in 9 levels a channel: smaller stills, and the eye hardly sees it."""
-    return pixels(((images.clamp(-1, 1) + 1) * 4).round() / 4 - 1)
-
-
 def over(maps: Tensor, image: Tensor) -> np.ndarray:
     """Maps (K, h, w), each scaled to its own maximum, in viridis over one picture (3, H, W): uint8 (K, H, W, 3)."""
     from matplotlib import colormaps
@@ -39,7 +34,7 @@ def over(maps: Tensor, image: Tensor) -> np.ndarray:
     big = F.interpolate(maps[:, None].float(), size=image.shape[-2:], mode="nearest")[:, 0]
     big = big / big.amax((1, 2), keepdim=True).clamp(min=1e-12)
     colours = np.asarray(colormaps["viridis"]((big * 12).round().div(12).numpy()))[..., :3] * 255
-    return 17 * ((0.7 * colours + 0.3 * _coarse(image[None])) / 17).round().astype(np.uint8)
+    return (0.7 * colours + 0.3 * pixels(image[None])).round().astype(np.uint8)
 
 
 class Painter:
@@ -80,7 +75,7 @@ class Painter:
             images, maps, words = self.run(prompt=prompt, seed=seed, guidance=guidance)
             tiles = over(maps, images[-1])
             row = self.moments
-            rows = [_coarse(images), *(tiles[i:i + row] for i in range(0, len(tiles), row))]
+            rows = [pixels(images), *(tiles[i:i + row] for i in range(0, len(tiles), row))]
             peaks = maps.amax((1, 2)).tolist()
             after = [f"after {1 + i}" for i in spread(self.steps, self.moments)[:-1]]
             labels = [*after, "finished", *(f"{word} {peak:.2f}" for word, peak in zip(words, peaks, strict=True))]
@@ -123,7 +118,7 @@ class Film:
         maps = self.maps[site, word]
         two = torch.stack([maps[step], maps[:step + 1].mean(0)])
         pictures = torch.stack([self.noisy[step], self.guess[step]])
-        row = np.concatenate([_coarse(pictures), over(two, self.guess[step])])
+        row = np.concatenate([pixels(pictures), over(two, self.guess[step])])
         share = float(maps[step].sum() / torch.stack([self.maps[site, w][step] for w in self.words]).sum())
         array = lay_out([row], 2, labels=["the latent, decoded", "the guess", f"{word!r}, this step", f"{word!r}, mean so far"])
         return array, f"step {step + 1} of {len(self.ts)}, t = {self.ts[step]}; {word!r} gets {share:.0%} of what the words get"
@@ -189,7 +184,7 @@ class Holes:
     def render(self, mask: Tensor, prompt: str, seed: int, method: str) -> tuple[np.ndarray, str]:
         """The picture, the picture with its hole, and what was painted."""
         hole = torch.where(mask > 0.5, torch.zeros_like(self.image), self.image)
-        row = _coarse(torch.cat([self.image[None], hole[None], self.images(mask, prompt, seed, method)]))
+        row = pixels(torch.cat([self.image[None], hole[None], self.images(mask, prompt, seed, method)]))
         tries = [f"try {seed * self.count + i + 1}" for i in range(self.count)]
         array = lay_out([row], 2, labels=["known", "what is kept", *tries])
         return array, f"{method}: {prompt!r}, seed {seed}, {float(mask.mean()):.0%} of the picture painted anew"

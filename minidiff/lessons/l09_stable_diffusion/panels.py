@@ -42,11 +42,6 @@ class Colours:
         return rgb.clamp(-1, 1).repeat_interleave(self.factor, 2).repeat_interleave(self.factor, 3)
 
 
-def _coarse(images: Tensor) -> np.ndarray:
-    """Pixels in 31 levels a channel: smaller stills, and the eye hardly sees it."""
-    return pixels(((images.clamp(-1, 1) + 1) * 15).round() / 15 - 1)
-
-
 class PromptBox:
     """What a pipeline draws for a prompt from the same few noises, for a number of steps and a guidance weight.
 
@@ -76,7 +71,7 @@ class PromptBox:
         images = self.images(prompt=prompt, steps=steps, guidance=guidance)
         rows = len(self.noise) * steps * (2 if guidance != 1 else 1)
         seen = f"the U-Net saw {plural(rows, 'row')}"
-        return (lay_out([_coarse(images)], self.scale),
+        return (lay_out([pixels(images)], self.scale),
                 f"{plural(len(images), 'picture')}, {plural(steps, 'step')}, weight {guidance:g}: {seen}")
 
 
@@ -93,7 +88,7 @@ class Scrubber:
         z, guess = (torch.stack([getattr(s, name)[row] for s in steps]) for name in ("x", "x0"))
         with torch.no_grad():
             seen = decode(pipe.vae, guess)
-        self._rows = [_coarse(torch.stack(three)) for three in zip(colours(z), colours(guess), seen)]
+        self._rows = [pixels(torch.stack(three)) for three in zip(colours(z), colours(guess), seen)]
 
     def render(self, *, step: int) -> tuple[np.ndarray, str]:
         """step: 1 to the number of steps; the state after it."""
@@ -128,7 +123,7 @@ class Return:
             z, guess = (torch.stack(part) for part in zip(*states))
             with torch.no_grad():
                 seen = decode(pipe.vae, guess)
-            self._pixels[name] = [_coarse(torch.stack(two)) for two in zip(colours(z), seen)]
+            self._pixels[name] = [pixels(torch.stack(two)) for two in zip(colours(z), seen)]
 
     def render(self, *, place: int) -> tuple[np.ndarray, str]:
         """place: 0 (picture) to the number of steps (noise). One row a way: the latent, and the guess decoded."""

@@ -24,11 +24,6 @@ from minidiff.world import COLOUR_NAMES, KINDS
 __all__ = ["Fader", "Keeping", "TokenSwap", "side_by_side", "swapped_tokens"]
 
 
-def thin(images: Tensor) -> Tensor:
-    """Pictures in 31 levels a channel: smaller stills, and the eye hardly sees it."""
-    return ((images.clamp(-1, 1) + 1) * 15).round() / 15 - 1
-
-
 @torch.no_grad()
 def side_by_side(pipe: Any, z: Tensor, contexts: Mapping[str, Tensor], hooks: Sequence[Hook], *, steps: int, guidance: float = 4.0
              ) -> dict[str, Tensor]:
@@ -67,7 +62,7 @@ class Keeping:
         for name, value in (("cross", cross), ("self_attention", self_attention)):
             require(value in self.shares, name, value, f"one of {', '.join(map(str, self.shares))}")
         branch, plain = f"{cross:g} {self_attention:g}", f"{self.shares[0]:g} {self.shares[0]:g}"
-        rows = [pixels(thin(self.images[b])) for b in ("source", plain, branch)]
+        rows = [pixels(self.images[b]) for b in ("source", plain, branch)]
         mine = self.scores[branch]
         words = [f"{name} {float(mine.of(score).mean()):.2f}" for name, score in (("success", "target"), ("IoU", "iou"))
                  if len(mine.of(score))]
@@ -98,7 +93,7 @@ class Fader:
         require(weight in self.values, "weight", weight, f"one of {', '.join(map(str, self.values))}")
         top = max(float(m.max()) for m in self.maps.values())
         grey = torch.nn.functional.interpolate((self.maps[weight] / top * 2 - 1)[None, None], size=self.images[1.0].shape[-2:])
-        row = torch.cat([thin(self.images[1.0]), thin(self.images[weight]), thin(grey.expand(-1, 3, -1, -1))])
+        row = torch.cat([self.images[1.0], self.images[weight], grey.expand(-1, 3, -1, -1)])
         labels = ["weight 1", f"weight {weight:g}", f"attention to {self.noun!r}"]
         return lay_out([pixels(row)], 3, labels=labels), f"attention to {self.noun!r} times {weight:g}: its mean is " \
             f"{float(self.maps[weight].mean()):.3f}, without the fader {float(self.maps[1.0].mean()):.3f}"
@@ -147,6 +142,6 @@ class TokenSwap:
     def render(self, *, taken: str) -> tuple[np.ndarray, str]:
         """Rows: the first prompt, the mixture, the second prompt."""
         check_choice("taken", taken, SWAPS)
-        rows = [pixels(thin(self.images[what])) for what in ("nothing", taken, "everything")]
+        rows = [pixels(self.images[what]) for what in ("nothing", taken, "everything")]
         return lay_out(rows, 2, row_labels=["first prompt", f"with: {taken}", "second prompt"]), \
             f"taken from the second prompt: {taken}"

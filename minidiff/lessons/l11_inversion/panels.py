@@ -27,11 +27,6 @@ from minidiff.steer import CFG, Trajectory, run
 __all__ = ["CodeMap", "Skipping", "WayBack", "from_noise", "local_std"]
 
 
-def thin(images: Tensor) -> Tensor:
-    """Pictures in 31 levels a channel: smaller stills, and the eye hardly sees it."""
-    return ((images.clamp(-1, 1) + 1) * 15).round() / 15 - 1
-
-
 @torch.no_grad()
 def from_noise(pipe: Any, by: Inversion, prompts: Sequence[str], guidance: float) -> Tensor:
     """Pictures (n, 3, H, W) that a run of ``prompts`` draws after an inversion, in its steps, with all that it needs."""
@@ -58,7 +53,7 @@ class WayBack:
     def render(self, *, guidance: float) -> tuple[np.ndarray, str]:
         """Rows: the pictures; what comes back at w."""
         require(guidance in self.weights, "guidance", guidance, f"one of {', '.join(map(str, self.weights))}")
-        rows = [pixels(thin(x)) for x in (self.pictures, self.images[guidance])]
+        rows = [pixels(x) for x in (self.pictures, self.images[guidance])]
         return lay_out(rows, 2, row_labels=["picture", f"back, w = {guidance:g}"]), \
             f"w = {guidance:g}: {self.psnr[guidance]:.1f} dB; through the autoencoder alone {self.bound:.1f} dB"
 
@@ -97,7 +92,7 @@ class CodeMap:
         code, size = self.codes[picture, noise], self.noisy[picture, noise].shape[-2:]
         std = local_std(code[None])[:, None] - 1
         cells = [F.interpolate(x, size=size) for x in (code[None, :3] / 3, std.expand(-1, 3, -1, -1))]
-        row = thin(torch.cat([self.noisy[picture, noise][None], *cells]))
+        row = torch.cat([self.noisy[picture, noise][None], *cells])
         inside, outside = self.spread(picture, noise)
         return lay_out([pixels(row)], 3, labels=["picture", "code", "its local deviation"]), \
             f"{picture}, noise {noise:g}: the code's standard deviation is {inside:.2f} inside the thing, {outside:.2f} outside"
@@ -124,7 +119,7 @@ class Skipping:
     def render(self, *, skip: float) -> tuple[np.ndarray, str]:
         """Rows: the pictures, the edits."""
         require(skip in self.skips, "skip", skip, f"one of {', '.join(map(str, self.skips))}")
-        rows, mine = [pixels(thin(x)) for x in (self.sources, self.images[skip])], self.scores[skip]
+        rows, mine = [pixels(x) for x in (self.sources, self.images[skip])], self.scores[skip]
         words = ", ".join(f"{name} {float(mine.of(score).mean()):.2f}" for name, score in (("success", "target"), ("IoU", "iou")))
         return lay_out(rows, 2, row_labels=["picture", "target prompt"]), \
             f"{skip:.0%} of the steps left out: {words}"

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from minidiff.editing import NoiseRegularizer, pix2pix_zero, sdedit
@@ -22,24 +21,10 @@ from minidiff.lessons.l12_pix2pix_zero.data import BANKS, bank_direction, direct
 from minidiff.measure import EditPairs, edit_score
 from minidiff.measure.pictures import psnr
 from minidiff.show import curve
-from minidiff.show.sheet import paper
-from minidiff.show.tiles import lay_out, pixels
+from minidiff.show.tiles import below, lay_out, pixels
 from minidiff.steer import Trajectory
 
-__all__ = ["Amounts", "Banks", "Regularised", "spectrum", "thin"]
-
-
-def thin(images: Tensor) -> Tensor:
-    """Pictures in 31 levels a channel: smaller stills, and the eye hardly sees it."""
-    return ((images.clamp(-1, 1) + 1) * 15).round() / 15 - 1
-
-
-def below(top: np.ndarray, graph: np.ndarray) -> np.ndarray:
-    """Two uint8 pictures, one over the other, on the course's paper."""
-    sheet = paper(max(top.shape[1], graph.shape[1]), top.shape[0] + graph.shape[0] + 8)
-    sheet.paste(Image.fromarray(top), (0, 0))
-    sheet.paste(Image.fromarray(graph), (0, top.shape[0] + 8))
-    return np.asarray(sheet)
+__all__ = ["Amounts", "Banks", "Regularised", "spectrum"]
 
 
 class Banks:
@@ -61,7 +46,7 @@ class Banks:
         check_choice("bank", bank, list(self.norms))
         goal = "the target prompt"
         row = torch.stack([self.images["the prompt"], self.images[bank], self.images[goal]])
-        top = lay_out([pixels(thin(row))], 2, labels=["the prompt", f"+ {bank}", goal])
+        top = lay_out([pixels(row)], 2, labels=["the prompt", f"+ {bank}", goal])
         places = range(len(self.tokens))
         lines = {f"{name}": (places, self.norms[name]) for name in dict.fromkeys((goal, bank))}
         graph = curve(lines, x="token (" + ", ".join(f"{k} {w}" for k, w in enumerate(self.tokens)) + ")", y="length", height=2.2,
@@ -100,7 +85,7 @@ class Amounts:
         """Rows: sources, Pix2Pix-Zero at the amount, SDEdit at the strength; below them both curves with these two points."""
         for name, value, known in (("amount", amount, self.amounts), ("strength", strength, self.strengths)):
             require(value in known, name, value, f"one of {', '.join(map(str, known))}")
-        rows = [pixels(thin(x)) for x in (self.source, self.images["amount", amount], self.images["strength", strength])]
+        rows = [pixels(x) for x in (self.source, self.images["amount", amount], self.images["strength", strength])]
         top = lay_out(rows, 2, row_labels=["source", "Pix2Pix-Zero", "SDEdit"])
         here = [self.point("amount", amount), self.point("strength", strength)]
         lines = {name: tuple(zip(*(self.point(knob, v) for v in values), strict=True)) for name, knob, values in (
@@ -137,7 +122,7 @@ class Regularised:
         code, size = self.codes[rounds][picture], self.pictures.shape[-2:]
         power = (spectrum(code).clamp(min=1e-6).log10() / 2).clamp(-1, 1).float()
         cells = [F.interpolate(x, size=size) for x in (code[None, :3] / 3, power[None, None].expand(-1, 3, -1, -1))]
-        row = thin(torch.cat([self.pictures[picture][None], *cells, self.back[rounds][picture][None]]))
+        row = torch.cat([self.pictures[picture][None], *cells, self.back[rounds][picture][None]])
         std, near = self.white[rounds][picture].tolist()
         return lay_out([pixels(row)], 2, labels=["picture", "code", "its spectrum", "back, w = 1"]), \
             f"{rounds} rounds: deviation {std:.2f}, neighbours {near:.2f}, back with {float(self.psnr[rounds][picture]):.1f} dB"

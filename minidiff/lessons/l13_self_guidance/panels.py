@@ -28,11 +28,6 @@ __all__ = ["Pushes", "Sites", "Targets", "marked", "over"]
 Point = tuple[float, float]
 
 
-def _coarse(images: Tensor) -> np.ndarray:
-    """Pixels in 31 levels a channel: smaller stills, and the eye hardly sees it."""
-    return pixels(((images.clamp(-1, 1) + 1) * 15).round() / 15 - 1)
-
-
 def over(maps: Tensor, images: Tensor) -> np.ndarray:
     """Maps (K, h, w), each scaled to its own maximum, in viridis over their pictures (K or 1, 3, H, W): uint8 (K, H, W, 3)."""
     from matplotlib import colormaps
@@ -40,7 +35,7 @@ def over(maps: Tensor, images: Tensor) -> np.ndarray:
     big = F.interpolate(maps[:, None].float(), size=images.shape[-2:], mode="nearest")[:, 0]
     big = big / big.amax((1, 2), keepdim=True).clamp(min=1e-12)
     colours = np.asarray(colormaps["viridis"]((big * 24).round().div(24).numpy()))[..., :3] * 255
-    return (0.7 * colours + 0.3 * _coarse(images)).round().astype(np.uint8)
+    return (0.7 * colours + 0.3 * pixels(images)).round().astype(np.uint8)
 
 
 def marked(picture: np.ndarray, start: Point | None = None, goal: Point | None = None, *, scale: int = 4) -> np.ndarray:
@@ -87,7 +82,7 @@ class Sites:
         require(0 <= step < self.steps, "step", step, f"a whole number from 0 to {self.steps - 1}")
         a = self.maps[site][step]
         x, y = centroid(a).tolist()
-        tiles = np.stack([marked(_coarse(self.image)[0], scale=3), marked(over(a[None], self.image)[0], goal=(x, y), scale=3)])
+        tiles = np.stack([marked(pixels(self.image)[0], scale=3), marked(over(a[None], self.image)[0], goal=(x, y), scale=3)])
         text = f"step {step + 1} of {self.steps}, {site}: the map of {self.noun!r} has its centroid at x = {x:.2f}, y = {y:.2f}"
         return lay_out([tiles], 1, labels=["where it ends", "the map, its centroid as a cross"]), text
 
@@ -114,8 +109,8 @@ class Targets:
         require((dx, dy) in self.shifts, "dx, dy", (dx, dy), f"a shift of the grid, such as {self.shifts[0]}")
         k = self.shifts.index((dx, dy))
         goal = (self.place[0] + dx / self.side, self.place[1] + dy / self.side)
-        tiles = np.stack([marked(_coarse(self.source)[0], self.place, goal, scale=3),
-                          marked(_coarse(self.images[k:k + 1])[0], None, goal, scale=3),
+        tiles = np.stack([marked(pixels(self.source)[0], self.place, goal, scale=3),
+                          marked(pixels(self.images[k:k + 1])[0], None, goal, scale=3),
                           marked(over(self.maps[k:k + 1], self.images[k:k + 1])[0], None, goal, scale=3)])
         return (lay_out([tiles], 1, labels=["source, and the wish", "edit", f"the map of {self.noun!r}, last step"]),
                 f"asked: {dx:+d} px to the right, {dy:+d} px down")
@@ -130,7 +125,7 @@ class Pushes:
     def __init__(self, made: Mapping[float, EditResult]) -> None:
         from minidiff.show import curve
 
-        self.shares, self.images, self.curves = list(made), [_coarse(edit.edit)[0] for edit in made.values()], []
+        self.shares, self.images, self.curves = list(made), [pixels(edit.edit)[0] for edit in made.values()], []
         self.energy = {share: edit.details["energy"][:, 0] for share, edit in made.items()}
         least = self.energy[self.shares[0]]
         for share, values in self.energy.items():

@@ -29,11 +29,6 @@ from minidiff.world import COLOURS
 __all__ = ["Pushes", "Sharpness", "Sums", "crossed", "thing_maps"]
 
 
-def _coarse(images: Tensor) -> np.ndarray:
-    """Pixels in 31 levels a channel: smaller stills, and the eye hardly sees it."""
-    return pixels(((images.clamp(-1, 1) + 1) * 15).round() / 15 - 1)
-
-
 def _large(picture: np.ndarray, scale: int) -> np.ndarray:
     return picture.repeat(scale, 0).repeat(scale, 1)
 
@@ -70,7 +65,7 @@ def crossed(images: Tensor, requested: Requested, *, scale: int = 3, dots: Tenso
     and the first letter of its name beside it. dots (n, K, 2): places in [0, 1] to mark in the same colours, such as centres of
     maps."""
     out = []
-    for i, picture in enumerate(_coarse(images)):
+    for i, picture in enumerate(pixels(images)):
         sheet = Image.fromarray(_large(picture, scale))
         pen = ImageDraw.Draw(sheet)
         for (x, y), kind, colour in zip(requested.positions[i].tolist(), requested.kinds[i], requested.colours[i], strict=True):
@@ -130,7 +125,7 @@ class Pushes:
             maps = record.at(steps // 2)
             a = torch.stack([probs.mean(1) for probs in maps.probs.values()]).mean(0)
             self.maps[share] = thing_maps(a, spoken, shape_of(a.shape[1], maps.grid))[0]
-            self.pictures[share] = _coarse(decode_images(pipe, states[-1].x))[0]
+            self.pictures[share] = pixels(decode_images(pipe, states[-1].x))[0]
             self.losses[share] = torch.cat([push.values[k] for k in sorted(push.values)])
         self.curves = {share: curve({"not moved": (range(1, len(v) + 1), self.losses[self.shares[0]]),
                                      f"{share:g} of |z|": (range(1, len(v) + 1), v)}, x="step", y="loss", height=2.2,
@@ -155,7 +150,7 @@ class Sums:
         require(len(parts) == 2, "parts", len(parts), "two prompts")
         self.first, self.weights = first, list(weights)
         made = {w: composable(pipe, parts, (first, w), latents=latents, steps=steps).edit for w in self.weights}
-        self.pictures = {w: _coarse(images)[0] for w, images in made.items()}
+        self.pictures = {w: pixels(images)[0] for w, images in made.items()}
 
     @staticmethod
     def density(x: Tensor, first: float, other: float) -> Tensor:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from minidiff.editing import Inversion, plug_and_play, sdedit
@@ -20,23 +19,9 @@ from minidiff.latent.pipeline import schedule_from
 from minidiff.lessons.l15_plug_and_play.data import dotted
 from minidiff.measure import EditTruth, edit_score
 from minidiff.show import curve
-from minidiff.show.sheet import paper
-from minidiff.show.tiles import lay_out, pixels
+from minidiff.show.tiles import below, lay_out, pixels
 
 __all__ = ["DragFilm", "Shares", "Strengths"]
-
-
-def _thin(images: Tensor) -> np.ndarray:
-    """Pixels in 31 levels a channel: smaller stills, whose 256 colours are then enough for the marks, too."""
-    return pixels(((images.clamp(-1, 1) + 1) * 15).round() / 15 - 1)
-
-
-def _below(top: np.ndarray, graph: np.ndarray) -> np.ndarray:
-    """Two uint8 pictures, one over the other, on the course's paper."""
-    sheet = paper(max(top.shape[1], graph.shape[1]), top.shape[0] + graph.shape[0] + 8)
-    sheet.paste(Image.fromarray(top), (0, 0))
-    sheet.paste(Image.fromarray(graph), (0, top.shape[0] + 8))
-    return np.asarray(sheet)
 
 
 def _point(images: Tensor, truth: EditTruth) -> tuple[float, float]:
@@ -61,13 +46,13 @@ class Strengths:
     def render(self, *, strength: float) -> tuple[np.ndarray, str]:
         """SDEdit at the strength; below it the curve of all strengths with this point, and the others."""
         require(strength in self.images, "strength", strength, f"one of {', '.join(map(str, self.images))}")
-        top = lay_out([_thin(self.images[strength])], 2, row_labels=["SDEdit"])
+        top = lay_out([pixels(self.images[strength])], 2, row_labels=["SDEdit"])
         lines = {"SDEdit, " + ", ".join(f"{s:g}" for s in self.points): tuple(zip(*self.points.values(), strict=True))}
         lines |= {name: ([p[0]], [p[1]]) for name, p in self.others.items()}
         lines["chosen"] = tuple([v] for v in self.points[strength])
         graph = curve(lines, x="share of edits that read as asked", y="IoU", height=2.6, alt="share edited against IoU")
         right, kept = self.points[strength]
-        return _below(top, graph.array), (f"strength {strength:g}, abar {self.levels[strength]:.2f}: right {right:.2f}, "
+        return below(top, graph.array), (f"strength {strength:g}, abar {self.levels[strength]:.2f}: right {right:.2f}, "
                                           f"IoU {kept:.2f} ({len(self.images[strength])} pictures)")
 
 
@@ -89,12 +74,12 @@ class Shares:
         """The edits at these shares; below, the IoU by the share of q and k, one line for each share of the features."""
         for name, value, known in (("features", features, self.features), ("attention", attention, self.attention)):
             require(value in known, name, value, f"one of {', '.join(map(str, known))}")
-        top = lay_out([_thin(self.images[features, attention])], 2, row_labels=["edit"])
+        top = lay_out([pixels(self.images[features, attention])], 2, row_labels=["edit"])
         lines = {f"features {f:g}": (self.attention, [self.points[f, a][1] for a in self.attention]) for f in self.features}
         lines["chosen"] = ([attention], [self.points[features, attention][1]])
         graph = curve(lines, x="share of the steps with the source's q and k", y="IoU", height=2.6, alt="IoU by shares")
         right, kept = self.points[features, attention]
-        return _below(top, graph.array), (f"features {features:g}, q and k {attention:g}: right {right:.2f}, IoU {kept:.2f} "
+        return below(top, graph.array), (f"features {features:g}, q and k {attention:g}: right {right:.2f}, IoU {kept:.2f} "
                                           f"({len(self.images[features, attention])} pictures)")
 
 
@@ -114,8 +99,8 @@ class DragFilm:
         require(0 <= frame < len(self.frames), "frame", frame, f"a whole number from 0 to {len(self.frames) - 1}")
         big = torch.nn.functional.interpolate(self.frames[frame][None], scale_factor=2, mode="nearest")
         shown = torch.cat([big, dotted(big, self.handles[frame][None], self.targets[None])])
-        top = lay_out([_thin(shown)], 2, labels=["predicted picture", "with handles and targets"])
+        top = lay_out([pixels(shown)], 2, labels=["predicted picture", "with handles and targets"])
         at = self.iterations[frame]
         graph = curve({"distance": (self.iterations, self.left), "here": ([at], [self.left[frame]])}, x="iteration",
                       y="pixels to go", height=2.2, alt="distance to go by iteration")
-        return _below(top, graph.array), f"iteration {at}: the handles are {self.left[frame]:.1f} pixels from their targets"
+        return below(top, graph.array), f"iteration {at}: the handles are {self.left[frame]:.1f} pixels from their targets"

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from minidiff.editing.result import decode_images
@@ -21,23 +20,9 @@ from minidiff.lessons.l16_h_space.data import Inverted, passes
 from minidiff.measure import edit_score
 from minidiff.measure.reader import Reader
 from minidiff.show import curve
-from minidiff.show.sheet import paper
-from minidiff.show.tiles import lay_out, pixels
+from minidiff.show.tiles import below, lay_out, pixels
 
 __all__ = ["Along", "Injected"]
-
-
-def _coarse(images: Tensor) -> np.ndarray:
-    """Pixels in 23 levels a channel: smaller stills, and the eye hardly sees it."""
-    return pixels(((images.clamp(-1, 1) + 1) * 11).round() / 11 - 1)
-
-
-def _below(top: np.ndarray, graph: np.ndarray) -> np.ndarray:
-    """Two pictures, one over the other, on the course's paper."""
-    sheet = paper(max(top.shape[1], graph.shape[1]), top.shape[0] + graph.shape[0] + 8)
-    sheet.paste(Image.fromarray(top), (0, 0))
-    sheet.paste(Image.fromarray(graph), (0, top.shape[0] + 8))
-    return np.asarray(sheet)
 
 
 class Injected:
@@ -66,7 +51,7 @@ class Injected:
         check_choice("edit", edit, self.edits)
         require(t in self.timesteps, "t", t, f"one of {', '.join(map(str, self.timesteps))}")
         labels = ["source", "right answer", "source, answer's h"]
-        return lay_out([_coarse(self.images[model, edit, t])], 3, labels=labels), (
+        return lay_out([pixels(self.images[model, edit, t])], 3, labels=labels), (
             f"{model}, {edit}, t = {t}: {self.shares[model, edit, t]:.0%} of the way")
 
 
@@ -92,10 +77,8 @@ class Along:
         require(set(at) == {self.knob}, "at", sorted(at), f"the knob, {self.knob}", f"render({self.knob}={self.values[0]:g})")
         value = at[self.knob]
         require(value in self.values, self.knob, value, f"one of {', '.join(map(str, self.values))}")
-        rows = [_coarse(self.sources), *(_coarse(row[value]) for row in self.made.values())]
+        rows = [pixels(self.sources), *(pixels(row[value]) for row in self.made.values())]
         said = "; ".join(f"{name}: flipped {self.scores[name, value][0]:.2f}, kept {self.scores[name, value][1]:.2f}"
                          for name in self.made)
-        sheet = lay_out(rows, 2, row_labels=["source", *self.made])
-        for graph in self.graphs:
-            sheet = _below(sheet, graph)
-        return sheet, f"{self.knob} = {value:g}: {said} ({len(self.sources)} pictures)"
+        top = lay_out(rows, 2, row_labels=["source", *self.made])
+        return below(top, *self.graphs), f"{self.knob} = {value:g}: {said} ({len(self.sources)} pictures)"

@@ -18,10 +18,9 @@ from minidiff.editing.diffuseit import diffuseit
 from minidiff.editing.key_losses import Features, self_similarity
 from minidiff.editing.sdedit import sdedit
 from minidiff.errors import require
-from minidiff.lessons.l12_pix2pix_zero.panels import below, thin
 from minidiff.measure import EditTruth, edit_score
 from minidiff.show import curve
-from minidiff.show.tiles import lay_out, pixels
+from minidiff.show.tiles import below, lay_out, pixels
 
 __all__ = ["Patches", "StartPlane", "framed_patch", "likeness"]
 
@@ -43,7 +42,7 @@ def likeness(maps: Tensor, images: Tensor) -> np.ndarray:
     big = F.interpolate(maps[:, None].float(), size=images.shape[-2:], mode="nearest")[:, 0]
     shade = (((big + 0.2) / 1.2).clamp(0, 1) * 24).round().div(24)
     colours = np.asarray(colormaps["viridis"](shade.numpy()))[..., :3] * 255
-    return (0.75 * colours + 0.25 * pixels(thin(images))).round().astype(np.uint8)
+    return (0.75 * colours + 0.25 * pixels(images)).round().astype(np.uint8)
 
 
 class Patches:
@@ -60,7 +59,7 @@ class Patches:
         for name, value in (("row", row), ("column", column)):
             require(0 <= value < self.side, name, value, f"a whole number from 0 to {self.side - 1}")
         maps = self.similarity[:, row * self.side + column].reshape(-1, self.side, self.side)
-        top = np.stack([framed_patch(x, row, column, self.side) for x in pixels(thin(self.images))])
+        top = np.stack([framed_patch(x, row, column, self.side) for x in pixels(self.images)])
         sheet = lay_out([top, likeness(maps, self.images)], 2, column_labels=self.names, row_labels=["picture", "alike"])
         first = self.similarity[0, row * self.side + column]
         gaps = [float((other[row * self.side + column] - first).square().mean()) for other in self.similarity]
@@ -95,7 +94,7 @@ class StartPlane:
         """Rows: sources, the edits at this start and push, the right answers; below, flipped against IoU, a curve a push."""
         for name, value, known in (("start", start, self.starts), ("push", push, self.pushes)):
             require(value in known, name, value, f"one of {', '.join(map(str, known))}")
-        rows = [pixels(thin(x)) for x in (self.source, self.images[start, push], self.gold)]
+        rows = [pixels(x) for x in (self.source, self.images[start, push], self.gold)]
         top = lay_out(rows, 2, row_labels=["source", "edit", "right answer"])
         lines = {"SDEdit" if p == 0 else f"push {p:g}": tuple(zip(*(self.point(s, p) for s in self.starts), strict=True))
                  for p in self.pushes}

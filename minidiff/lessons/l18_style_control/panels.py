@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from minidiff.diffusion import last
@@ -25,25 +24,11 @@ from minidiff.lessons.l18_style_control.data import shown as attributes
 from minidiff.measure import read
 from minidiff.measure.reader import Reader
 from minidiff.show import colour, curve, figure, picture
-from minidiff.show.sheet import paper
-from minidiff.show.tiles import lay_out, pixels
+from minidiff.show.tiles import below, lay_out, pixels
 from minidiff.steer import Dual
 from minidiff.world import STYLES, Scenes, render
 
-__all__ = ["Blends", "Kept", "StyleByContent", "Weights", "gallery_codes", "thin"]
-
-
-def thin(images: Tensor) -> Tensor:
-    """Pictures in 21 levels a channel: smaller stills; broad skies show it as bands."""
-    return ((images.clamp(-1, 1) + 1) * 10).round() / 10 - 1
-
-
-def below(top: np.ndarray, graph: np.ndarray) -> np.ndarray:
-    """Two uint8 pictures, one over the other, on the course's paper."""
-    sheet = paper(max(top.shape[1], graph.shape[1]), top.shape[0] + graph.shape[0] + 8)
-    sheet.paste(Image.fromarray(top), (0, 0))
-    sheet.paste(Image.fromarray(graph), (0, top.shape[0] + 8))
-    return np.asarray(sheet)
+__all__ = ["Blends", "Kept", "StyleByContent", "Weights", "gallery_codes"]
 
 
 class StyleByContent:
@@ -91,8 +76,8 @@ class StyleByContent:
             require(value in names, name, value, f"one of {', '.join(names)}")
         i, j = self.style_names.index(style), self.content_names.index(content)
         row = torch.stack([self.contents[j], self.styles[i], self.images[i, j]])
-        top = lay_out([pixels(thin(row))], 2, labels=["content y", "style s", "result"])
-        table = lay_out([pixels(thin(self.contents)), *(pixels(thin(x)) for x in self.images)], 1,
+        top = lay_out([pixels(row)], 2, labels=["content y", "style s", "result"])
+        table = lay_out([pixels(self.contents), *(pixels(x) for x in self.images)], 1,
                         row_labels=["content y", *self.style_names], column_labels=self.content_names)
         return below(top, table), f"{content} in {style} style; {self.verdict(i, j)}"
 
@@ -131,7 +116,7 @@ class Weights:
         """The first contents, styles and results at these weights; below, content against style along each g_y."""
         for name, value, known in (("g_style", g_style, self.g_style), ("g_content", g_content, self.g_content)):
             require(value in known, name, value, f"one of {', '.join(map(str, known))}")
-        rows = [pixels(thin(x)) for x in (*self.given, self.images[g_style, g_content])]
+        rows = [pixels(x) for x in (*self.given, self.images[g_style, g_content])]
         top = lay_out(rows, 1, row_labels=["content y", "style s", "result"])
         here = self.accuracy(g_style, g_content)
         fig, ax = figure("style accuracy", "content accuracy", height=2.6)
@@ -164,7 +149,7 @@ class Kept:
     def render(self, *, keep: int) -> tuple[np.ndarray, str]:
         """Rows: content, style, result."""
         require(keep in self.keeps, "keep", keep, f"one of {', '.join(map(str, self.keeps))}")
-        rows = [pixels(thin(x)) for x in (self.content, self.style, self.images[keep])]
+        rows = [pixels(x) for x in (self.content, self.style, self.images[keep])]
         return lay_out(rows, 2, row_labels=["content y", "style s", "result"]), f"{keep} of {self.steps} steps kept from y"
 
 
@@ -197,7 +182,7 @@ class Blends:
         require(isinstance(frame, int) and 0 <= frame < len(self.weights), "frame", frame, f"0 to {len(self.weights) - 1}")
         names = [STYLES[k] for k in self.ends]
         labels = [f"[{w:.1f}]" if k == frame else f"{w:.1f}" for k, w in enumerate(self.weights)]
-        top = lay_out([pixels(thin(self.images))], 2, labels=labels)
+        top = lay_out([pixels(self.images)], 2, labels=labels)
         graph = curve(
             {name: (self.weights, self.probs[:, k]) for k, name in enumerate(names)},
             x="weight of the second style",

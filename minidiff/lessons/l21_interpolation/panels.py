@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from minidiff.errors import require
@@ -20,24 +19,9 @@ from minidiff.measure.path import ghost, hops, perceptual
 from minidiff.measure.prompts import prompt_accuracy
 from minidiff.measure.reader import Reader
 from minidiff.morphing import frames_of, lerp, midpoints, noise_levels
-from minidiff.show.sheet import paper
-from minidiff.show.tiles import lay_out, pixels
+from minidiff.show.tiles import below, lay_out, pixels
 
 __all__ = ["Levels", "Norms", "Ways"]
-
-
-def _coarse(images: Tensor) -> np.ndarray:
-    """Pixels in 31 levels a channel: smaller stills, and the eye hardly sees it."""
-    return pixels(((images.clamp(-1, 1) + 1) * 15).round() / 15 - 1)
-
-
-def _below(top: np.ndarray, graph: np.ndarray) -> np.ndarray:
-    """Two arrays, one above the other, in the middle of one sheet."""
-    wide = max(top.shape[1], graph.shape[1])
-    sheet = paper(wide, top.shape[0] + 16 + graph.shape[0])
-    sheet.paste(Image.fromarray(top), ((wide - top.shape[1]) // 2, 0))
-    sheet.paste(Image.fromarray(graph), ((wide - graph.shape[1]) // 2, top.shape[0] + 16))
-    return np.asarray(sheet)
 
 
 class Ways:
@@ -61,11 +45,11 @@ class Ways:
     def render(self, *, frame: int) -> tuple[np.ndarray, str]:
         """The same frame of every method, and the graph of all hops."""
         require(0 <= frame < self.count, "frame", frame, f"a whole number from 0 to {self.count - 1}")
-        tiles = np.concatenate([_coarse(x[frame:frame + 1]) for x in self.paths.values()])
+        tiles = np.concatenate([pixels(x[frame:frame + 1]) for x in self.paths.values()])
         top = lay_out([tiles], 2, labels=list(self.paths))
         near = max(frame - 1, 0)
         said = ", ".join(f"{name} {float(h[near]):.2f}" for name, h in self.hops.items())
-        return _below(top, self.graphs[frame]), f"weight {frame / (self.count - 1):.2f}; the last hop: {said}"
+        return below(top, self.graphs[frame]), f"weight {frame / (self.count - 1):.2f}; the last hop: {said}"
 
 
 class Norms:
@@ -85,7 +69,7 @@ class Norms:
     def render(self, *, length: float) -> tuple[np.ndarray, str]:
         """The first pictures, and two numbers about all of them."""
         require(length in self.images, "length", length, f"one of {', '.join(map(str, self.images))}")
-        return lay_out([_coarse(self.images[length])], 2), (
+        return lay_out([pixels(self.images[length])], 2), (
             f"noise {length:g} times as long: {self.right[length]:.0%} show their prompt; places spread by "
             f"{self.spread[length]:.3f} of the side")
 
@@ -111,7 +95,7 @@ class Levels:
         """The first end, midpoints from several noises, the other end."""
         require(noise in self.images, "noise", noise, f"one of {', '.join(map(str, self.images))}")
         made = self.images[noise]
-        tiles = np.concatenate([_coarse(self.ends[:1]), _coarse(made), _coarse(self.ends[1:])])
+        tiles = np.concatenate([pixels(self.ends[:1]), pixels(made), pixels(self.ends[1:])])
         labels = ["first", *(f"midpoint, noise {k + 1}" for k in range(len(made))), "other"]
         said = f"noised to {noise:.0%} of the way: a blend of the ends explains {self.ghosts[noise]:.0%} of a midpoint"
         return lay_out([tiles], 2, labels=labels), said

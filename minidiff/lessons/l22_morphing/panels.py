@@ -9,28 +9,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from minidiff.errors import check_choice, require
 from minidiff.measure.path import Distance, hops, speed_cv, thing_counts
 from minidiff.measure.reader import Reader
 from minidiff.morphing import Impus
-from minidiff.show.sheet import paper
 from minidiff.show.theme import colour, figure
-from minidiff.show.tiles import lay_out, pixels
+from minidiff.show.tiles import below, lay_out, pixels
 
 __all__ = ["Guided", "Walk"]
-
-
-def _below(*parts: np.ndarray) -> np.ndarray:
-    """Arrays one below the other, in the middle of one sheet."""
-    wide, top = max(p.shape[1] for p in parts), 0
-    sheet = paper(wide, sum(p.shape[0] for p in parts) + 16 * (len(parts) - 1))
-    for part in parts:
-        sheet.paste(Image.fromarray(part), ((wide - part.shape[1]) // 2, top))
-        top += part.shape[0] + 16
-    return np.asarray(sheet)
 
 
 class Walk:
@@ -76,7 +64,7 @@ class Walk:
         large = lay_out([tiles[frame:frame + 1]], 2)
         hop = f"; the hop that leads here {float(h[frame - 1]):.2f}" if frame else ""
         n = self.counts[path]
-        return _below(strip, large, self._graph(path, frame)), (
+        return below(strip, large, self._graph(path, frame)), (
             f"{path}, weight {weights[frame]:.3g}: {n[frame]} thing{'s' * (n[frame] != 1)} found{hop}. Whole path: spread of the "
             f"hops over their mean {float(speed_cv(h)):.2f}, length {self.way[path]:.2f} times the straight one, one thing in "
             f"{sum(k == 1 for k in n[1:-1])} of {len(n) - 2} frames between the ends")

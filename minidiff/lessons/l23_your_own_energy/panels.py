@@ -20,8 +20,7 @@ from minidiff.lessons.l23_your_own_energy.data import margin
 from minidiff.lessons.l23_your_own_energy.toys import COVARIANCE, GOAL, Cloud, follow, linear, square, tilted
 from minidiff.measure.path import Distance, directness, hops, speed_cv
 from minidiff.show import Picture, colour, curve, figure, picture
-from minidiff.show.sheet import paper
-from minidiff.show.tiles import lay_out, pixels
+from minidiff.show.tiles import below, lay_out, pixels
 
 __all__ = ["Films", "Tilts", "Walk", "all_rows", "downhill"]
 
@@ -107,7 +106,7 @@ class Films:
     def __init__(self, films: Mapping[str, Tensor], distance: Distance) -> None:
         sizes = {tuple(x.shape) for x in films.values()}
         require(len(sizes) == 1, "films", sizes, "films of as many frames, (n, 3, H, W) each")
-        self.frames = {name: pixels(((x.clamp(-1, 1) + 1) * 7.5).round() / 7.5 - 1) for name, x in films.items()}
+        self.frames = {name: pixels(x) for name, x in films.items()}
         self.hops = {name: hops(x, distance)[0] for name, x in films.items()}
         self.ways = {name: float(directness(x, distance)) for name, x in films.items()}
 
@@ -119,13 +118,9 @@ class Films:
         graph = curve({first: (number, self.hops[first])} | {energy: (number, h)}, x="hop", y="size of the hop", height=2.1,
                       level={"the largest of all": top}, alt=f"hops of {energy}").array
         strip = lay_out([self.frames[energy]], 1)
-        wide = max(strip.shape[1], graph.shape[1])
-        sheet = paper(wide, strip.shape[0] + 16 + graph.shape[0])
-        for part, y in ((strip, 0), (graph, strip.shape[0] + 16)):
-            sheet.paste(Image.fromarray(part), ((wide - part.shape[1]) // 2, y))
         spread, way = float(speed_cv(h)), self.ways[energy]
         said = f"{energy}: spread of the hops over their mean {spread:.2f}; way {way:.2f} times the straight one"
-        return np.asarray(sheet), said
+        return below(strip, graph), said
 
 
 def _names(rows: Iterable[Row]) -> list[str]:
