@@ -1,4 +1,4 @@
-"""Exercises of lesson 07: the Gaussian bottleneck, the perceptual distance, the codebook, the discriminator, the scale."""
+"""Exercises of lesson 07: the Gaussian bottleneck, the halving layer, the codebook, and a paste in the latent."""
 
 from __future__ import annotations
 
@@ -65,43 +65,6 @@ def _reparametrise(fn: Callable) -> None:
             }, otherwise="Right for small log variances, wrong for large ones: is it clamped to [-30, 20] before the exp?")
 
 
-@exercise("07.kl", "The KL of a Gaussian from the standard one", points=2, hints=(
-    "For one number: half of mu^2 + sigma^2 - 1 - log sigma^2. It is 0 at mu = 0, sigma = 1.",
-    "flatten(1) keeps the pictures apart; then sum over dimension 1.",
-))
-def kl_per_picture(mu, logvar):
-    """KL(N(mu, sigma^2) || N(0, 1)) of each picture in nats, summed over its latent: (B, C, h, w) twice ->
-    (B,)."""
-    ### BEGIN SOLUTION
-    each = 0.5 * (mu ** 2 + logvar.exp() - 1 - logvar)
-    return each.flatten(1).sum(1)
-    ### END SOLUTION
-
-
-@checks(kl_per_picture)
-def _kl(fn: Callable) -> None:
-    def total(x: Tensor) -> Tensor:
-        return x.flatten(1).sum(1)
-
-    for shape in LATENTS:
-        mu, logvar = normal((2, *shape), "lesson 07 kl", 0, dtype=torch.float64)
-        want, var = kl_standard_normal(mu, logvar), logvar.exp()
-        expect(call(fn, mu, logvar, shape=want.shape), want, wrong=fits({
-            "It is averaged over the latent; the task (and latent diffusion) sums.": want / mu[0].numel(),
-            "The factor one half is missing.": 2 * want,
-            "The sign is wrong: a KL is never below zero.": -want,
-            "The 1 is missing: at mu = 0 and sigma = 1 the answer must be 0.": total(0.5 * (mu**2 + var - logvar)),
-            "logvar is used as the variance: its exp is missing.": total(0.5 * (mu**2 + logvar - 1 - logvar)),
-            "exp(2 logvar) takes logvar for the logarithm of sigma; it is that of sigma squared.":
-                total(0.5 * (mu**2 + (2 * logvar).exp() - 1 - 2 * logvar)),
-            "sigma stands where sigma squared belongs.": total(0.5 * (mu**2 + (0.5 * logvar).exp() - 1 - logvar)),
-            "This is the other KL, of the standard Gaussian from the posterior; KL is not symmetric.":
-                total(0.5 * ((mu**2 + 1) / var - 1 + logvar)),
-            "mu is not squared.": total(0.5 * (mu + var - 1 - logvar)),
-            "The sign of logvar is wrong.": total(0.5 * (mu**2 + var - 1 + logvar)),
-        }, want), otherwise="Not the KL. Check it at mu = 0, logvar = 0 (0 nats) and mu = 1, logvar = 0 (half a nat a number).")
-
-
 @exercise("07.kl_weight", "Sums and means", hints=(
     "Write both sums as (how many) times (mean), and divide the whole loss by the number of pixel values.",
     "1e-6 * 1024 * mean KL against 12288 * mean error: what stands before the mean KL after dividing by 12288?",
@@ -126,16 +89,12 @@ def _kl_weight(answer: object) -> None:
 
 
 @exercise("07.halve", "Spot the bug: half the size", hints=(
-    "F.pad(x, (left, right, top, bottom)), then F.conv2d without any padding of its own.",
-    "F.pad(x, (0, 1, 0, 1))",
+    "With padding=1, around which pixel lies output (0, 0), and which zeros does a stride of 2 ever meet?",
+    "Put the zeros there yourself, with F.pad (left, right, top, bottom); the convolution then has no padding of its own.",
 ))
 def halve(x, weight, bias):
-    """Zeros below and at the right (one row, one column), then a 3 x 3 convolution of stride 2:
-    (B, D, H/2, W/2).
-
-    Somebody wrote F.conv2d(x, weight, bias, stride=2, padding=1). The shape is right; published weights give
-    a wrong latent with it.
-    """
+    """A 3 x 3 convolution of stride 2 in which output (i, j) looks at the pixels around (2 i + 1, 2 j + 1), with
+    zeros outside: (B, C, H, W), H and W even -> (B, D, H/2, W/2)."""
     ### BEGIN SOLUTION
     return F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, bias, stride=2)
     ### END SOLUTION
@@ -167,97 +126,6 @@ def _halve(fn: Callable) -> None:
             "That is a convolution of stride 1, then an average over 2 x 2; the stride does the halving here.":
                 F.avg_pool2d(full, 2),
         }, want), otherwise="Not the layer. Look at its last column: there the kernel's right third must meet zeros.")
-
-
-@exercise("07.perceptual", "A distance between features", points=2, hints=(
-    "Dimension 1 holds the channels: a / a.norm(dim=1, keepdim=True) has length 1 at each place.",
-    "Square the difference, sum over dimension 1, mean over the two dimensions of place; then over the depths.",
-))
-def feature_distance(layers_x, layers_y):
-    """Two lists of feature maps, (B, C, h, w) at each depth, of two pictures -> (B,). Unit vectors at each
-    place, squared difference summed over channels, mean over places, mean over depths."""
-    ### BEGIN SOLUTION
-    total = 0
-    for a, b in zip(layers_x, layers_y):
-        a, b = F.normalize(a, dim=1), F.normalize(b, dim=1)
-        total = total + ((a - b) ** 2).sum(1).mean((1, 2))
-    return total / len(layers_x)
-    ### END SOLUTION
-
-
-@checks(feature_distance)
-def _perceptual(fn: Callable) -> None:
-    for shapes in (((2, 4, 6, 5), (2, 8, 3, 4), (2, 3, 2, 7)), ((3, 5, 4, 2), (3, 2, 6, 4))):
-        xs = [normal(s, "lesson 07 features", i, dtype=torch.float64) * (1 + i) for i, s in enumerate(shapes)]
-        ys = [x + 0.7 * normal(tuple(x.shape), "lesson 07 other", i, dtype=torch.float64) for i, x in enumerate(xs)]
-
-        def of(each: Callable[[Tensor, Tensor], Tensor], dims: tuple[int, ...] | None = (1,), sum_depths: bool = False,
-               xs: list[Tensor] = xs, ys: list[Tensor] = ys) -> Tensor:
-            def unit(a: Tensor) -> Tensor:
-                return a if dims is None else a / a.square().sum(dims, keepdim=True).sqrt()
-
-            depths = torch.stack([each(unit(a), unit(b)) for a, b in zip(xs, ys, strict=True)])
-            return depths.sum(0) if sum_depths else depths.mean(0)
-
-        def right(a: Tensor, b: Tensor) -> Tensor:
-            return (a - b).square().sum(1).mean((1, 2))
-
-        want = of(right)
-        expect(call(fn, xs, ys, shape=want.shape), want, wrong=fits({
-            "The features are not brought to length 1 first: one loud depth then rules the sum.": of(right, None),
-            "The length was taken over the places; it is that of the channels at each place (dim=1).": of(right, (2, 3)),
-            "The length was taken over channels and places together; each place has its own.": of(right, (1, 2, 3)),
-            "The channels are averaged; the squares are summed over them.": of(lambda a, b: (a - b).square().mean((1, 2, 3))),
-            "The places are summed; take their mean, or large maps count more.": of(lambda a, b: (a - b).square().sum((1, 2, 3))),
-            "The depths are summed; take their mean.": of(right, sum_depths=True),
-            "The difference is not squared (its absolute value is used).": of(lambda a, b: (a - b).abs().sum(1).mean((1, 2))),
-            "A square root too many: the distance stays squared.": of(lambda a, b: (a - b).square().sum(1).sqrt().mean((1, 2))),
-            "This is the cosine between the features, not a distance: it must be 0 for equal pictures.":
-                of(lambda a, b: (a * b).sum(1).mean((1, 2))),
-        }, want), otherwise="Not the distance. It must be 0 for x = y, and not change when a feature map is multiplied by 3.")
-
-
-@exercise("07.nearest", "The nearest code", hints=(
-    "Bring the channels to the end with permute before anything is flattened.",
-    "torch.cdist(vectors, codes) has one row a place and one column a code; argmin over the columns.",
-))
-def nearest_code(h, codes):
-    """h: (B, C, height, width); codes: (K, C). For each place the number of its nearest code: (B, height,
-    width)."""
-    ### BEGIN SOLUTION
-    vectors = h.permute(0, 2, 3, 1)                        # channels last: one vector a place
-    far = torch.cdist(vectors.flatten(0, 2), codes)        # (B * height * width, K)
-    return far.argmin(1).view(vectors.shape[:3])
-    ### END SOLUTION
-
-
-@checks(nearest_code)
-def _nearest(fn: Callable) -> None:
-    for (B, C, height, width), K in (((2, 3, 4, 5), 16), ((3, 2, 6, 4), 11)):
-        h = normal((B, C, height, width), "lesson 07 nearest", 0, dtype=torch.float64)
-        length = torch.linspace(0.3, 2, K, dtype=torch.float64)[:, None]
-        codes = normal((K, C), "lesson 07 codes", 0, dtype=torch.float64) * length
-        flat = h.permute(0, 2, 3, 1).flatten(0, 2)
-        square = (flat[:, None] - codes[None]).square().sum(2)
-        shape = (B, height, width)
-        dot = flat @ codes.T
-        want = square.argmin(1).view(shape)
-        got = call(fn, h, codes, shape=shape, dtype=torch.int64)
-        mixed = (h.reshape(-1, C)[:, None] - codes[None]).square().sum(2)
-        expect(got, want, wrong=fits({
-            "That is the furthest code: argmax of the distance.": square.argmax(1).view(shape),
-            "That is the largest scalar product, which favours long codes; the distance has |e|^2 in it as well.":
-                dot.argmax(1).view(shape),
-            "That is the most parallel code (cosine); the length counts too.": (dot / codes.norm(dim=1)).argmax(1).view(shape),
-            "That is the nearest by the sum of absolute differences; take the Euclidean distance.":
-                (flat[:, None] - codes[None]).abs().sum(2).argmin(1).view(shape),
-            "The channels were not brought to the end before flattening, so each vector mixes places: permute first.":
-                mixed.argmin(1).view(shape),
-            "Width and height were exchanged on the way back.":
-                square.argmin(1).view(shape).transpose(1, 2).reshape(shape),
-            "Only the first channel was compared.":
-                (flat[:, None, 0] - codes[None, :, 0]).abs().argmin(1).view(shape),
-        }, want), tol=1e-9, otherwise="Not the nearest code everywhere. Try h made of codes: the answer must be their numbers.")
 
 
 def _graded(got: Tensor, leaves: tuple[Tensor, ...], weight: Tensor) -> list[Tensor]:
@@ -401,35 +269,9 @@ def _perplexity(fn: Callable) -> None:
         }, otherwise="Four codes, each as often, must give 4; a single code must give 1.")
 
 
-@exercise("07.collapse", "Break it: a codebook that collapses", hints=(
-    "One code that is near to all vectors, and all others too far away to be the nearest to any.",
-    "The origin is near to all of them; ten times the largest number that they hold is far from all of them.",
-))
-def collapsed(vectors, K):  # noqa: N803
-    """vectors: (N, C), what an encoder says at N places. Returns a codebook (K, C) of K different codes, one
-    of which alone is the nearest to every vector."""
-    ### BEGIN SOLUTION
-    distant = vectors.abs().max() * torch.arange(K)
-    return 10 * distant[:, None].expand(K, vectors.shape[1])
-    ### END SOLUTION
-
-
-@checks(collapsed)
-def _collapse(fn: Callable) -> None:
-    for N, C, K in ((30, 4, 8), (17, 3, 5)):
-        vectors = normal((N, C), "lesson 07 collapse", 0, dtype=torch.float64) * 2 + 0.7
-        codes = call(fn, vectors, K, shape=(K, C))
-        between = torch.cdist(codes, codes) + torch.eye(K, dtype=torch.float64)
-        if float(between.min()) < 1e-9:
-            raise Mistake("Two of the codes are the same; K different ones are asked for.")
-        chosen = torch.cdist(vectors, codes).argmin(1)
-        if len(chosen.unique()) > 1:
-            raise Mistake(f"{len(chosen.unique())} of the codes are the nearest to some vector; it must be one.")
-
-
 @exercise("07.bits", "Predict: how small is a picture?", hints=(
-    "How many places has the latent? How many bits name one of 256 codes?",
-    "16 * 16 places, 8 bits each.",
+    "How many places has the latent, and what is written down for each of them?",
+    "A place needs only the number of its code; the vectors stand in the codebook, once for all pictures.",
 ))
 def bits():
     """Bits for one 64 x 64 picture: f = 4, a codebook of 256 vectors with 4 numbers each."""
@@ -451,128 +293,100 @@ def _bits(answer: object) -> None:
     })
 
 
-@exercise("07.hinge", "The discriminator's hinge loss", hints=(
-    "Real patches should get logits above 1, false ones below -1: beyond that the loss is 0.",
-    "First relu for each patch, then the mean over the dimensions 1, 2, 3.",
+@exercise("07.revive", "Break it, and mend it: dead codes", points=2, hints=(
+    "A code is dead if its number is nowhere in taken. Which vectors are served worst by the codes they have?",
+    "bincount(taken, minlength=...) counts; argsort(descending=True) of the distances puts the worst served vectors first.",
 ))
-def discriminator_loss(real, fake):
-    """Half of relu(1 - real) + relu(1 + fake), mean over patches. real, fake: logits (B, 1, h, w) -> (B,)."""
+def revive(codes, vectors, taken):
+    """The codebook (K, C) with each dead code put on a vector: the first on the vector that lies farthest from its
+    code, the second on the next, and so on. Codes in use stay. codes: (K, C); vectors: (N, C); taken: (N,), the
+    number of each vector's code."""
     ### BEGIN SOLUTION
-    return 0.5 * (F.relu(1 - real) + F.relu(1 + fake)).mean((1, 2, 3))
+    dead = torch.bincount(taken, minlength=len(codes)) == 0
+    far = (vectors - codes[taken]).norm(dim=1)
+    mended = codes.clone()
+    mended[dead] = vectors[far.argsort(descending=True)[:int(dead.sum())]]
+    return mended
     ### END SOLUTION
 
 
-@checks(discriminator_loss)
-def _hinge(fn: Callable) -> None:
-    def mean(x: Tensor) -> Tensor:
-        return x.mean((1, 2, 3))
+@checks(revive)
+def _revive(fn: Callable) -> None:
+    for N, C, K, some in ((30, 4, 9, (1, 4, 5)), (23, 3, 7, (0, 2, 3, 6))):
+        vectors = normal((N, C), "lesson 07 revive", 0, dtype=torch.float64)
+        codes = 3 * normal((K, C), "lesson 07 revived", 0, dtype=torch.float64)
+        used = torch.tensor(some)
+        taken = used[torch.cdist(vectors, codes[used]).argmin(1)]                  # the others are dead
+        taken[: len(some)] = used                                                  # and each of these is in use
+        dead = torch.ones(K, dtype=torch.bool)
+        dead[used] = False
+        many, distance = int(dead.sum()), (vectors - codes[taken]).norm(dim=1)
+        order = distance.argsort(descending=True)
 
-    for B, h, w in ((3, 5, 4), (2, 3, 6)):
-        shift = torch.tensor([[2.5, 0.4, -1.0], [-2.5, 0.4, 0.5]], dtype=torch.float64)[:, :B].reshape(2, B, 1, 1, 1)
-        real, fake = 1.5 * normal((2, B, 1, h, w), "lesson 07 hinge", 0, dtype=torch.float64) + shift
-        want = 0.5 * mean(F.relu(1 - real) + F.relu(1 + fake))
-        expect(call(fn, real, fake, shape=(B,)), want, wrong=fits({
-            "The signs are turned: real patches should get high logits, false ones low.":
-                0.5 * mean(F.relu(1 + real) + F.relu(1 - fake)),
-            "Both terms ask for high logits: the false ones should be low.": 0.5 * mean(F.relu(1 - real) + F.relu(1 - fake)),
-            "Without relu the discriminator is rewarded for ever larger logits.": 0.5 * mean(2 - real + fake),
-            "The one half is missing.": 2 * want,
-            "The mean was taken before the relu: then good patches excuse bad ones.":
-                0.5 * (F.relu(1 - mean(real)) + F.relu(1 + mean(fake))),
-            "The patches are summed; take their mean.": want * h * w,
-            "The margin of 1 is missing.": 0.5 * mean(F.relu(-real) + F.relu(fake)),
-            "That is the logistic loss (softplus), not the hinge.": 0.5 * mean(F.softplus(-real) + F.softplus(fake)),
-            "The false pictures are missing.": 0.5 * mean(F.relu(1 - real)),
-            "The real pictures are missing.": 0.5 * mean(F.relu(1 + fake)),
-        }, want), otherwise="Not the hinge loss. Logits of 2 on real and -2 on false patches must cost nothing.")
+        def put(on: Tensor, where: Tensor = dead, codes: Tensor = codes) -> Tensor:
+            out = codes.clone()
+            out[where] = on
+            return out
+
+        want = put(vectors[order[:many]])
+        first = torch.nonzero(dead)[:1, 0]
+        expect(call(fn, codes, vectors, taken, shape=(K, C)), want, wrong=fits({
+            "Nothing moved: the dead codes are where they were.": codes,
+            "They stand on the vectors that are served best; take the farthest.": put(vectors[order.flip(0)[:many]]),
+            "They stand on the first vectors, whatever their distance; take the farthest.": put(vectors[:many]),
+            "All dead codes stand on one vector, and so on each other: only one of them will be taken.": put(vectors[order[0]]),
+            "Only the first dead code was moved.": put(vectors[order[:1]], first),
+            "The right vectors, in the wrong order: the first dead code goes to the farthest.":
+                put(vectors[order[:many].flip(0)]),
+            "That is farthest from the middle of the vectors, not from the code that each of them has.":
+                put(vectors[(vectors - vectors.mean(0)).norm(dim=1).argsort(descending=True)[:many]]),
+            "The codes in use moved, and the dead ones stayed.": put(vectors[order[: K - many]], ~dead),
+        }, want), tol=1e-9, otherwise="Not the codebook. Codes in use must be untouched, and each dead one on a vector of its own.")
 
 
-@exercise("07.adaptive", "Equal pull", points=2, hints=(
-    "torch.autograd.grad(loss, last, retain_graph=True)[0] gives one gradient and leaves the graph standing.",
-    "norm() of a tensor of any shape is that of all its numbers.",
+@exercise("07.paste", "Cut and paste in the latent", points=2, hints=(
+    "A box of pixels rarely ends where a cell ends; every cell that it touches is wanted.",
+    "Round the start of the box down and its end up, to whole cells. Work on a copy.",
 ))
-def balance(rec, adv, last):
-    """|d rec / d last| / (|d adv / d last| + 1e-4), between 0 and 1e4, a number without a graph. rec, adv:
-    losses whose graph is still needed afterwards; last: the weight of the decoder's last layer."""
+def paste(z_a, z_b, box, f):
+    """z_a with every cell that a box of pixels touches taken from z_b. z_a, z_b: latents (B, C, h, w) of one shape;
+    box: (top, left, bottom, right) in pixels, bottom and right not included; f: pixels a side of a cell."""
     ### BEGIN SOLUTION
-    (a,) = torch.autograd.grad(rec, last, retain_graph=True)
-    (b,) = torch.autograd.grad(adv, last, retain_graph=True)
-    return (a.norm() / (b.norm() + 1e-4)).clamp(0, 1e4)
+    top, left, bottom, right = box
+    rows, columns = slice(top // f, -(-bottom // f)), slice(left // f, -(-right // f))
+    pasted = z_a.clone()
+    pasted[:, :, rows, columns] = z_b[:, :, rows, columns]
+    return pasted
     ### END SOLUTION
 
 
-@checks(balance)
-def _adaptive(fn: Callable) -> None:
-    # An ordinary ratio, one below 1, a gradient as small as the 1e-4, none at all; the last layer of several shapes.
-    for loud, scale, (D, C, k, j) in ((30.0, 1.0, (3, 4, 3, 1)), (0.2, 5.0, (2, 3, 1, 5)), (30.0, 2e-4, (3, 2, 5, 3)),
-                                      (20.0, 0.0, (3, 4, 3, 1))):
-        last = normal((D, C, k, j), "lesson 07 last", 0, dtype=torch.float64).requires_grad_()
-        x = normal((2, C, 7, 6), "lesson 07 adaptive", 0, dtype=torch.float64)
-        y = F.conv2d(x, last, padding="same").tanh()
-        truth = normal(tuple(y.shape), "lesson 07 truth", 0, dtype=torch.float64)
-        rec, adv = (y - truth).abs().mean() * loud, -scale * (y**3).mean()
-        a, b = (torch.autograd.grad(loss, last, retain_graph=True)[0] for loss in (rec, adv))
-        got = fn(rec, adv, last)
-        if not isinstance(got, (Tensor, float, int)):
-            raise Mistake("It returns nothing; is a return missing?" if got is None else f"It returns {type(got).__name__}.")
-        if last.grad is not None:
-            raise Mistake("It leaves something in last.grad (backward() does); use torch.autograd.grad.")
-        if isinstance(got, Tensor) and got.requires_grad:
-            raise Mistake("The weight carries a graph; it is a number: detach it.")
-        try:
-            torch.autograd.grad(rec + adv, last)
-        except RuntimeError:
-            raise Mistake("Afterwards the losses have lost their graph: retain_graph=True in both calls.") from None
-        got, ratio = torch.as_tensor(got).double(), (a.norm() / (b.norm() + 1e-4)).clamp(0, 1e4)
-        if got.shape != ():
-            raise Mistake(f"The shape is {tuple(got.shape)}, but one number is expected.")
-        if not math.isfinite(float(got)):
-            raise Mistake("It divides by zero when the discriminator's gradient vanishes: add 1e-4 to the norm below.")
-        wrong = {
-            "The ratio is upside down: a weak discriminator needs a large weight.": (b.norm() / (a.norm() + 1e-4)).clamp(0, 1e4),
-            "The norms are squared.": (a.norm() ** 2 / (b.norm() ** 2 + 1e-4)).clamp(0, 1e4),
-            "That is the ratio of the sums of absolute values; norm() is the Euclidean one.":
-                (a.abs().sum() / (b.abs().sum() + 1e-4)).clamp(0, 1e4),
-            "That is the ratio of the losses, not of their gradients.": (rec / (adv.abs() + 1e-4)).detach().clamp(0, 1e4),
-            "The 1e-4 below is missing: it is small beside most gradients, but not beside a vanishing one.":
-                (a.norm() / b.norm()).clamp(0, 1e4),
-            "It is not clamped: at most 1e4.": a.norm() / (b.norm() + 1e-4),
-            "The 1e-4 is added to the ratio; it belongs to the norm below.": (a.norm() / b.norm() + 1e-4).clamp(0, 1e4),
-        }
-        expect(got, ratio, tol=1e-6, wrong=fits(wrong, ratio),
-               otherwise="Not the ratio of the gradients' norms on the last layer. With adv = rec it must be about 1.")
+@checks(paste)
+def _paste(fn: Callable) -> None:
+    for (B, C, h, w), f, box in (((2, 3, 8, 9), 4, (6, 3, 21, 14)), ((3, 4, 11, 7), 2, (5, 2, 9, 11)),
+                                 ((1, 2, 6, 6), 8, (8, 16, 24, 40))):
+        a, b = normal((2, B, C, h, w), "lesson 07 paste", 0, dtype=torch.float64)
+        top, left, bottom, right = box
+        inside = (top // f, left // f, math.ceil(bottom / f), math.ceil(right / f))
 
+        def cells(t: int, l: int, u: int, r: int, ground: Tensor = a, over: Tensor = b) -> Tensor:  # noqa: E741
+            out = ground.clone()
+            out[:, :, t:u, l:r] = over[:, :, t:u, l:r]
+            return out
 
-@exercise("07.scale", "One number for the latent", hints=(
-    "One number for everything: over pictures, channels and places together.",
-    "The standard deviation goes below.",
-))
-def scale_factor(z):
-    """z: (N, C, h, w), unscaled latents of many pictures. The number that brings their standard deviation to
-    1."""
-    ### BEGIN SOLUTION
-    return 1 / z.std()
-    ### END SOLUTION
-
-
-@checks(scale_factor)
-def _scale(fn: Callable) -> None:
-    for N, C, h, w in ((400, 3, 4, 5), (300, 2, 6, 7)):
-        spread = torch.tensor([0.5, 2.0, 4.0], dtype=torch.float64)[:C].view(1, C, 1, 1)
-        z = normal((N, C, h, w), "lesson 07 scale", 0, dtype=torch.float64) * spread * torch.linspace(0.5, 2, N).view(-1, 1, 1, 1)
-        z = z + torch.tensor([3.0, -1.0, 2.0], dtype=torch.float64)[:C].view(1, C, 1, 1)
-        got = call(fn, z)
-        if got.numel() > 1:
-            raise Mistake(f"One number for all, not {got.numel()}: the published pipelines know a single scaling_factor.")
-        expect(got.reshape(()), 1 / z.std(), tol=1e-4, wrong={                         # N or N - 1 below: both will do
-            "That is the standard deviation itself; latents are multiplied by the factor.": z.std(),
-            "That is one over the variance.": 1 / z.var(),
-            "The mean is not taken off: that is one over the root mean square.": 1 / z.square().mean().sqrt(),
-            "That is the mean of each channel's own factor.": (1 / z.std((0, 2, 3))).mean(),
-            "That averages the channels' standard deviations; take one over everything.": 1 / z.std((0, 2, 3)).mean(),
-            "That averages the pictures' standard deviations, and so leaves out how pictures differ.":
-                1 / z.std((1, 2, 3)).mean(),
-            "Only the first picture was looked at; the factor then hangs on the draw.": 1 / z[0].std(),
-            "That is one over the mean absolute value.": 1 / z.abs().mean(),
-            "That is the factor of Stable Diffusion 1; each autoencoder has its own.": torch.tensor(0.18215, dtype=torch.float64),
-        }, otherwise="(z * factor).std() must be 1.")
+        want = cells(*inside)
+        expect(call(fn, a, b, box, f, shape=want.shape), want, wrong=fits({
+            "The wrong way round: the ground is z_a, and the box is filled from z_b.": cells(*inside, b, a),
+            "The box is in pixels, and the latent has one cell for f of them: divide.": cells(*box),
+            "The end is rounded down: cells that the box only touches at its lower and right border are missing.":
+                cells(top // f, left // f, bottom // f, right // f),
+            "The start is rounded up: cells that the box only touches at its upper and left border are missing.":
+                cells(math.ceil(top / f), math.ceil(left / f), inside[2], inside[3]),
+            "The start is rounded up and the end down: that is only the cells that lie in the box as a whole.":
+                cells(math.ceil(top / f), math.ceil(left / f), bottom // f, right // f),
+            "One cell too many below and at the right: a box that ends where a cell ends does not touch the next.":
+                cells(top // f, left // f, bottom // f + 1, right // f + 1),
+            "Rows and columns are exchanged: the box is (top, left, bottom, right).":
+                cells(inside[1], inside[0], inside[3], inside[2]),
+            "Nothing was pasted.": a,
+            "Only the first picture of the batch was changed.": torch.cat([want[:1], a[1:]]),
+        }, want), tol=1e-9, otherwise="Not the paste. Inside the box's cells the answer is z_b, outside it is z_a.")

@@ -162,13 +162,6 @@ def test_a_round_trip_is_encode_decode_and_clip(images):
     assert float(out.abs().max()) == 1 and not out.requires_grad
 
 
-def test_the_cost_of_a_sample_falls_with_f_and_grows_with_steps():
-    pixels, latent = board.cost_of_a_sample(1), board.cost_of_a_sample(4)
-    assert pixels > board.cost_of_a_sample(2) > latent > board.cost_of_a_sample(8) and pixels / latent > 10
-    decoder = 2 * latent - board.cost_of_a_sample(4, steps=40)
-    assert decoder == pytest.approx(0.2645, rel=0.01)               # the decoder alone, counted by hand in the notebook
-
-
 def test_perplexity_counts_the_codes_that_carry_the_pictures():
     alike = torch.full((3, 16), 2.0)
     assert float(board.perplexity(alike)) == pytest.approx(16) and float(board.perplexity(torch.eye(16)[:1])) == pytest.approx(1)
@@ -190,6 +183,19 @@ def test_a_network_is_held_against_the_linear_map_of_its_own_size(monkeypatch):
     found = board.network_or_line(8)
     assert found.value == pytest.approx(-20 * torch.tensor(2.0).log10().item(), abs=1e-3) and "f = 2" in found.why
     assert found.settings == pytest.approx({"f = 4": 6.0206, "f = 8": 0.0}, abs=1e-3)
+
+
+def test_words_are_compared_thing_by_thing_and_word_by_word(monkeypatch):
+    def counts(name, n):                                             # scored, right before, right after: 2 things a picture
+        after = {"mini-vae": 2.0, "patches-4": 1.0, "vae-f8": 0.0, "vae-f4": 1.0}[name]
+        return {word: torch.tensor([[2.0, 2.0, after if word == "kind" else 1.0]]).repeat(n, 1) for word in tools.ATTRIBUTES}
+
+    monkeypatch.setattr(board, "survival", counts)
+    found = board.words_or_line(6)
+    assert (found.value, found.low, found.high) == pytest.approx((10.0, 10.0, 10.0))
+    assert found.settings == pytest.approx({f"{word} alone": 50.0 if word == "kind" else 0.0 for word in tools.ATTRIBUTES})
+    lost = board.study_survival(6)
+    assert lost.value == pytest.approx(10.0) and lost.settings["kind alone"] == pytest.approx(50.0) and len(lost.settings) == 5
 
 
 def test_closed_form_claim_holds():
