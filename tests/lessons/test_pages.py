@@ -43,7 +43,7 @@ QUOTED = {
     "04": {"13.06": "Dhariwal and Nichol 2021", "15.08": "Dhariwal and Nichol 2021"},
     "05": {"6.5": "7.5 less one"},
     "06": {"1024": "how many pictures a finding rests on"},
-    "07": {"5.5": "one over 0.18215", "2048": "how the stored scale was measured", "24.19": "Rombach et al. 2022",
+    "07": {"5.5": "one over 0.18215", "24.19": "Rombach et al. 2022",
            "24.08": "Rombach et al. 2022", "22.27": "Rombach et al. 2022", "23.07": "Rombach et al. 2022"},
     "08": {"0.18215": "Stable Diffusion's constant"},
     "09": {"0.18215": "Stable Diffusion's constant"},

@@ -93,8 +93,8 @@ def _kl_weight(answer: object) -> None:
     "Put the zeros there yourself, with F.pad (left, right, top, bottom); the convolution then has no padding of its own.",
 ))
 def halve(x, weight, bias):
-    """A 3 x 3 convolution of stride 2 in which output (i, j) looks at the pixels around (2 i + 1, 2 j + 1), with
-    zeros outside: (B, C, H, W), H and W even -> (B, D, H/2, W/2)."""
+    """A 3 x 3 convolution of stride 2 in which output (i, j) looks at the pixels around (2 i + 1, 2 j + 1),
+    with zeros outside: (B, C, H, W), H and W even -> (B, D, H/2, W/2)."""
     ### BEGIN SOLUTION
     return F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, bias, stride=2)
     ### END SOLUTION
@@ -298,9 +298,9 @@ def _bits(answer: object) -> None:
     "bincount(taken, minlength=...) counts; argsort(descending=True) of the distances puts the worst served vectors first.",
 ))
 def revive(codes, vectors, taken):
-    """The codebook (K, C) with each dead code put on a vector: the first on the vector that lies farthest from its
-    code, the second on the next, and so on. Codes in use stay. codes: (K, C); vectors: (N, C); taken: (N,), the
-    number of each vector's code."""
+    """The codebook (K, C) with each dead code put on a vector: the first on the vector that lies farthest
+    from its code, the second on the next, and so on. Codes in use stay. codes: (K, C); vectors: (N, C);
+    taken: (N,), the number of each vector's code."""
     ### BEGIN SOLUTION
     dead = torch.bincount(taken, minlength=len(codes)) == 0
     far = (vectors - codes[taken]).norm(dim=1)
@@ -349,8 +349,9 @@ def _revive(fn: Callable) -> None:
     "Round the start of the box down and its end up, to whole cells. Work on a copy.",
 ))
 def paste(z_a, z_b, box, f):
-    """z_a with every cell that a box of pixels touches taken from z_b. z_a, z_b: latents (B, C, h, w) of one shape;
-    box: (top, left, bottom, right) in pixels, bottom and right not included; f: pixels a side of a cell."""
+    """z_a with every cell that a box of pixels touches taken from z_b. z_a, z_b: latents (B, C, h, w) of one
+    shape; box: (top, left, bottom, right) in pixels, bottom and right not included; f: pixels a side of a
+    cell."""
     ### BEGIN SOLUTION
     top, left, bottom, right = box
     rows, columns = slice(top // f, -(-bottom // f)), slice(left // f, -(-right // f))
