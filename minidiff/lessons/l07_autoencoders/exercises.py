@@ -11,7 +11,7 @@ from torch import Tensor
 
 from minidiff.course.answers import Mistake, call, expect, expect_number, fits
 from minidiff.course.tasks import checks, exercise
-from minidiff.latent.bottleneck import kl_standard_normal, reparametrise
+from minidiff.latent.bottleneck import reparametrise
 from minidiff.rng import normal
 
 __all__: list[str] = []
@@ -341,7 +341,7 @@ def _revive(fn: Callable) -> None:
             "That is farthest from the middle of the vectors, not from the code that each of them has.":
                 put(vectors[(vectors - vectors.mean(0)).norm(dim=1).argsort(descending=True)[:many]]),
             "The codes in use moved, and the dead ones stayed.": put(vectors[order[: K - many]], ~dead),
-        }, want), tol=1e-9, otherwise="Not the codebook. Codes in use must be untouched, and each dead one on a vector of its own.")
+        }, want), tol=1e-9, otherwise="Not the codebook. Codes in use stay, and each dead one gets a vector of its own.")
 
 
 @exercise("07.paste", "Cut and paste in the latent", points=2, hints=(

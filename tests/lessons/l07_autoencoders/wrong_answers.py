@@ -170,7 +170,7 @@ WRONG = {
                    "wrong order"),
         "from the middle": (v_of(score=lambda v: (v - v.mean(0)).norm(dim=1)), "from the middle"),
         "the living": (v_of(where=lambda dead: ~dead), "dead ones stayed"),
-        "all": (v_of(where=torch.ones_like), "in use must be untouched"),
+        "all": (v_of(where=torch.ones_like), "codes in use stay"),
         "in place": (v_in_place, "in place"),
         "one too few": (lambda c, v, t: v_of()(c, v, t)[1:], "shape"),
     },
