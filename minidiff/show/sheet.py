@@ -102,7 +102,7 @@ def picture(source: Figure | np.ndarray, *, alt: str, caption: str = "") -> Pict
     return Picture.of(framed(array, caption=caption), alt=alt, caption=caption)
 
 
-def few_colours(array: np.ndarray, *, moved: float = 2.5) -> bytes | None:
+def few_colours(array: np.ndarray, *, moved: float = 4.0) -> bytes | None:
     """uint8 (H, W, 3) as PNG bytes with a palette of 256 colours chosen for it: a third of the size.
 
     None for what a palette would show: values that move by more than ``moved``/255 on average (pictures of noise).
