@@ -115,11 +115,29 @@ def test_what_a_visitor_reads_first_is_short() -> None:
     assert len(board) < 0.25 * len(README) < 6000 and README.index("make lab") < 3500
 
 
-def test_what_the_autoencoder_reaches_is_its_row() -> None:
+SAID = [    # words of the README with N where a number stands; row; where in the row; factor and decimals it is printed with
+    ("The autoencoder reaches N dB", "07.psnr", "value", 1, 1), ("read with confidence in N %", "02.readable", "value", 100, 0),
+    ("explains every part of the picture, are N %", "02.validity", "value", 100, 0),
+    ("colour asked for in N %", "05.as_asked", "value", 100, 0),
+    ("right in kind, colour and backdrop in N %", "08.one_thing", "value", 100, 0),
+    ("N % in pairs of kind and colour", "08.held_out", "value", 100, 0),
+    ("its colour on its side in N %", "08.two_things", "value", 100, 0),
+    ("its guess is worse for N %", "08.relation", "value", 100, 0), ("N % of the maxima", "08.noun_inside", "value", 100, 0),
+    ("IoU N at the 8 x 8 site", "08.noun_iou", "value", 1, 2), ("site; N % and", "08.noun_inside", "best 16x16 site", 100, 0),
+    ("and N at the best 16 x 16 site", "08.noun_iou", "best 16x16 site", 1, 2), ("Layout (IoU N)", "08.layout", "value", 1, 2),
+    ("undecided (ratio N", "08.seam", "value", 1, 2), ("asked in N % (pasted", "08.inpaint", "value", 100, 0),
+    ("pasted without tinting: N %", "08.inpaint", "pasted as it is", 100, 0),
+    ("enlarging by two gains N dB", "08.upscale_x2", "value", 1, 1), ("by four N dB", "08.upscale_x4", "value", 1, 1),
+]
+
+
+@pytest.mark.parametrize(("words", "id", "where", "factor", "decimals"), SAID, ids=[words for words, *_ in SAID])
+def test_what_the_readme_says_of_a_model_is_its_row(words: str, id: str, where: str, factor: float, decimals: int) -> None:
     from minidiff.course import stored
-    said = re.search(r"The autoencoder reaches\s+([\d.]+) dB on scenes\s+of all styles \(goal (\d+)\)", README)
-    row = stored()["07.psnr"]
-    assert said and said[1] == f"{row.value:.1f}" and row.target == f">= {said[2]}"
+    text, row = " ".join(README.split()), stored()[id]
+    found = re.findall(re.escape(words).replace("N", r"(-?[\d.]+)", 1), text)
+    want = row.value if where == "value" else (row.settings | row.baseline)[where]
+    assert len(found) == 1 and abs(float(found[0]) - factor * want) <= 0.5 * 10**-decimals + 1e-9, (found, factor * want)
 
 
 def test_the_notebooks_that_are_there_stand_in_the_course() -> None:

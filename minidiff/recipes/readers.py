@@ -21,11 +21,11 @@ __all__ = ["READERS", "reader_recipe"]
 def augment(x: Tensor, seed: int, i: int, strength: float) -> Tensor:
     """What a reader must put up with: noise, a lost half of the resolution, a change of brightness or contrast."""
     n = len(x)
-    dice = uniform(key(seed, "blemish"), torch.arange(i * n, (i + 1) * n, device=x.device), 5).to(x)[:, :, None, None, None]
+    draw = uniform(key(seed, "blemish"), torch.arange(i * n, (i + 1) * n, device=x.device), 5).to(x)[:, :, None, None, None]
     soft = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2.0, mode="bilinear")
-    x = torch.where(dice[:, 0] < 0.25, soft, x)
-    x = x * (1 + 0.1 * (dice[:, 1] - 0.5)) + 0.1 * (dice[:, 2] - 0.5)
-    return x + strength * dice[:, 3] * (dice[:, 4] < 0.6) * noise(x.shape, generator(seed, "blemish", i, device=x.device))
+    x = torch.where(draw[:, 0] < 0.25, soft, x)
+    x = x * (1 + 0.1 * (draw[:, 1] - 0.5)) + 0.1 * (draw[:, 2] - 0.5)
+    return x + strength * draw[:, 3] * (draw[:, 4] < 0.6) * noise(x.shape, generator(seed, "blemish", i, device=x.device))
 
 
 def reader_recipe(name: str, *, seed: int, strength: float) -> Recipe:
