@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from minidiff import steer
 from minidiff.course.claims import Outcome, claim
 from minidiff.course.samples import shipped
 from minidiff.diffusion import Gaussian, invert, last, visits
@@ -15,20 +16,23 @@ from minidiff.diffusion.sample import ddim_sigma
 from minidiff.editing import (
     Inversion,
     direct_inversion,
+    edict_inversion,
     edit_friendly_inversion,
     negative_prompt_inversion,
     null_text_inversion,
     prompt_to_prompt,
 )
-from minidiff.latent import decode, encode, schedule_from, scheduler_options
+from minidiff.latent import decode, denoiser, encode, encode_prompt, schedule_from, scheduler_options
 from minidiff.lessons.l11_inversion.data import as_in_training
 from minidiff.lessons.l11_inversion.panels import from_noise
 from minidiff.measure import EditScores, EditTruth, bootstrap, edit_pairs, edit_score
 from minidiff.measure.pictures import psnr
 from minidiff.rng import normal
+from minidiff.steer import CFG, run
 from minidiff.world import render
+from minidiff.zoo import load
 
-__all__ = ["GUIDANCE", "STEPS", "Edited", "edited", "invert_one_way", "noise_statistics", "round_trip"]
+__all__ = ["GUIDANCE", "STEPS", "Edited", "edited", "exact_trip", "invert_one_way", "noise_statistics", "round_trip"]
 
 MODEL, STEPS, GUIDANCE, CHUNK = "mini-sd", 25, 7.5, 16
 INNER, LR = 5, 0.1          # null-text; tuned on other pictures (edit_pairs, split "valid")
@@ -177,6 +181,48 @@ def noise_std(n: int) -> Outcome:
        unit="correlation", target="<= -0.3", n=32, small=2)
 def noise_correlation(n: int) -> Outcome:
     return _mean(_statistics(n)[:, 1], baseline={"noise of DDPM": 0.0}, why="in 25 steps the levels lie far apart")
+
+
+# The exact round trips -------------------------------------------------------------------------------------------------------
+
+
+def exact_trip(method: str, n: int, steps: int = 10, split: str = "test") -> tuple[Tensor, Tensor]:
+    """Largest distance (n,) of the latents that come back at ``GUIDANCE`` from the picture's, in float64: by ``method``
+    ("edict", or "edit-friendly" without its pin to the path, so that its noises alone bring the picture back), and by DDIM with
+    the same guidance both ways."""
+    pipe, pairs = load(MODEL, dtype=torch.float64), as_in_training(edit_pairs("colour", n, split=split))
+    model, options = denoiser(pipe), scheduler_options(pipe)
+    images = render(pairs.source).images.double()
+    with torch.no_grad():
+        z, texts = encode(pipe.vae, images), {"prompt": encode_prompt(pipe, pairs.prompts), "empty": encode_prompt(pipe, "")}
+        way = {"edict": functools.partial(edict_inversion, guidance=GUIDANCE),
+               "edit-friendly": functools.partial(edit_friendly_inversion, guidance=GUIDANCE, skip=0.0)}[method]
+        found = way(pipe, images, pairs.prompts, steps=steps)
+        hooks = found.hooks[:1] if method == "edit-friendly" else found.hooks
+        common = {"steps": steps, "guider": CFG(GUIDANCE), **options}
+        back = last(run(model, found.trajectory.noise, texts, hooks=hooks, **common)).x
+        code = last(steer.invert(model, z, texts, **{k: v for k, v in common.items() if k != "clip"})).x
+        plain = last(run(model, code, texts, **common)).x
+    return tuple((x - z).abs().flatten(1).amax(1) for x in (back, plain))
+
+
+def _comes_back(method: str, n: int) -> Outcome:
+    ours, plain = exact_trip(method, n)
+    return Outcome(float(ours.max()), float(ours.min()), float(ours.max()), why="rounding, which every step may multiply",
+                   baseline={"DDIM, w = 7.5 both ways": float(plain.max())})
+
+
+@claim("11.edict", "EDICT comes back to the picture's latents at w = 7.5, both ways (Wallace et al. 2023; float64, 10 steps; the "
+       "largest of all, from the least)", unit="largest difference of latents", target="<= 1e-10", n=8, small=2)
+def edict_comes_back(n: int) -> Outcome:
+    return _comes_back("edict", n)
+
+
+@claim("11.edit_friendly", "The noises of edit-friendly inversion, without anything that holds the path, bring the picture's "
+       "latents back at w = 7.5 (Huberman-Spiegelglas et al. 2024; float64, 10 steps)", unit="largest difference of latents",
+       target="<= 1e-10", n=8, small=2)
+def edit_friendly_comes_back(n: int) -> Outcome:
+    return _comes_back("edit-friendly", n)
 
 
 @claim("11.flat_code", "data that is flatter than the steps are fine has codes quieter than noise: their standard deviation for "

@@ -24,7 +24,7 @@ from minidiff.rng import normal
 from minidiff.show import choice, panel, sweep
 from minidiff.steer import Trajectory
 from minidiff.world import render
-from tests.pipelines import CASES, shared
+from tests.pipelines import CASES, make, shared
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +137,22 @@ def test_the_toy_agrees_with_its_closed_form():
     row = claims()["11.flat_code"].run(20000)
     assert row.low <= row.value <= row.high and row.value == pytest.approx(1.0, abs=0.02)
     assert 0.3 < row.settings["the closed form"] < 0.5, "far below the noise's 1"
+
+
+def test_the_exact_inversions_come_back_and_ddim_at_their_guidance_does_not(monkeypatch):
+    def loaded(name, dtype):
+        made = make(CASES[1])
+        for part in (made.unet, made.text_encoder, made.vae):
+            part.to(dtype)
+        return made
+
+    monkeypatch.setattr(board, "load", loaded)
+    pipe = make(CASES[1])
+    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    monkeypatch.setattr(board, "render", lambda scenes: SimpleNamespace(images=normal((len(scenes), 3, side, side), "exact", 0)))
+    for method in ("edict", "edit-friendly"):
+        back, plain = board.exact_trip(method, 2, steps=3)
+        assert back.shape == plain.shape == (2,) and float(back.max()) < 1e-10 and float(plain.min()) > 1e-3
 
 
 def test_the_lessons_inversions_are_what_they_are_called(pipe, pictures, pairs, monkeypatch):
