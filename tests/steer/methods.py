@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from minidiff.editing.controlnet import control, new_controlnet
 from minidiff.editing.coupled import Coupled
 from minidiff.editing.diffuseit import PosteriorMean, diffuseit_energy
 from minidiff.editing.drag import ShareKV, dragging
+from minidiff.editing.emphasis import EmphasiseValue, IgnoreKey
 from minidiff.editing.h_space import h_space
 from minidiff.editing.inversion import Inversion, fit_empty
 from minidiff.editing.key_losses import Features, PictureView
@@ -93,10 +95,11 @@ def _pinned(pipe, z, prompts, strength, rows):
     return [Pin(Trajectory(way.latents + strength * 0.1, way.timesteps, way.eps))]
 
 
-def _self_guided(pipe, z, prompts, strength, rows):
+def _self_guided(pipe, z, prompts, strength, rows, keep=False):
     words = tuple("cat" if "cat" in prompt else "dog" for prompt in prompts)
+    others = [tuple("grass" if "cat" in prompt else "mushroom" for prompt in prompts)] if keep else []
     made = self_guidance(pipe, prompts, move={words: (0.2 * strength, -0.1 * strength)}, resize={words: 1 + 0.3 * strength},
-                         latents=z, steps=STEPS, guidance=GUIDANCE)
+                         keep=others, latents=z, steps=STEPS, guidance=GUIDANCE)
     return {branch: way.clean for branch, way in made.trajectory.items()}
 
 
@@ -128,6 +131,16 @@ def _refine(tokenizer, pairs, strength):
     return [Refine(torch.stack(mappers), torch.stack(new), until=strength), Reweight(c)]
 
 
+def _emphasised(pipe, z, prompts, strength, rows):
+    return [EmphasiseValue(torch.stack([word_values(pipe.tokenizer, p, {"red" if "red" in p else "blue": 1 + 3 * strength})
+                                        for p in prompts]))]
+
+
+def _ignored(pipe, z, prompts, strength, rows):
+    return [IgnoreKey(torch.stack([word_values(pipe.tokenizer, p, {"red" if "red" in p else "blue": strength}, 0.0)
+                                   for p in prompts]))]
+
+
 def _zero(pipe, z, prompts, strength, rows):
     direction = strength * (encode_prompt(pipe, "a dog") - encode_prompt(pipe, "a cat"))
     made = pix2pix_zero(pipe, prompts, direction, latents=z, steps=STEPS, guidance=GUIDANCE, relative=0.1 * strength)
@@ -146,10 +159,10 @@ def _dragged(pipe, z, prompts, strength, rows):
 
 def _controlled(pipe, z, prompts, strength, rows):
     base = next(p for p in map(shared, CASES) if p.unet.config.in_channels == pipe.unet.config.in_channels)
-    net = new_controlnet(base.unet, shrink=pipe.vae_scale_factor)
+    net = torch.nn.Module.to(new_controlnet(base.unet, shrink=pipe.vae_scale_factor), z.dtype)
     for k, (name, p) in enumerate(sorted(net.named_parameters())):
         if name.startswith(("controlnet_down", "controlnet_mid")):
-            p.data = 0.3 * normal(tuple(p.shape), "control", k)
+            p.data = 0.3 * normal(tuple(p.shape), "control", k).to(p)
     hint = torch.ones(1, 3, *(pipe.vae_scale_factor * side for side in z.shape[-2:]))
     hint[..., : hint.shape[-1] // 2] = 0
     return {"source": last(control(pipe, prompts, hint, controlnet=net, scale=strength, latents=z, steps=STEPS, guidance=GUIDANCE,
@@ -294,6 +307,9 @@ METHODS = [
     Method("eps guidance", _with(lambda *a: [EpsGuidance(_energy(*a), relative=0.2 * a[3])])),
     Method("mean guidance", _with(lambda *a: [MeanGuidance(_energy(*a), relative=0.2 * a[3])])),
     Method("self-guidance", _self_guided, edited="edit", source="source"),
+    Method("self-guidance, keep", functools.partial(_self_guided, keep=True), edited="edit", source="source"),
+    Method("louder value", _with(_emphasised)),
+    Method("ignored key", _with(_ignored)),
     Method("null-text", _inverted(_null_text), "edit", target=_swap),
     Method("attend-and-excite", _excited("presence"), edited="edit", source="source"),
     Method("attend-and-excite, published", _excited("published"), edited="edit", source="source"),

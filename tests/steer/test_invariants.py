@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -25,6 +27,15 @@ def apart(a, b):
     return float((a - b).abs().max()) / max(1.0, float(b.abs().max()))
 
 
+@functools.cache
+def exact(case):
+    """The shared pipeline of a case in float64; nothing that patches it may leave a trace."""
+    pipe = make(case)
+    for part in (pipe.unet, pipe.text_encoder, pipe.vae):
+        part.double()
+    return pipe
+
+
 def fingerprint(unet):
     """Every processor and every hook that hangs on the network, by identity."""
     processors = {name: id(p) for name, p in unet.attn_processors.items()}
@@ -34,7 +45,7 @@ def fingerprint(unet):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
-def test_neutral_is_plain_and_the_method_works_and_a_batch_is_singles(method, case, shape):
+def test_neutral_is_plain_and_the_method_works(method, case, shape):
     pipe = shared(case)
     z = initial_noise(pipe, 2, seed=4, size=size(pipe, shape))
     before = fingerprint(pipe.unet)
@@ -45,11 +56,19 @@ def test_neutral_is_plain_and_the_method_works_and_a_batch_is_singles(method, ca
     assert method.name.startswith("plain") or apart(active[method.edited], want) > 1e-3, "the method does nothing at all"
     if method.source is not None:
         assert apart(active[method.source], plain(pipe, PROMPTS, z)) <= 1e-5
-    for row in range(2):
-        one = method.sample(pipe, z[row:row + 1], PROMPTS[row:row + 1], 1.0, [row])
-        for branch, value in one.items():
-            assert apart(active[branch][row:row + 1], value) <= 2e-4, f"{branch}: a batch is not a loop of singles"
     assert fingerprint(pipe.unet) == before
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+def test_a_batch_is_a_loop_of_singles(method, case):
+    """In float64: what is left is not rounding, which the loop of a method can multiply by hundreds."""
+    pipe = exact(case)
+    z = initial_noise(pipe, 2, seed=4).double()
+    together = method.sample(pipe, z, PROMPTS, 1.0, [0, 1])
+    for row in range(2):
+        for branch, alone in method.sample(pipe, z[row:row + 1], PROMPTS[row:row + 1], 1.0, [row]).items():
+            assert apart(together[branch][row:row + 1], alone) <= 1e-8, branch
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
