@@ -1,4 +1,4 @@
-"""Exercises of lesson 10: mappers, shared words, attention mixed and masked, local blending, defects, and a paired gain."""
+"""Exercises of lesson 10: mappers, attention mixed and masked, local blending, defects, and a paired gain."""
 
 from __future__ import annotations
 
@@ -95,89 +95,11 @@ def _swap_mapper(fn: Callable) -> None:
         }, want), otherwise="Check one word: the block of its tokens must have rows that sum to 1, and all else is 0.")
 
 
-@exercise("10.kept_words", "Words that both prompts share", points=2, hints=(
-    "Look at the last words. If they are equal, that pair is worth keeping, and what is left is the same question, shorter.",
-    "If they differ, one of the two is not kept: drop the last word of one prompt or of the other, and take the better.",
-    "An empty prompt shares nothing. Call your own function for what is left.",
-))
-def kept_words(source, target):
-    """source, target: lists of words. Returns how many words of the source can be kept, in order, in the
-    target:
-
-    the length of their longest common subsequence. ["a", "red", "cat"] and ["a", "cat", "sleeps"]
-    share 2.
-    """
-    ### BEGIN SOLUTION
-    if not source or not target:
-        return 0
-    if source[-1] == target[-1]:
-        return kept_words(source[:-1], target[:-1]) + 1
-    return max(kept_words(source[:-1], target), kept_words(source, target[:-1]))
-    ### END SOLUTION
-
-
-def _common(a: list[str], b: list[str]) -> int:
-    row = [0] * (len(b) + 1)
-    for x in a:
-        before = row[:]
-        for j, y in enumerate(b):
-            row[j + 1] = before[j] + 1 if x == y else max(before[j + 1], row[j])
-    return row[-1]
-
-
-def _greedy(a: list[str], b: list[str]) -> int:
-    """What a walk finds that takes each word at its first place in the rest."""
-    count, rest = 0, list(b)
-    for word in a:
-        if word in rest:
-            count, rest = count + 1, rest[rest.index(word) + 1:]
-    return count
-
-
-def _run(a: list[str], b: list[str]) -> int:
-    """The longest run of neighbouring words."""
-    return max((n for n in range(len(a) + 1) for i in range(len(a) - n + 1) for j in range(len(b) - n + 1)
-                if a[i:i + n] == b[j:j + n]), default=0)
-
-
-@checks(kept_words)
-def _kept_words(fn: Callable) -> None:
-    cases = [(a.split(), b.split()) for a, b in (
-        ("a red cat", "a cat sleeps"), ("a red cat on the grass", "a big blue cat on the grass"), ("", "a cat"), ("a dog", ""),
-        ("the cat and a dog", "a dog and the cat"), ("red cat", "cat red"), ("a cat a dog a", "a a cat a"), ("cat", "cat"),
-        ("a b c d", "d a b c"), ("x", "y"), ("d a b c", "a b c d"))]
-    wrong: dict[str, Callable[[list[str], list[str]], int]] = {
-        "You count shared words whatever their order.": lambda a, b: len(set(a) & set(b)),
-        "You compare word k with word k; a word that was added moves all that follow.":
-            lambda a, b: sum(x == y for x, y in zip(a, b, strict=False)),
-        "You take each word at the first place where it fits; dropping it may be better.": _greedy,
-        "The shared words need not stand side by side.": _run,
-        "That counts the words that are lost.": lambda a, b: len(a) - _common(a, b),
-        "That is one too many.": lambda a, b: _common(a, b) + 1,
-    }
-    answers = []
-    for a, b in cases:
-        out = fn(list(a), list(b))
-        if out is None:
-            raise Mistake("It returns nothing; is a return missing?")
-        try:
-            answers.append(int(out))
-        except (TypeError, ValueError):
-            raise Mistake(f"It returns {type(out).__name__}, but a whole number is expected.") from None
-    want = [_common(a, b) for a, b in cases]
-    if answers == want:
-        return
-    for message, formula in wrong.items():
-        if answers == [formula(a, b) for a, b in cases]:
-            raise Mistake(message)
-    (a, b), got, right = next((c, g, r) for c, g, r in zip(cases, answers, want, strict=True) if g != r)
-    raise Mistake(f"{' '.join(a)!r} and {' '.join(b)!r} share {right} words in order, not {got}.")
-
-
 # Attention, mixed ------------------------------------------------------------------------------------------------------------
 
 
 @exercise("10.mix_attention", "One step of the edit", points=2, hints=(
+    "Forget the time first: what does section 2's table say for Refine? Then choose, token by token, whether its time is over.",
     "The kept words: source @ mapper. The new ones: edit * new, which is 0 elsewhere.",
     "torch.where(progress < until, mixed, edit): every token has its own share of the steps.",
 ))
@@ -231,11 +153,11 @@ def _mix_attention(fn: Callable) -> None:
     "0.5 + 4 * 0.3 + 0.2",
 ))
 def row_sum():
-    """A place gives 0.5 of its attention to the begin token, 0.3 to "cat", 0.2 to the rest. The fader of
+    """A place gives 0.5 of its attention to the padding, 0.3 to "cat", 0.2 to the rest. The fader of
     "cat" is set to 4. What does its row of attention sum to now?
     """
     ### BEGIN SOLUTION
-    return 0.5 + 4 * 0.3 + 0.2          # 1.9: rows are not renormalised, so every message together gets louder
+    return 0.5 + 4 * 0.3 + 0.2          # 1.9: only the message of "cat" gets louder, and nothing is divided again
     ### END SOLUTION
 
 
@@ -288,8 +210,9 @@ def _break_refine(value: Any) -> None:
 
 
 @exercise("10.ignore_word", "A word that nobody can look at", points=2, hints=(
-    "scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, and softmax over the last axis.",
-    "A score of -infinity becomes a share of exactly 0, and the other shares still sum to 1.",
+    "Write attention first, as in section 2. What must a score be so that the softmax makes a share of exactly 0 of it?",
+    "A score of -infinity does, and the other shares still sum to 1.",
+    "scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5; mask; softmax over the last axis.",
 ))
 def ignore_word(q, k, v, tokens):
     """q (heads, N, d), k (heads, L, d), v (heads, L, e); tokens: positions of the word to ignore, a
@@ -338,8 +261,8 @@ def _ignore_word(fn: Callable) -> None:
 
 
 @exercise("10.blend", "Keep the edit where the word is looked at", points=3, hints=(
-    "F.max_pool2d(maps[:, None], 3, 1, 1): the largest value of each 3 x 3 neighbourhood, at the same size.",
-    "Each picture has its own maximum: near.amax((2, 3), keepdim=True).",
+    "Three steps: spread the map, compare it with a share of its own largest value, choose between the two latents.",
+    "F.max_pool2d(maps[:, None], 3, 1, 1) spreads at the same size; each picture has its own near.amax((2, 3), keepdim=True).",
     "torch.where(mask, edit, source): inside the mask the edit, outside the source, untouched.",
 ))
 def keep_where(edit, source, maps, threshold):
@@ -389,7 +312,7 @@ def _keep_where(fn: Callable) -> None:
 
 
 @exercise("10.lost_tokens", "Debug: where attention goes missing", points=2, hints=(
-    "Row w of M says where the attention to source token w goes on to. What must it sum to?",
+    "Row w of M says where the attention to source token w goes on to. When does all of it arrive?",
     "torch.isclose(mapper.sum(1), torch.ones(...)) is True where all is well; nonzero() lists the others.",
 ))
 def lost_tokens(mapper):

@@ -21,7 +21,7 @@ from minidiff.show.tiles import lay_out, pixels
 from minidiff.steer import CFG, Hook, Recorder, run
 from minidiff.world import COLOUR_NAMES, KINDS
 
-__all__ = ["Fader", "Keeping", "TokenSwap", "side_by_side", "swapped_tokens"]
+__all__ = ["Fader", "Keeping", "TokenSwap", "keeping_hooks", "side_by_side", "swapped_tokens"]
 
 
 @torch.no_grad()
@@ -35,23 +35,29 @@ def side_by_side(pipe: Any, z: Tensor, contexts: Mapping[str, Tensor], hooks: Se
     return {branch: decode(pipe.vae, value).clamp(-1, 1) for branch, value in end.z.items()}
 
 
+def keeping_hooks(pipe: Any, pairs: Sequence[tuple[str, str]], branch: str, *, cross: float, self_attention: float) -> list[Hook]:
+    """Prompt-to-Prompt on one branch of many: the word swaps of ``pairs``, and self-attention."""
+    mapper = torch.stack([replace_mapper(pipe.tokenizer, *two) for two in pairs])
+    return [Replace(mapper, until=float(cross), edit=branch),
+            SelfCopy(until=float(self_attention), level=coarse_level(pipe), edit=branch)]
+
+
 class Keeping:
     """The same word swaps with attention kept for 0 to all of the steps; each setting is scored on the same pairs.
 
-    shares: what ``cross`` and ``self_attention`` may be. Pictures whose source does not show its prompt are drawn, not scored.
+    shares: what ``cross`` and ``self_attention`` may be. Pictures whose source does not show its prompt are drawn, not scored;
+    the first four of the pairs are shown.
     """
 
     def __init__(self, pipe: Any, reader: Any, pairs: EditPairs, *, shares: Sequence[float] = (0.0, 0.4, 0.8), steps: int = 12,
                  seed: int = 0) -> None:
         self.shares, contexts, hooks = tuple(shares), {"source": encode_prompt(pipe, pairs.prompts)}, []
-        both = zip(pairs.prompts, pairs.targets, strict=True)
-        mapper, target = torch.stack([replace_mapper(pipe.tokenizer, *two) for two in both]), encode_prompt(pipe, pairs.targets)
+        both, target = list(zip(pairs.prompts, pairs.targets, strict=True)), encode_prompt(pipe, pairs.targets)
         for cross in shares:
             for own in shares:
                 branch = f"{cross:g} {own:g}"
                 contexts[branch] = target
-                hooks += [Replace(mapper, until=float(cross), edit=branch),
-                          SelfCopy(until=float(own), level=coarse_level(pipe), edit=branch)]
+                hooks += keeping_hooks(pipe, both, branch, cross=cross, self_attention=own)
         self.images = side_by_side(pipe, initial_noise(pipe, len(pairs), seed=seed), contexts, hooks, steps=steps)
         truth = pairs.truth(reader, self.images["source"])
         self.scores = {branch: edit_score(x, truth) for branch, x in self.images.items()}
@@ -62,7 +68,7 @@ class Keeping:
         for name, value in (("cross", cross), ("self_attention", self_attention)):
             require(value in self.shares, name, value, f"one of {', '.join(map(str, self.shares))}")
         branch, plain = f"{cross:g} {self_attention:g}", f"{self.shares[0]:g} {self.shares[0]:g}"
-        rows = [pixels(self.images[b]) for b in ("source", plain, branch)]
+        rows = [pixels(self.images[b][:4]) for b in ("source", plain, branch)]
         mine = self.scores[branch]
         words = [f"{name} {float(mine.of(score).mean()):.2f}" for name, score in (("success", "target"), ("IoU", "iou"))
                  if len(mine.of(score))]

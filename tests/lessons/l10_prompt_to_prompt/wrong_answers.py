@@ -31,35 +31,6 @@ def m_block(source, target, length, block):
     return m
 
 
-# 10.kept_words
-def k_table(source, target):
-    best = [[0] * (len(target) + 1) for _ in range(len(source) + 1)]
-    for i, x in enumerate(source):
-        for j, y in enumerate(target):
-            best[i + 1][j + 1] = best[i][j] + 1 if x == y else max(best[i][j + 1], best[i + 1][j])
-    return best[-1][-1]
-
-
-def k_front(source, target):
-    if not (source and target):
-        return 0
-    (x, *rest), (y, *left) = source, target
-    return 1 + k_front(rest, left) if x == y else max(k_front(rest, target), k_front(source, left))
-
-
-def k_first(source, target):
-    count, at = 0, 0
-    for word in source:
-        if word in target[at:]:
-            at, count = target.index(word, at) + 1, count + 1
-    return count
-
-
-def k_run(source, target):
-    return max((n for n in range(len(source) + 1) for i in range(len(source)) for j in range(len(target))
-                if source[i:i + n] == target[j:j + n] and len(source[i:i + n]) == n and len(target[j:j + n]) == n), default=0)
-
-
 # 10.mix_attention
 def a_loop(source, edit, mapper, new, until, progress):
     out = edit.clone()
@@ -170,15 +141,6 @@ WRONG = {
         "firsts": (lambda s, t, n: m_block([i[:1] for i in s], [j[:1] for j in t], n, lambda a, b: torch.eye(a)), "first token"),
         "flat": (lambda s, t, n: torch.zeros(n), "shape"),
     },
-    "10.kept_words": {
-        "sets": (lambda a, b: len(set(a) & set(b)), "whatever their order"),
-        "places": (lambda a, b: sum(x == y for x, y in zip(a, b)), "word k with word k"),
-        "greedy": (k_first, "first place"),
-        "run": (k_run, "side by side"),
-        "lost": (lambda a, b: len(a) - k_table(a, b), "lost"),
-        "one more": (lambda a, b: k_table(a, b) + 1, "one too many"),
-        "list": (lambda a, b: [len(a)], "whole number"),
-    },
     "10.mix_attention": {
         "exchanged": (lambda s, e, m, n, u, p: a_alpha(e, s, m, n, u, p), "exchanged"),
         "turned": (a_with(lambda s, e, m, n: s @ m.T + e * n), "turned round"),
@@ -250,7 +212,6 @@ WRONG = {
 
 HONEST = {
     "10.swap_mapper": {"loops": m_loops, "numpy": m_numpy},
-    "10.kept_words": {"table": k_table, "from the front": k_front},
     "10.mix_attention": {"loop": a_loop, "alpha": a_alpha},
     "10.row_sum": {"int": 1.9, "tensor": torch.tensor(1.9)},
     "10.break_refine": {"one word": ([1, 0], [0, 1, 0]), "tensors": (torch.tensor([0.3, 0.7]), torch.tensor([0.0, 1.0, 0.0]))},
@@ -262,12 +223,6 @@ HONEST = {
 }
 
 EQUIVALENT = {
-    "10.kept_words": {
-        "return max(kept_words(target, source[:-1]), kept_words(source, target[:-1]))": "what two prompts share is symmetric",
-        "return max(kept_words(source[:-1], target), kept_words(target[:-1], source))": "what two prompts share is symmetric",
-        "return kept_words(target[:-1], source[:-1]) + 1": "what two prompts share is symmetric",
-        "return -0": "the same number",
-    },
     "10.ignore_word": {"scores = q @ k.transpose(-1, -2) / k.shape[-1] ** 0.5": "queries and keys are as wide"},
     "10.lost_tokens": {
         "return (~torch.isclose(torch.ones_like(sums), sums)).nonzero().flatten().tolist()": "close to each other, either way",
