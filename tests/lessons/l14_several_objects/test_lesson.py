@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from minidiff.course import claims
+from minidiff.editing.attend import excite
 from minidiff.editing.word_losses import things_of
 from minidiff.errors import BadInput
-from minidiff.latent import initial_noise
+from minidiff.latent import denoise, initial_noise
 from minidiff.lessons.l14_several_objects import claims as board
-from minidiff.lessons.l14_several_objects.claims import at_place, drawn
+from minidiff.lessons.l14_several_objects.claims import BETWEEN, at_place, between, drawn
 from minidiff.lessons.l14_several_objects.data import Requested, Shown, held_out_twos, sentence, shown, threes
 from minidiff.lessons.l14_several_objects.panels import Pushes, Sharpness, Sums, crossed, thing_maps
 from minidiff.rng import normal
@@ -106,6 +107,21 @@ def test_the_ways_of_drawing_differ_and_plain_is_plain(pipe, monkeypatch):
     assert all(x.shape == (2, 3, 64, 64) for x in made.values())
     names = list(made)
     assert all(not torch.equal(made[a], made[b]) for i, a in enumerate(names) for b in names[i + 1:])
+
+
+def test_the_steps_between_the_losses_begin_at_the_published_one_and_end_at_the_presence_loss(pipe):
+    """The ends move the latent as the package's own hooks do, and each change between them changes the move."""
+    rows, z = threes(2, split="valid"), initial_noise(pipe, 2, seed=1)
+    things = things_of(pipe.tokenizer, rows.prompts, rows.things)
+
+    def after(hook):
+        return list(denoise(pipe, rows.prompts, latents=z, steps=4, guidance=4.0, hooks=[hook]))[-1].x
+
+    moved = {name: after(between(pipe, things, form)) for name, form in BETWEEN.items()}
+    names = list(moved)
+    assert torch.equal(moved[names[0]], after(excite(pipe, things, loss="published")))
+    assert torch.equal(moved[names[-1]], after(excite(pipe, things, loss="presence")))
+    assert all(not torch.equal(moved[a], moved[b]) for a, b in zip(names, names[1:], strict=False))
 
 
 def test_a_larger_row_begins_with_a_smaller_one(pipe, monkeypatch):
