@@ -176,8 +176,8 @@ WHY_FAILED = {
     "04.as_asked": "claim", "06.seconds_ddpm": "claim", "06.z_unused": "claim", "07.f_network": "claim",
     "16.compose_blue": "claim", "16.one_vector": "claim", "16.strong_symmetric": "claim", "20.lora_small_new": "claim",
     "20.prior": "claim", "21.tree_gold": "claim", "22.hop_cv": "claim", "22.straight": "claim", "23.even": "claim",
-    "23.zigzag": "claim", "17.contrast": "claim", "06.z": "feature", "14.published": "feature", "14.syngen": "feature", "16.directional": "feature",
-    "16.mean_blue": "feature", "16.mean_hat": "feature", "17.published": "feature",
+    "23.zigzag": "claim", "17.contrast": "claim", "06.z": "feature", "14.published": "feature", "14.syngen": "feature",
+    "16.directional": "feature", "16.mean_blue": "feature", "16.mean_hat": "feature", "17.published": "feature",
     "10.two_background": "world", "12.colour_sdedit": "world", "14.held_out": "world",
     "14.structured": "world", "21.aid_smoother": "world",
 }
