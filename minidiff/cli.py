@@ -59,7 +59,8 @@ def parser() -> argparse.ArgumentParser:
     mine.add_argument("folder", type=path, metavar="FOLDER",
                       help="pictures of one subject; metadata.jsonl with captions if you like")
     mine.add_argument("--word", default="<mine>", help='the new word ("<mine>")')
-    mine.add_argument("--class", dest="class_word", required=True, metavar="WORD", help="what it is, in a word the model knows")
+    mine.add_argument("--class", dest="class_word", metavar="WORD",
+                      help="what it is, in a word the model knows (left out: what the course's reader takes it for)")
     mine.add_argument("--method", default="lora", choices=("ti", "lora", "dreambooth", "custom"),
                       help="one vector, a low-rank adapter, all weights, or keys and values of cross-attention (lora)")
     mine.add_argument("--model", default="mini-sd", help="mini-sd, a folder in diffusers' format, or a Hub id (mini-sd)")
@@ -193,13 +194,18 @@ def _personalise(given: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from minidiff.errors import require
-    from minidiff.personal.command import personalise
+    from minidiff.personal.command import guess_class, personalise
     from minidiff.zoo import load
     out = Path(given.out or os.path.join("runs", "personal"))
     pipe = load(given.model)
     require(hasattr(pipe, "unet") and hasattr(pipe, "tokenizer"), "--model", f"{given.model!r}, a {type(pipe).__name__}",
             "a text-to-image pipeline", "--model mini-sd")
-    steps = personalise(pipe, given.folder, word=given.word, class_word=given.class_word, out=out,
+    class_word = given.class_word
+    if class_word is None:
+        class_word, agree, n = guess_class(given.folder, load("readers/final"))
+        print(f"No --class is given: {class_word!r} is taken, which the reader sees in {agree} of {n} pictures. "
+              "If it is something else, say so: --class WORD", flush=True)
+    steps = personalise(pipe, given.folder, word=given.word, class_word=class_word, out=out,
                         method=given.method, iterations=given.iterations, rank=given.rank, prior=given.prior,
                         every=given.every, prompt=given.prompt, seed=given.seed)
     with tqdm(steps, total=given.iterations, unit="step", desc=given.word) as bar:

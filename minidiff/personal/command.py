@@ -4,23 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from minidiff.errors import check_choice, require
+from minidiff.measure import Reader, read
 from minidiff.personal.dreambooth import dreambooth, prior_examples
 from minidiff.personal.fit import Progress, pictures
 from minidiff.personal.lora import EVERYWHERE, LoRA
 from minidiff.personal.textual_inversion import textual_inversion
 from minidiff.show import save_grid
 from minidiff.silence import silence_libraries
-from minidiff.world import ImageFolder
+from minidiff.world import KINDS, ImageFolder
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-__all__ = ["METHODS", "personalise"]
+__all__ = ["METHODS", "Guess", "guess_class", "personalise"]
 
 METHODS = ("ti", "lora", "dreambooth", "custom")
+
+
+class Guess(NamedTuple):
+    """What a reader takes a subject for: the word of the class, and in how many of the pictures it sees a thing of that kind."""
+
+    word: str
+    agree: int
+    pictures: int
+
+
+def guess_class(folder: str | Path, reader: Reader) -> Guess:
+    """The kind of the world that the pictures of ``folder`` look most like; reader: a loaded one, such as "readers/final".
+
+    Of each picture the thing that is found most surely votes, with the probabilities of its kind. A subject that the world
+    has no word for gets one of these words all the same: DreamBooth needs a class to start from, near or far.
+    """
+    given = ImageFolder(folder, size=64, log=lambda _: None)
+    found = read(given.batch(0, len(given))[0], reader)
+    rows, surest = range(len(given)), found.confidence.argmax(1)
+    best = int(found.probs["kind"][rows, surest].sum(0).argmax())
+    agree = (found.scenes.kind[rows, surest] == best) & found.scenes.present[rows, surest]
+    return Guess(KINDS[best], int(agree.sum()), len(given))
 
 
 def personalise(pipe: StableDiffusionPipeline, folder: str | Path, *, word: str, class_word: str, out: str | Path,
@@ -36,6 +59,7 @@ def personalise(pipe: StableDiffusionPipeline, folder: str | Path, *, word: str,
     Writes ``learned_embeds.safetensors``, for "lora" ``pytorch_lora_weights.safetensors``, for the other two the pipeline.
     """
     check_choice("method", method, METHODS)
+    require(bool(class_word.strip()), "class_word", repr(class_word), "what the subject is, in a word the model knows", "'bear'")
     require(every >= 1, "every", every, "1 or more", "every=40")
     side = pipe.unet.config.sample_size * pipe.vae_scale_factor
     given = ImageFolder(folder, size=side, seed=seed)

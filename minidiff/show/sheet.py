@@ -43,9 +43,9 @@ class Picture:
 
         At half the density if it would be too large for a notebook otherwise.
         """
-        data = encode(array)
+        data = _exactly(array)
         if len(data) > SMALL:
-            data = few_colours(array) or data
+            data = few_colours(array) or encode(array)
         if len(data) <= BUDGET:
             return cls(data, alt=alt, caption=caption)
         small = np.asarray(Image.fromarray(array).reduce(DENSITY))
@@ -122,12 +122,7 @@ def encode(array: np.ndarray, *, fast: bool = False, budget: int = BUDGET) -> by
     Only pictures of noise are larger. There values are rounded to steps of 17, 36 or 51, but only where most neighbours
     differ by more than the step, so that it cannot be seen; smooth parts stay exact.
     """
-    def once(values: np.ndarray) -> bytes:
-        buffer = io.BytesIO()
-        Image.fromarray(values).save(buffer, format="PNG", **({"compress_level": 1} if fast else {"optimize": True}))
-        return buffer.getvalue()
-
-    data = once(array)
+    data = _exactly(array, fast=fast)
     if fast or len(data) <= budget:
         return data
     jump = np.zeros(array.shape[:2], np.float32)
@@ -137,10 +132,16 @@ def encode(array: np.ndarray, *, fast: bool = False, budget: int = BUDGET) -> by
         often = np.asarray(Image.fromarray(np.where(jump > step, 255, 0).astype(np.uint8)).filter(ImageFilter.BoxBlur(12)))
         table = np.minimum(np.round(np.arange(256) / step) * step, 255).astype(np.uint8)
         array = np.where((free & (often > 140))[..., None], table[array], array)
-        data = once(array)
+        data = _exactly(array)
         if len(data) <= budget:
             break
     return data
+
+
+def _exactly(array: np.ndarray, *, fast: bool = False) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG", **({"compress_level": 1} if fast else {"optimize": True}))
+    return buffer.getvalue()
 
 
 @functools.lru_cache(maxsize=32)

@@ -7,8 +7,10 @@ import torch
 from minidiff.cli import main
 from minidiff.errors import BadInput
 from minidiff.files import data_folder
-from minidiff.personal.command import personalise
+from minidiff.personal.command import guess_class, personalise
 from minidiff.show import save_grid
+from minidiff.world import Scene, Thing, render
+from minidiff.zoo import load
 
 
 @pytest.fixture
@@ -48,6 +50,37 @@ def test_the_command_says_what_it_wrote(pipe, folder, tmp_path, monkeypatch, cap
     assert "learned_embeds.safetensors" in capsys.readouterr().out
     assert main(["personalise", str(tmp_path / "none"), "--class", "cat"]) == 2
     assert "none" in capsys.readouterr().err
+
+
+@pytest.fixture
+def bears(tmp_path):
+    """Three bears and a house, drawn by the world."""
+    here = tmp_path / "bears"
+    here.mkdir()
+    for i, kind in enumerate(("bear", "house", "bear", "bear")):
+        save_grid(here / f"{i}.png", render([Scene((Thing(kind, "red"),), ("grass", "night", "room", "snow")[i])]).images)
+    return here
+
+
+def test_the_class_is_what_most_of_the_pictures_show(bears):
+    assert guess_class(bears, load("readers/final")) == ("bear", 3, 4)
+
+
+def test_without_class_the_command_takes_what_the_reader_sees_and_says_so(pipe, bears, tmp_path, monkeypatch, capsys):
+    reader, taken = load("readers/final"), []
+    monkeypatch.setattr("minidiff.zoo.load", lambda name: reader if name == "readers/final" else pipe)
+    monkeypatch.setattr("minidiff.personal.command.personalise", lambda *_, class_word, **__: taken.append(class_word) or [])
+    words = ["personalise", str(bears), "--method", "lora", "--word", "<mine>", "--out", str(tmp_path)]
+    for more, word in (([], "bear"), (["--class", "house"], "house")):
+        assert main([*words, *more]) == 0 and taken.pop() == word
+        said = capsys.readouterr().out
+        assert ("'bear' is taken, which the reader sees in 3 of 4 pictures" in said) == (not more)
+
+
+def test_a_class_without_letters_is_refused_before_work_starts(pipe, bears, tmp_path):
+    with pytest.raises(BadInput, match="class_word"):
+        next(personalise(pipe, bears, word="<mine>", class_word=" ", out=tmp_path / "o"))
+    assert not (tmp_path / "o").exists()
 
 
 def test_too_many_pictures_are_no_subject(pipe, tmp_path):

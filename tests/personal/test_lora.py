@@ -3,8 +3,9 @@ import torch
 from tiny_pipe import pipeline
 
 from minidiff.errors import BadInput
-from minidiff.personal import ATTENTION, EVERYWHERE, LoRA, load_lora
+from minidiff.personal import ATTENTION, EVERYWHERE, LoRA, load_lora, pictures
 from minidiff.rng import normal
+from minidiff.show import pixels
 
 
 def random(lora, scale=0.3):
@@ -21,6 +22,10 @@ def call(pipe, rows=2, height=16):
         return pipe.unet(z, torch.tensor([300] * rows), encoder_hidden_states=c).sample
 
 
+def draw(pipe):
+    return pictures(pipe, ["a cat", "a red dog"], seed=1, steps=3)
+
+
 @pytest.mark.parametrize("targets", [ATTENTION, EVERYWHERE])
 def test_fresh_scale_zero_detached_and_unmerged_are_the_network_bit_for_bit(pipe, targets):
     plain = call(pipe)
@@ -34,12 +39,25 @@ def test_fresh_scale_zero_detached_and_unmerged_are_the_network_bit_for_bit(pipe
     assert torch.equal(call(pipe), plain)
     lora.scale = 1.0
     lora.merge()
-    assert (call(pipe) - adapted).abs().max() < 1e-5
     lora.unmerge()
     assert torch.equal(call(pipe), adapted)
     lora.detach()
     assert torch.equal(call(pipe), plain)
     assert all(torch.equal(v, weights[k]) for k, v in pipe.unet.state_dict().items())
+
+
+@pytest.mark.parametrize("targets", [ATTENTION, EVERYWHERE])
+def test_merged_draws_the_picture_that_is_drawn_beside(targets):
+    pipe = pipeline(dtype=torch.float64)
+    lora = random(LoRA(pipe.unet, rank=3, alpha=6.0, targets=targets))
+    lora.scale = 0.7
+    beside = call(pipe), draw(pipe)
+    lora.merge()
+    for merged, wanted in zip((call(pipe), draw(pipe)), beside, strict=True):
+        assert (merged - wanted).abs().max() < 1e-6
+    lora.unmerge()
+    lora.detach()
+    assert (draw(pipe) - beside[1]).abs().max() > 1e-3
 
 
 def test_it_is_pefts_in_float64():
@@ -79,6 +97,21 @@ def test_diffusers_loads_what_is_saved_and_saves_what_is_loaded(pipe, tmp_path, 
     back = pipeline()
     load_lora(back, tmp_path / "b")
     assert torch.equal(call(back), ours)
+
+
+@pytest.mark.parametrize("alpha", [None, 5.0])
+def test_what_diffusers_loads_draws_the_identical_picture(tmp_path, alpha):
+    pipe, theirs, back = (pipeline(dtype=torch.float64) for _ in range(3))
+    plain = draw(pipe)
+    lora = random(LoRA(pipe.unet, rank=2, alpha=alpha))
+    lora.save(tmp_path)
+    theirs.load_lora_weights(tmp_path)
+    theirs.unet.to(torch.float64)
+    load_lora(back, tmp_path)
+    ours = draw(pipe)
+    assert (pixels(ours) != pixels(plain)).any()
+    for other in (theirs, back):
+        assert (pixels(draw(other)) == pixels(ours)).all() and (draw(other) - ours).abs().max() < 1e-6
 
 
 def test_rows_make_a_bank_several_adapters_one_batch(pipe):
