@@ -65,7 +65,7 @@ def same_pixels(n: int) -> Outcome:
 @torch.no_grad()
 def there_and_back(pipe: Any, images: Tensor, prompts: Sequence[str], *, steps: int = 50, weights: Sequence[float] = (1.0,),
                    few: int | None = None, fixed_point: int = 0) -> dict[float, Tensor]:
-    """Pictures (B, 3, H, W) to noise at w = 1 and back at each of ``weights``: PSNR (B,) in dB by weight.
+    """Pictures (B, 3, H, W) to noise at w = 1 and back at each of ``weights``: what came back, in [-1, 1], by weight.
 
     few: all weights but the first come back for the first ``few`` pictures only.
     """
@@ -77,34 +77,38 @@ def there_and_back(pipe: Any, images: Tensor, prompts: Sequence[str], *, steps: 
             n = len(part) if w == weights[0] or few is None else max(min(few - i, len(part)), 0)
             if n:
                 z = last(denoise(pipe, said[:n], steps=steps, guidance=w, latents=code[:n])).x
-                out[w].append(psnr(decode(pipe.vae, z).clamp(-1, 1), part[:n]))
+                out[w].append(decode(pipe.vae, z).clamp(-1, 1))
     return {w: torch.cat(found) for w, found in out.items()}
 
 
 @claim(
     "09.inversion",
-    "DDIM inversion at w = 1, 50 steps each way, gives the picture back nearly as well as the autoencoder alone",
-    unit="dB PSNR, less the autoencoder's round trip",
-    target=">= -2",
-    n=64, small=2,
+    "DDIM inversion at w = 1, 50 steps each way, adds at most a quarter of the autoencoder's own squared error: PSNR of what "
+    "came back against the autoencoder's round trip, less the PSNR of the round trip against the picture",
+    unit="dB PSNR",
+    target=">= 6",
+    n=32, small=2,
 )
 def inversion(n: int) -> Outcome:
     pipe, scenes = load("mini-sd"), as_in_training(sample_scenes(range(n), split="test", level="full"), "mini-sd")
     images, prompts = render(scenes).images, captions(scenes)
-    ceiling = psnr(decode(pipe.vae, encode(pipe.vae, images)).clamp(-1, 1), images)
+    trip = decode(pipe.vae, encode(pipe.vae, images)).clamp(-1, 1)
+    own = psnr(trip, images)
     few = min(n, 16) if n >= 8 else 1
+
+    def above(back: Tensor) -> Tensor:
+        return psnr(back, trip[:len(back)]) - own[:len(back)]
+
     found = there_and_back(pipe, images, prompts, weights=(1.0, 7.0), few=few)
-    m = bootstrap(torch.mean, found[1.0] - ceiling)
-    others = {"back at w = 7": float((found[7.0] - ceiling[:few]).mean())}
+    m = bootstrap(torch.mean, above(found[1.0]))
+    others = {"back at w = 7": float(above(found[7.0]).mean()),
+              "against the picture itself": float((psnr(found[1.0], images) - own).mean())}
     if n >= 8:
-        coarse = there_and_back(pipe, images[:few], prompts[:few], steps=10)[1.0]
-        others["10 steps each way"] = float((coarse - ceiling[:few]).mean())
-    grey = psnr(images.mean((2, 3), keepdim=True).expand_as(images), images)
+        others["10 steps each way"] = float(above(there_and_back(pipe, images[:few], prompts[:few], steps=10)[1.0]).mean())
     return Outcome(
         m.value, m.low, m.high,
-        baseline={"one colour, the picture's mean": float((grey - ceiling).mean())},
+        baseline={"one colour, the picture's mean": float(above(images.mean((2, 3), keepdim=True).expand_as(images)).mean())},
         settings=others,
-        floor={"the autoencoder alone": 0.0},
         why="the U-Net's answer changes too much between two of 50 steps",
     )
 
@@ -159,7 +163,8 @@ def _costs() -> dict[str, int]:
 @claim(
     "09.cost",
     "A sample in the latent space costs a fraction of one in pixels: mini-sd's U-Net with two more levels above it, on 64x64 "
-    "pixels, against its calls on the latent and one decode (Rombach et al. 2022; whether both would draw equally well is open)",
+    "pixels, against its calls on the latent and one decode; the verdict hangs on that choice of pixel network, see the other "
+    "settings (Rombach et al. 2022; whether both would draw equally well is open)",
     unit="times the multiply-adds (n steps with guidance)",
     target=">= 4",
     n=20, small=2,

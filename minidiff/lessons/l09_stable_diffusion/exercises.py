@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minidiff.course.answers import Mistake, call, expect, expect_number
+from minidiff.course.answers import Mistake, call, expect, expect_number, fits
 from minidiff.course.tasks import checks, exercise
 from minidiff.diffusion import make_schedule, timesteps
 from minidiff.rng import normal
@@ -88,7 +88,7 @@ def _latent_shape(fn: Callable) -> None:
 
 @exercise("09.encode", "Into the latent space", hints=(
     "Three things: the autoencoder wants [-1, 1]; its answer is a distribution; the U-Net wants unit variance.",
-    "The distribution's mean has no randomness in it. Then multiply by vae.config.scaling_factor.",
+    "The mean of a distribution has no randomness in it. Which way does the config's scaling_factor go, on the way in?",
 ))
 def to_latent(vae, pictures):
     """pictures: (B, 3, H, W) in [0, 1]. Returns the scaled latent that the U-Net works on, without any
@@ -123,11 +123,10 @@ def _encode(fn: Callable) -> None:
 
 @exercise("09.decode", "Out of it again", points=2, hints=(
     "The decoder answers in about [-1, 1], and goes a little beyond. What does 256 become as a byte?",
-    "The order: divide by the scale, decode, to [0, 1], clip, times 255, round, to uint8, channels last.",
+    "And what does -1, the decoder's black, become? Follow both ends through your chain, in its order.",
 ))
 def to_picture(vae, z):
-    """z: (B, C, h, w) scaled latents. Returns pictures (B, H, W, 3), torch.uint8: undo the scale, decode,
-    clip, round."""
+    """z: (B, C, h, w) scaled latents. Returns pictures (B, H, W, 3), torch.uint8, black 0 and white 255."""
     ### BEGIN SOLUTION
     x = vae.decode(z / vae.config.scaling_factor).sample
     x = ((x + 1) / 2).clamp(0, 1)
@@ -304,11 +303,11 @@ def _step(fn: Callable) -> None:
 
 @exercise("09.start", "Where img2img begins", hints=(
     "The picture is noised part way, so it is the first, noisiest steps that are left out.",
-    "Count from the end: the last int(len * strength) of the list. Mind strength 0: visited[-0:] is everything.",
+    "Count the steps done, int(len * strength), not those left out. And what is visited[-0:]?",
 ))
 def steps_left(visited, strength):
     """visited: the falling list of all steps; strength in [0, 1]. The list of the int(len * strength) steps
-    that img2img does."""
+    that img2img does; at strength 0 an empty one."""
     ### BEGIN SOLUTION
     done = int(len(visited) * strength)
     return visited[len(visited) - done:]
@@ -346,6 +345,47 @@ def _start(fn: Callable) -> None:
         if got != want:
             known = [k for k, v in wrong.items() if v == got]
             raise Mistake(say + (known[0] if known else f"expected {len(want)} steps from {want[:1]} on, not {len(got)}."))
+
+
+@exercise("09.forgotten_scale", "Break it: the forgotten factor", points=2, hints=(
+    "How strong is the picture against the noise in each of the two latents? Write both signal-to-noise ratios with abar.",
+    "The one ratio is a / (1 - a), the other has 1 / scale^2 in it as well. Set them equal and solve for a.",
+))
+def level_without_scale(abar, scale):
+    """The level a at which a rightly scaled latent, sqrt(a) z0 + sqrt(1 - a) eps, has the signal-to-noise
+    ratio of sqrt(abar) z0 / scale + sqrt(1 - abar) eps. abar: levels in (0, 1), any shape; scale: a number
+    above 0."""
+    ### BEGIN SOLUTION
+    signal, noise = abar / scale ** 2, 1 - abar
+    return signal / (signal + noise)
+    ### END SOLUTION
+
+
+@checks(level_without_scale)
+def _forgotten_scale(fn: Callable) -> None:
+    for shape, scale in (((7,), 0.4), ((3, 2, 2), 0.18215), ((2, 5, 4), 1.7), ((4, 4), 1.0)):
+        abar = torch.rand(shape, generator=torch.Generator().manual_seed(len(shape)), dtype=torch.float64) * 0.96 + 0.02
+        ratio = abar / (1 - abar)
+
+        def level(snr: Tensor) -> Tensor:
+            return snr / (1 + snr)
+
+        want = level(ratio / scale**2)
+        got = call(fn, abar, scale, shape=shape)
+        expect(got, want, wrong=fits({
+            "scale is not squared: the ratio is one of variances.": level(ratio / scale),
+            "Upside down: a latent that is 1 / scale times as large stands out more where scale is below 1.":
+                level(ratio * scale**2),
+            "That is the signal-to-noise ratio; the level that has it is asked for.": ratio / scale**2,
+            "abar / scale^2 is the signal's variance; divide by that of signal and noise together.": abar / scale**2,
+            "abar / scale, cut off at 1, is no level of the forward process: its two variances add up to 1.":
+                (abar / scale).clamp(max=1),
+            "That is abar itself: the factor has no effect.": abar,
+            "That is one minus the level, the share of the noise.": 1 - want,
+            "That is the root of the level; abar goes with the variance.": want.sqrt(),
+            "mini-sd's own factor is written into it; take the argument.": level(ratio / 0.39**2),
+            "0.18215 is Stable Diffusion's number; take the argument.": level(ratio / 0.18215**2),
+        }, want), otherwise="Not the level. At scale = 1 it must be abar itself, and it must stay between 0 and 1.")
 
 
 @exercise("09.same_negative", "Predict: the negative prompt repeats the prompt", hints=(

@@ -195,17 +195,35 @@ def test_same_pixels_measures_a_difference(shipped, monkeypatch):
     assert board.same_pixels(3).value > 10 * row.value and not board.same_pixels(3).value <= 1e-5
 
 
-def test_there_and_back_compares_with_the_picture(shipped):
+def test_there_and_back_brings_each_picture_back_by_its_own_prompt(shipped, monkeypatch):
     x = normal((3, 3, 16, 16), "test back", 0).clamp(-1, 1)
     prompts = ["a dog", "a red cat", "a tree"]
-    found = board.there_and_back(shipped, x, prompts, steps=4, weights=(1.0, 5.0), few=2, fixed_point=6)
-    assert found[1.0].shape == (3,) and found[5.0].shape == (2,)
-    ceiling = psnr(decode(shipped.vae, encode(shipped.vae, x)).clamp(-1, 1), x)
-    assert torch.allclose(found[1.0], ceiling, atol=0.1), "with a fixed point the way back is the way there"
-    swapped = board.there_and_back(shipped, x.flip(0), prompts[::-1], steps=4, fixed_point=6)[1.0]
+    found = board.there_and_back(shipped, x, prompts, steps=4, weights=(1.0, 5.0), few=2)
+    assert found[1.0].shape == (3, 3, 16, 16) and found[5.0].shape == (2, 3, 16, 16)
+    swapped = board.there_and_back(shipped, x.flip(0), prompts[::-1], steps=4)[1.0]
     assert torch.allclose(swapped.flip(0), found[1.0], atol=1e-2), "each picture with its own prompt"
+    trip = decode(shipped.vae, encode(shipped.vae, x)).clamp(-1, 1)
+    right = shipped.unet.conv_out.forward
+    monkeypatch.setattr(shipped.unet.conv_out, "forward", lambda h: torch.zeros_like(right(h)))
+    assert torch.allclose(board.there_and_back(shipped, x, prompts, steps=4)[1.0], trip, atol=1e-3), "no noise anywhere"
     a = torch.zeros(1, 3, 2, 2)
     assert psnr(a, a + 0.02).item() == pytest.approx(40, abs=1e-3)
+
+
+def test_inversion_is_held_against_the_round_trip(monkeypatch, pipe):
+    """What comes back is the round trip plus an offset of known size: the row is the difference of two PSNRs."""
+    monkeypatch.setattr(board, "load", lambda name: pipe)
+    noise = {1.0: 0.02, 7.0: 0.2}
+
+    def back(pipe, images, prompts, *, steps=50, weights=(1.0,), few=None):
+        trip = decode(pipe.vae, encode(pipe.vae, images)).clamp(-1, 1)
+        return {w: (trip if w == 1.0 else trip[:few]) + noise[w] * (2 if steps == 10 else 1) for w in weights}
+
+    monkeypatch.setattr(board, "there_and_back", back)
+    row = board.inversion(8)
+    assert row.settings["back at w = 7"] == pytest.approx(row.value - 20, abs=0.01)
+    assert row.settings["10 steps each way"] == pytest.approx(row.value - 20 * np.log10(2), abs=0.01)
+    assert row.low <= row.value <= row.high and row.settings["against the picture itself"] < 1
 
 
 def test_cost_counts_rows_and_one_decode(monkeypatch):

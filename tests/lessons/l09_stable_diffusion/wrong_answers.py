@@ -149,7 +149,51 @@ def _n(visited, strength):
 
 ALL = {"solver", "num_inference_steps", "timestep_spacing", "eta", "guidance_scale"}
 
+# 09.forgotten_scale
+def level(ratio):
+    return lambda abar, scale: (snr := ratio(abar / (1 - abar), scale)) / (1 + snr)
+
+
+def right_level(abar, scale):
+    return abar / (abar + scale**2 * (1 - abar))
+
+
+def level_by_sigma(abar, scale):
+    """By the noise on a picture of unit size: sigma shrinks with the factor."""
+    sigma = scale * ((1 - abar) / abar).sqrt()
+    return 1 / (1 + sigma**2)
+
+
+def level_by_bisection(abar, scale):
+    low, high = torch.zeros_like(abar), torch.ones_like(abar)
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = middle * (1 - abar) * scale**2 < abar * (1 - middle)
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return (low + high) / 2
+
+
+def level_in_place(abar, scale):
+    abar[:] = right_level(abar, scale)
+    return abar
+
+
 WRONG = {
+    "09.forgotten_scale": {
+        "not squared": (level(lambda r, s: r / s), "not squared"),
+        "upside down": (level(lambda r, s: r * s**2), "upside down"),
+        "ratio": (lambda a, s: a / (1 - a) / s**2, "signal-to-noise ratio"),
+        "variance": (lambda a, s: a / s**2, "signal's variance"),
+        "clipped": (lambda a, s: (a / s).clamp(max=1), "no level"),
+        "unchanged": (lambda a, s: a.clone(), "no effect"),
+        "noise": (lambda a, s: 1 - right_level(a, s), "share of the noise"),
+        "root": (lambda a, s: right_level(a, s) ** 0.5, "root of the level"),
+        "mini-sd": (lambda a, s: right_level(a, 0.39), "mini-sd"),
+        "copied": (lambda a, s: right_level(a, 0.18215), "0.18215"),
+        "in place": (level_in_place, "in place"),
+        "one number": (lambda a, s: right_level(a, s).mean(), "shape"),
+        "half way": (lambda a, s: (a + right_level(a, s)) / 2, "not the level"),
+    },
     "09.model_input": {
         "as_it_is": (lambda z, sigma: z, "as the scheduler holds it"),
         "sum": (m_of(lambda s: 1 / (s + 1)), "variances add"),
@@ -254,6 +298,8 @@ WRONG = {
 }
 
 HONEST = {
+    "09.forgotten_scale": {"fraction": right_level, "sigma": level_by_sigma, "bisection": level_by_bisection,
+                           "float32": lambda a, s: right_level(a.float(), s)},
     "09.model_input": {"loop": m_loop, "abar": m_of(lambda s: (1 / (1 + s**2)).sqrt()),
                        "float32": lambda z, sigma: m_of(lambda s: (s**2 + 1) ** -0.5)(z.float(), sigma.float())},
     "09.latent_shape": {"halving": shape_by_halving, "plain": shape_of(right_factor),
