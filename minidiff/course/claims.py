@@ -23,11 +23,12 @@ UNDECIDED = "undecided"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a claim's function found: the value with its 95 % interval, and what to compare it with, all in one unit.
+    """What a claim's function found: the value with its 95 % interval, and what to compare it with.
 
-    baseline: trivial answers (blur, no edit, another prompt); settings: the same method otherwise (other steps, other sites);
-    floor: the best that can be (real against real). why: what explains a row that does not pass; always given, shown only then.
-    device: where it ran.
+    baseline: trivial answers (blur, no edit, another prompt); floor: the best that can be (real against real). These two are in
+    the row's unit and stand on its axis. settings: what else was measured, in any unit (other steps, another figure of the same
+    samples); printed, never drawn. why: what explains a row that does not pass; always given, shown only then. device: where it
+    ran.
     """
 
     value: float
@@ -74,7 +75,7 @@ class Row:
             return ", ".join(f"{k} {v:.3g}" for k, v in d.items())
 
         beside = [f"{name}: {listed(d)}" for name, d in (("floor", self.floor), ("baseline", self.baseline),
-                                                           ("other settings", self.settings)) if d]
+                                                           ("also measured", self.settings)) if d]
         words = {"passed": "passed, the whole interval meets the target", "failed": "failed, the whole interval misses it",
                  UNDECIDED: f"undecided at N = {self.n}, the target lies inside the interval"}
         reason = f". {self.why[:1].upper()}{self.why[1:]}" if self.why and not self.passed else ""

@@ -38,7 +38,7 @@ def _title(lesson: str) -> str:
 
 def table(rows: Iterable[Row]) -> str:
     """The rows as a Markdown table with everything that is stored of them."""
-    lines = ["| id | claim | measured | target | floor, baseline, other settings | N | holds |", "|---|---|---|---|---|---|---|"]
+    lines = ["| id | claim | measured | target | floor, baseline, also measured | N | holds |", "|---|---|---|---|---|---|---|"]
     for r in rows:
         ends = "; ".join(f"{k} {v:.3g}" for k, v in (*r.floor.items(), *r.baseline.items(), *r.settings.items()))
         verdict = "yes" if r.passed else f"**{'no' if r.verdict == 'failed' else r.verdict}**: {r.why}"

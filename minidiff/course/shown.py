@@ -17,7 +17,7 @@ FAR = 12     # a baseline that would make an axis so many times as long stays of
 
 
 def _listed(row: Row) -> list[str]:
-    named = (("floor", row.floor), ("trivial baseline", row.baseline), ("other settings", row.settings))
+    named = (("floor", row.floor), ("trivial baseline", row.baseline), ("also measured", row.settings))
     return [f"{name}: " + ", ".join(f"{k} {v:.3g}" for k, v in d.items()) for name, d in named if d]
 
 
@@ -37,8 +37,12 @@ def three_lines(row: Row, now: Row | None = None) -> str:
 
 
 def _levels(row: Row) -> Row:
-    """The row with the baselines and floors that its own axis can show: those of a paired gain are levels, in another unit."""
-    paired = any(word in row.unit.split() for word in ("gained", "lost", "minus"))
+    """The row with the baselines and floors that its own axis can show.
+
+    A claim keeps what is in another unit among its settings. Only a paired gain, which its unit names, holds the two levels that
+    it is the difference of: its axis shows no gain in their place.
+    """
+    paired = any(word in row.unit.split() for word in ("gained", "lost", "minus", "saved"))
     return dataclasses.replace(row, baseline={"no gain": 0.0}, floor={}) if paired else row
 
 

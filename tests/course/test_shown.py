@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
 
 from minidiff.course import board, check, editions, find, shown, solved
-from minidiff.course.claims import Claim, Outcome, Row
+from minidiff.course.claims import Claim, Outcome, Row, stored
 from minidiff.course.editions import as_in_training, first_edition
 from minidiff.errors import BadInput
 from minidiff.measure.prompts import make_scenes
@@ -39,7 +40,7 @@ def test_a_board_prints_three_short_lines_a_row_and_draws_the_stored_ones(little
     assert max(map(len, said.splitlines())) <= 110
     flat = " ".join(said.split())
     assert "now 0.3 [0, 1] at N = 3; stored 0.8 [0.7, 0.9] at N = 64 (share)" in flat and "target >= 0.5: passed" in flat
-    assert "target >= 0.5: failed. It is blurred" in flat and "trivial baseline: blur 0.1; other settings: other 0.9" in flat
+    assert "target >= 0.5: failed. It is blurred" in flat and "trivial baseline: blur 0.1; also measured: other 0.9" in flat
     assert flat.count("It is blurred") == 1, "why is said only of a row that did not pass"
     assert "99.a 0.8" in picture.alt and "99.b 0.2" in picture.alt and "failed" in picture.alt
     assert picture.array.shape[0] > 200 and board("99.a") is None, "a row alone is only printed"
@@ -57,6 +58,20 @@ def test_a_gain_is_drawn_against_no_gain_and_not_against_levels() -> None:
     gain = shown._levels(row("99.a", 0.1, "passed", unit="dB gained", baseline={"PSNR, plain": 22.0}))
     assert gain.baseline == {"no gain": 0.0} and gain.floor == {} and shown._range(gain)[1] < 1
     assert shown._levels(row("99.b", 0.2, "failed")).baseline == {"blur": 0.1}
+
+
+def test_what_stands_on_an_axis_is_in_the_unit_of_its_row() -> None:
+    """A share, a rank correlation and an overlap have ends, and a word for another unit has no place beside them."""
+    ends = {"share": (0, 1), "Spearman": (-1, 1), "rank": (-1, 1), "correlation": (-1, 1), "IoU": (0, 1), "modes": (0, 25)}
+    words = ("nats", "bits", "PSNR", "dB", "modes", "width", "area", "divergence")
+    for id, row in stored().items():
+        drawn = shown._levels(row)
+        low, high = ends.get(row.unit.split()[0].rstrip(","), (-math.inf, math.inf))
+        low = -1 if "minus" in row.unit.split() else low
+        for label, value in (drawn.baseline | drawn.floor).items():
+            assert low - 0.1 <= value <= high * 1.1, f"{id}: {label} {value:.3g} on an axis of {row.unit!r}"
+            foreign = set(words) & set(label.partition("(")[0].replace(",", "").split()) - set(row.unit.split())
+            assert not foreign, f"{id}: {label!r} on an axis of {row.unit!r}"
 
 
 def test_an_axis_shows_both_intervals_and_leaves_a_far_baseline_outside() -> None:

@@ -45,7 +45,7 @@ def recovers(n: int) -> Outcome:
     x = guided_ddpm(1.0, n)
     return _mean(x, baseline={"no guidance": float(guided_ddpm(0.0, n, steps=50).mean()),
                               "gradient at mu, 250 steps": float(guided_ddpm(1.0, n, gradient_at="mu").mean())},
-                 floor={"width of the samples (0.3 is right)": float(x.std())})
+                 settings={"width of the samples (0.3 is right)": float(x.std())})
 
 
 def _overshoot(scale: float, mean: str) -> None:
@@ -119,8 +119,8 @@ def variety(n: int) -> Outcome:
     """n: pictures a scale."""
     curve = scale_curve(n, colour_too=False)
     walls = spearman(torch.tensor(SCALES), torch.tensor([entropy(v[:, 3], 3) for v in curve.values()]))
-    return ranks_of(curve, lambda v: free_colour(v[:, 1:3]), settings={"the backdrop's, never asked for": walls},
-                    floor={"four equal colours, bits": 2.0}, why="ranks of six scales: one exchange of neighbours costs 0.06")
+    return ranks_of(curve, lambda v: free_colour(v[:, 1:3]), also={"the backdrop's, never asked for": walls},
+                    why="ranks of six scales: one exchange of neighbours costs 0.06")
 
 
 @claim("04.as_asked", "Classifier guidance at s = 8: kind and colour asked for are what the final reader sees, all 15 "

@@ -125,7 +125,6 @@ def spearman(x: Tensor, y: Tensor) -> float:
 
 
 
-
 def free_colour(rows: Tensor) -> float:
     """Entropy in bits of the colour where only the kind was asked for, the mean over the four kinds.
 
@@ -134,12 +133,15 @@ def free_colour(rows: Tensor) -> float:
     return sum(entropy(rows[rows[:, 0] == kind, 1].long(), 4) for kind in range(4)) / 4
 
 
-def ranks_of(curve: dict[float, Tensor], of: Callable[[Tensor], float], *, why: str, **extra: object) -> Outcome:
+def ranks_of(curve: dict[float, Tensor], of: Callable[[Tensor], float], *, why: str,
+             also: dict[str, float] | None = None) -> Outcome:
     """Rank correlation of a figure with the guidance scale, with a bootstrap over pictures, the same ones at every scale.
 
-    curve: scale -> (n, ...) what was found on each picture; of: those rows -> the figure.
+    curve: scale -> (n, ...) what was found on each picture; of: those rows -> the figure. The curve itself, and what stands in
+    ``also``, are in another unit than the correlation and go among the settings.
     """
     scales = torch.tensor(list(curve))
     found = bootstrap(lambda *rows: spearman(scales, torch.tensor([of(v) for v in rows])), *curve.values(), n=200, paired=True)
-    ends = {f"at s = {s:g}": of(v) for s, v in curve.items()}
-    return Outcome(found.value, found.low, found.high, baseline=ends, why=why, **extra)
+    levels = {f"at s = {s:g}": of(v) for s, v in curve.items()}
+    return Outcome(found.value, found.low, found.high, baseline={"a scale without effect": 0.0}, settings=levels | (also or {}),
+                   why=why)

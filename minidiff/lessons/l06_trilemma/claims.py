@@ -43,9 +43,8 @@ def exact(n: int) -> Outcome:
     x = draw_points("exact", 4, n)
     found = _inside(x)
     return Outcome(found.value, found.low, found.high,
-                   floor={"modes of 25": _modes(x), "real points": _inside(points(n, 7)).value},
-                   baseline={"pure noise": _inside(starts(n)).value},
-                   settings={f"T = {T}": _inside(draw_points("exact", T, n)).value for T in (1, 2, 8)})
+                   floor={"real points": _inside(points(n, 7)).value}, baseline={"pure noise": _inside(starts(n)).value},
+                   settings={"modes of 25": _modes(x)} | {f"T = {T}": _inside(draw_points("exact", T, n)).value for T in (1, 2, 8)})
 
 
 @claim("06.mean", "The same with the mean E[x0 | x_t] in place of the draw, as every Gaussian step has it",
@@ -65,7 +64,7 @@ def mean_modes(n: int) -> Outcome:
     found = bootstrap(torch.mean, sets[4])
     others = {f"T = {T}": float(v.mean()) for T, v in sets.items() if T != 4}
     return Outcome(found.value, found.low, found.high, settings=others,
-                   baseline={"exact draw": _modes(draw_points("exact", 4, SET))},
+                   baseline={"pure noise": _modes(starts(SET))}, floor={"exact draw": _modes(draw_points("exact", 4, SET))},
                    why="one stray point makes a mode count as hit, and a few points land beyond the nine")
 
 
@@ -89,10 +88,10 @@ def learned_modes(n: int) -> Outcome:
     sets = [walk(trained(4, seed), 4, SET, seed=seed) for seed in range(n)]
     modes, others = torch.tensor([_modes(x) for x in sets]), {T: walk(trained(T), T, SET) for T in (1, 2, 8)}
     return Outcome(float(modes.mean()), float(modes.min()), float(modes.max()),
-                   settings={f"T = {T}": _modes(x) for T, x in others.items()},
-                   floor={"divergence of the shares from equal ones, nats": sum(map(imbalance, sets)) / n,
-                          **{f"the same, T = {T}": imbalance(x) for T, x in others.items()}},
-                   baseline={"divergence, one mode only": 3.22})
+                   baseline={"one mode only": 1.0}, floor={"all modes": 25.0},
+                   settings={f"T = {T}": _modes(x) for T, x in others.items()}
+                   | {"divergence of the shares from equal ones, nats": sum(map(imbalance, sets)) / n}
+                   | {f"the same, T = {T}": imbalance(x) for T, x in others.items()} | {"divergence, one mode only": 3.22})
 
 
 # what z decides ------------------------------------------------------------------------------------------------------------
@@ -149,8 +148,8 @@ def unused(n: int) -> Outcome:
     rows = {name: torch.tensor([_spread(seed, n, **options) for seed in (0, 1)]) for name, options in kinds.items()}
     ratio = rows["both"][:, 0] / rows["neither"][:, 0]
     shares = {f"share of z, {name}": float(v[:, 0].mean()) for name, v in rows.items()}
-    return Outcome(float(ratio.mean()), float(ratio.min()), float(ratio.max()), settings=shares,
-                   floor={f"within 3 std, {name}": float(v[:, 1].mean()) for name, v in rows.items()},
+    return Outcome(float(ratio.mean()), float(ratio.min()), float(ratio.max()), baseline={"no effect": 1.0},
+                   settings=shares | {f"within 3 std, {name}": float(v[:, 1].mean()) for name, v in rows.items()},
                    why="each of the two weakens z, and training takes it up all the same: in the plane the cause cannot be shown")
 
 

@@ -188,9 +188,9 @@ def noun_area(n: int) -> Outcome:
     areas = torch.stack([area_of(x, nouns, shipped("readers/final")) for x in images], 1)
     m = bootstrap(torch.mean, rank_correlation(torch.tensor(FADERS), areas))
     shown, lost = (areas > 0).double().mean(0), int(((areas[:, 3:] == 0).any(1) & (areas[:, 2] > 0)).sum())
-    baseline = {f"area at {c:g}": float(a) for c, a in zip(FADERS, areas.mean(0), strict=True)}
-    baseline |= {f"there at {c:g}": float(a) for c, a in zip(FADERS, shown, strict=True)}
-    return Outcome(m.value, m.low, m.high, baseline=baseline,
+    levels = {f"area at {c:g}": float(a) for c, a in zip(FADERS, areas.mean(0), strict=True)}
+    levels |= {f"there at {c:g}": float(a) for c, a in zip(FADERS, shown, strict=True)}
+    return Outcome(m.value, m.low, m.high, baseline={"a fader without effect": 0.0}, settings=levels,
                    why=f"{lost} of {n} things that are there at 1 are not found at 2 or at 4, and count as no area")
 
 

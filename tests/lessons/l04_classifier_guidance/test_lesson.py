@@ -44,4 +44,4 @@ def test_ranks_of_a_curve_that_rises_and_of_one_that_falls() -> None:
     up = pictures.ranks_of(curve, lambda v: float(v.double().mean()), why="never")
     down = pictures.ranks_of(curve, lambda v: -float(v.double().mean()), why="never")
     assert up.value > 0.999 and up.low > 0.9 and down.value < -0.999
-    assert up.baseline["at s = 3"] == pytest.approx(0.4)
+    assert up.settings["at s = 3"] == pytest.approx(0.4) and up.baseline == {"a scale without effect": 0.0}

@@ -103,7 +103,7 @@ def test_without_training_the_draw_is_exact_and_the_mean_is_not() -> None:
     known = claims()
     assert known["06.exact"].run(2000).value > 0.975 and known["06.mean"].run(2000).value < 0.03
     found = known["06.mean_modes"].run(3)
-    assert 7 <= found.value <= 11 and found.settings["T = 1"] == 1 and found.baseline["exact draw"] == 25
+    assert 7 <= found.value <= 11 and found.settings["T = 1"] == 1 and found.floor["exact draw"] == 25
     with pytest.raises(BadInput):
         toys.draw_points("median", 4, 10)
 

@@ -139,5 +139,5 @@ def test_fader_rows_on_made_up_pictures(monkeypatch):
 
     monkeypatch.setattr(board, "faded", faded)
     area, value, key = (claims()[f"10.{name}"].run(6) for name in ("noun_area", "value_emphasis", "key_ignored"))
-    assert area.value > 0.8 and area.baseline["there at 0"] <= 0.2 and area.baseline["there at 2"] == 1
+    assert area.value > 0.8 and area.settings["there at 0"] <= 0.2 and area.settings["there at 2"] == 1
     assert value.value > 1.2 and key.value >= 0.8 and key.baseline["prompt untouched"] <= 0.2
