@@ -264,24 +264,22 @@ def _compose(fn: Callable) -> None:
 
 
 @exercise("05.convention", "Predict: whose seven and a half", hints=(
-    "Write both forms as (...) c + (...) u and compare the factor of c.",
-    "(1 + w) c - w u and s c + (1 - s) u are the same when 1 + w = s.",
+    "Which scale should you have typed? And what does a pipeline do at or below 1?",
+    "At or below 1 the pass without a condition is not made. Which prediction is left, and which s is that?",
 ))
 def my_guidance_scale():
-    """A paper that writes (1 + w) c - w u reports its best result at w = 0.3. What is `guidance_scale` in
-    diffusers?"""
+    """A paper that writes (1 + w) c - w u reports its best result at w = 0.3. You type guidance_scale=0.3
+    into a pipeline of diffusers. At which s do you really sample?"""
     ### BEGIN SOLUTION
-    return 1.3
+    return 1.0
     ### END SOLUTION
 
 
 @checks(my_guidance_scale)
 def _convention(value: object) -> None:
-    expect_number(value, 1.3, tol=1e-6, wrong={
-        "That is w itself; diffusers writes u + s (c - u), where no guidance is 1.": 0.3,
+    expect_number(value, 1.0, tol=1e-6, wrong={
+        "That is the boxed line taken literally; a pipeline makes the second pass only above 1.": 0.3,
+        "That is what you should have typed: s = 1 + w. What comes of 0.3?": 1.3,
+        "Without the second pass it is the conditional prediction that is left, not the other one.": 0.0,
         "The other direction: that would be w = s - 1.": -0.7,
-        "That is for w = 7.5.": 8.5,
-        "That is what s = 7.5 would be in the paper.": 6.5,
-        "That is s - w twice over; only one 1 lies between the two.": 2.3,
-        "That is 1 / w; the two differ by a sum, not by a product.": 1 / 0.3,
-    }, otherwise="Compare the factor of the conditional prediction in both forms.")
+    }, otherwise="Below 1 a pipeline makes one pass only, with the prompt. Which s gives that prediction?")

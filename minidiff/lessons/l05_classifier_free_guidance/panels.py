@@ -59,7 +59,8 @@ def guidance_view(scale: float, kind: str, colour: str, seed: int = 0) -> tuple[
 
 
 def classes_view(scale: float) -> tuple[np.ndarray, str]:
-    """Three classes in the plane, 400 guided samples of the upper one, and the mean of the density they are said to have."""
+    """Three classes in the plane, 400 guided samples of the upper one, and three heights as lines: the centre of the class, the
+    mean of the density the samples are said to have, and their own mean."""
     side, reach = 560, 3.4
     sheet = paper(side, side)
     pen = ImageDraw.Draw(sheet)
@@ -72,10 +73,12 @@ def classes_view(scale: float) -> tuple[np.ndarray, str]:
         for x, y in at(points).tolist():
             pen.ellipse([x - 3, y - 3, x + 3, y + 3], fill=rgb(name))
     got, said = walk(GuidedMixture(scale)).mean(0), tilted(scale)[0].float()
-    for name, p in (("ink", CENTRES[0]), ("purple", said)):
-        (x, y), = at(p[None]).tolist()
-        pen.line([x - 14, y, x + 14, y], fill=rgb(name), width=4)
-        pen.line([x, y - 14, x, y + 14], fill=rgb(name), width=4)
+    for name, p, words, left, above in (("ink", CENTRES[0], "class", 0, 4), ("purple", said, "tilted", side, -26),
+                                        ("orange", got, "samples", 0, -26)):
+        (_, y), = at(p[None]).tolist()
+        pen.line([0, y, side, y], fill=rgb(name), width=2)
+        write_text(sheet, (left, y + above), (f"{words} {float(p[1]):.2f}",), size=11, fill=name,
+                   anchor="right" if left else "left")
     heights = f"samples have mean height {float(got[1]):.2f}, the tilted density {float(said[1]):.2f}"
     return np.asarray(sheet), f"scale {scale:g}: {heights}"
 

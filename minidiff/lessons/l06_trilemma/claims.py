@@ -44,7 +44,8 @@ def exact(n: int) -> Outcome:
     found = _inside(x)
     return Outcome(found.value, found.low, found.high,
                    floor={"real points": _inside(points(n, 7)).value}, baseline={"pure noise": _inside(starts(n)).value},
-                   settings={**{f"T = {T}": _inside(draw_points("exact", T, n)).value for T in (1, 2, 8)}, "modes of 25": _modes(x)})
+                   settings={**{f"T = {T}": _inside(draw_points("exact", T, n)).value for T in (1, 2, 8)},
+                             "modes of 25": _modes(x)})
 
 
 @claim("06.mean", "The same with the mean E[x0 | x_t] in place of the draw, as every Gaussian step has it",

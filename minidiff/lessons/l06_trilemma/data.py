@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from minidiff.course.samples import sampled
 from minidiff.diffusion import ddim, ddpm, row_noise
@@ -16,10 +17,12 @@ from minidiff.diffusion.ddgan import ddgan
 from minidiff.errors import check_choice
 from minidiff.measure.interval import Estimate
 from minidiff.measure.reading import read
-from minidiff.recipes.few import labels
+from minidiff.recipes.few import FewData, labels
+from minidiff.world import render
 from minidiff.zoo import load
 
-__all__ = ["CELLS", "DIFFUSION", "WAYS", "cells_among", "cells_of", "coverage", "cpu_seconds", "fair_cells", "pictures"]
+__all__ = ["CELLS", "DIFFUSION", "WAYS", "cells_among", "cells_of", "coverage", "cpu_seconds", "ddim_pictures",
+           "fair_cells", "pictures", "spoilt"]
 
 DIFFUSION = "pixel-guided"       # its unconditional half: the same small world, and as many parameters as the GANs' generators
 WAYS = {"VAE": 1, "GAN": 1, "DDPM-1000": 1000, "DDIM-20": 20, "DDGAN-4": 4}         # name -> network calls a picture
@@ -46,6 +49,21 @@ def pictures(way: str, n: int, *, seed: int = 0) -> Tensor:
     check_choice("way", way, WAYS)
     with torch.no_grad():
         return torch.cat([_run(way, n, seed)()]).clamp(-1, 1)
+
+
+@functools.lru_cache(maxsize=8)
+def ddim_pictures(steps: int, n: int, *, seed: int = 0) -> Tensor:
+    """n pictures like those of "DDIM-20" with another number of network calls, spaced so that the first is at pure noise."""
+    return sampled(n, "ddim", name=DIFFUSION, seed=seed, clip="x0", steps=steps, spacing="trailing").clamp(-1, 1)
+
+
+def spoilt(n: int) -> dict[str, Tensor]:
+    """Pictures (n, 3, 32, 32) to try the reader on: held-out ones, and three ways to spoil them."""
+    real, scenes = FewData(32, "test").batch(0, n)
+    soft = F.interpolate(F.avg_pool2d(real, 4), scale_factor=4, mode="bilinear")
+    empty = render(scenes.replace(present=torch.zeros_like(scenes.present)), 32).images
+    return {"held-out pictures": real, "blurred to 8 x 8 values": soft, "mean of two": (real + real.roll(1, 0)) / 2,
+            "backdrops alone": empty}
 
 
 def cells_of(images: Tensor, *, reader: str = "final") -> Tensor:

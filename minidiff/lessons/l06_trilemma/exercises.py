@@ -44,7 +44,7 @@ def _mean_modes(value: object) -> None:
         "The mean is the same for nearly every x_1; it cannot reach them all.": 25,
         "The mean of this grid is a centre of the grid: there is a Gaussian in the very middle.": 0,
         "That is about what four steps give.": 9,
-        "That is about what two steps give.": 5,
+        "That is about what two steps give.": 4,
         "The number of samples changes nothing: they all lie at one place.": 10_000,
     }, otherwise="E[x0 | pure noise] is the mean of the data, whatever the noise.")
 
@@ -213,9 +213,9 @@ def _r1(fn: Callable) -> None:
 
 
 @exercise("06.sampler", "Debug: four steps from noise", points=2, hints=(
-    "Which step is the first one taken: that of the most noise or that of the least?",
-    "How often is z drawn in the paper's sampler, once a picture or once a step?",
-    "A variance is not a standard deviation.",
+    "The colleague's points do not end on data. Which step must be the last one, and what does it leave of the noise?",
+    "Compare each of the three lines with the boxed formula: what is drawn anew for every step, and how wide is the posterior?",
+    "From the most noise to the least; a z for every step; the noise times a standard deviation, the root of var.",
 ))
 def draw_in_steps(G, x, c1, c2, var, z_of, noise_of):  # noqa: N803
     """Samples like x, (B, ...), by a denoising diffusion GAN. G(x_t, t, z) -> x0, with t (B,) whole numbers.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minidiff.diffusion import last
+from minidiff.diffusion import Mixture, last
 from minidiff.diffusion.ddgan import (
     GRID_SCALE,
     d_loss,
@@ -164,10 +164,27 @@ def walk(net: Callable, T: int, n: int, *, seed: int = 0, fixed_z: bool = False)
     return last(ddgan(net, x, ddgan_schedule(T), z_dim=2, seed=seed, fixed_z=fixed_z)).x[:, :2]
 
 
+def _gaussian_walk(model: Mixture, x: Tensor, rng: torch.Generator) -> Tensor:
+    """From x_T down by Gaussians of mean c1 E[x0 | x_t] + c2 x_t and covariance beta~ I + c1^2 Cov(x0 | x_t)."""
+    for t in reversed(range(model.schedule.T)):
+        c1, c2, var = (float(v) for v in model.schedule.posterior(torch.tensor(t)))
+        abar, mean = float(model.schedule.at(t)), model(x, t).x0
+        width = model.std**2 / (abar * model.std**2 + 1 - abar)
+        guesses = model.points + abar**0.5 * width * (x[:, None] - abar**0.5 * model.points)          # (n, 25, 2), one a mode
+        apart = guesses - mean[:, None]
+        spread = torch.einsum("nk,nki,nkj->nij", model.weights(x, t), apart, apart) + (1 - abar) * width * torch.eye(2)
+        root = torch.linalg.cholesky(var * torch.eye(2) + c1**2 * spread)
+        x = c1 * mean + c2 * x + torch.einsum("nij,nj->ni", root, torch.randn(x.shape, generator=rng))
+    return x
+
+
 def draw_points(how: str, T: int, n: int, *, seed: int = 0) -> Tensor:  # noqa: N803
-    """n samples without training. how: "exact", x0 drawn from q(x0 | x_t); "mean", E[x0 | x_t] in its place."""
-    check_choice("how", how, ("exact", "mean"))
+    """n samples without training. how: "exact", x0 drawn from q(x0 | x_t); "mean", E[x0 | x_t] in its place; "gaussian", each
+    step one Gaussian with the mean and the covariance of the true step."""
+    check_choice("how", how, ("exact", "mean", "gaussian"))
     model, rng = twenty_five(ddgan_schedule(T)), generator("06 exact", T, seed)
+    if how == "gaussian":
+        return _gaussian_walk(model, starts(n, seed), rng)
     return walk((lambda x, t, z: draw_x0(model, x, int(t[0]), generator=rng)) if how == "exact" else
                 (lambda x, t, z: model(x, t).x0), T, n, seed=seed)
 

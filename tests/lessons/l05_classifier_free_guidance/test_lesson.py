@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from minidiff.course import claims
-from minidiff.lessons.l05_classifier_free_guidance import panels
+from minidiff.errors import BadInput
+from minidiff.lessons.l05_classifier_free_guidance import examples, panels, see
 
 
 @pytest.mark.parametrize("scale", [0.0, 3.5, 8.0])
@@ -21,6 +22,14 @@ def test_guidance_view_and_two_scales() -> None:
     for form in ("composable", "chain"):
         array, text = panels.two_scales_view(2.0, 2.0, form)
         assert array.shape[2] == 3 and "of 8 hearts" in text
+
+
+def test_examples_show_what_they_are_named_for() -> None:
+    images = examples("heart", "blue", 6)
+    assert images.shape == (6, 3, 32, 32) and bool(see(images).right("heart", "blue").all())
+    assert np.array_equal(examples("heart", "blue", 2), images[:2])
+    with pytest.raises(BadInput, match="in training"):
+        examples("star", "red", 2)
 
 
 def test_claims_at_a_small_size() -> None:

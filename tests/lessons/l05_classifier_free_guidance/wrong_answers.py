@@ -147,8 +147,8 @@ WRONG = {
         "average": (lambda u, a, b, n, p, q, r: u + (p * (a - u) + q * (b - u)) / 2 - r * (n - u), "half as far"),
     },
     "05.convention": {
-        "w": (0.3, "w itself"), "minus": (-0.7, "other direction"), "eight": (8.5, "7.5"), "six": (6.5, "in the paper"),
-        "two": (2.3, "twice"), "inverse": (1 / 0.3, "by a sum"), "a word": ("1.3 or so", "one number"), "else": (7.5, "factor"),
+        "literally": (0.3, "only above 1"), "should have": (1.3, "should have typed"), "off": (0.0, "not the other one"),
+        "minus": (-0.7, "other direction"), "a word": ("1 or so", "one number"), "else": (7.5, "one pass only"),
     },
 }
 
@@ -182,7 +182,7 @@ HONEST = {
         "loop": lambda u, a, b, n, p, q, r: u + sum(s * (x - u) for s, x in ((p, a), (q, b), (-r, n))),
         "single": lambda u, a, b, n, p, q, r: (u + p * (a - u) + q * (b - u) - r * (n - u)).float(),
     },
-    "05.convention": {"float": 1.3, "sum": 1 + 0.3, "tensor": torch.tensor(1.3)},
+    "05.convention": {"float": 1.0, "whole": 1, "tensor": torch.tensor(1.0)},
 }
 
 EQUIVALENT = {

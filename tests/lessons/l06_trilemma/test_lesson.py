@@ -136,12 +136,39 @@ def test_views_over_their_range() -> None:
     with pytest.raises(BadInput):
         panels.steps_view(3, "mean")
     for steps in panels.STEPS:                             # every place of the knobs draws; T = 100 once did not
-        for generator in ("mean", "exact draw"):
+        for generator in panels.GENERATORS:
             assert panels.steps_view(steps, generator)[0].dtype == np.uint8
     first = panels.walk_view(0, 0, 0)
     assert first[0].shape[2] == 3 and "0.000" in first[1]
     assert not np.array_equal(first[0], panels.walk_view(3, 0, 0)[0])
     assert not np.array_equal(panels.walk_view(3, 0, 0)[0], panels.walk_view(3, 0, 1)[0])
+
+
+def test_a_gaussian_of_the_true_width_has_the_covariance_of_the_true_step() -> None:
+    """One step from pure noise: the law of x0 given x_1 is nearly that of the data, variance 1 an axis, and a Gaussian of it."""
+    x, exact = (toys.draw_points(how, 1, 20_000) for how in ("gaussian", "exact"))
+    peaked, flat = (float((v**4).mean() / (v**2).mean() ** 2) for v in (x, exact))
+    assert torch.allclose(x.var(0), torch.ones(2), atol=0.04) and peaked == pytest.approx(3, abs=0.1)
+    assert flat < 2, "the data themselves are flatter than a Gaussian"
+
+
+def test_the_last_step_is_two_spikes_and_the_first_a_hill() -> None:
+    said = {t: panels.step_view(t, 0.0)[1] for t in range(4)}
+    assert "25.02 times" in said[0] and "misplaces 89%" in said[0] and "misplaces 0%" in said[3]
+    with pytest.raises(BadInput):
+        panels.step_view(4, 0.0)
+
+
+def test_the_smallest_gan_circles_without_its_penalty() -> None:
+    far = [float(panels.dirac_view(gamma)[1].split()[-4]) for gamma in (0.0, 0.5, 1.0)]
+    assert far[0] > 0.3 and max(far[1:]) < 0.01
+
+
+def test_spoilt_pictures_are_three_ways_to_lose_the_thing() -> None:
+    kinds = data.spoilt(4)
+    real, empty = kinds["held-out pictures"], kinds["backdrops alone"]
+    assert all(x.shape == real.shape for x in kinds.values()) and float((real - empty).abs().amax((1, 2, 3)).min()) > 0.3
+    assert float(((real - empty).abs().amax(1) > 0.1).double().mean()) < 0.5, "only the thing is gone"
 
 
 def test_trilemma_shows_each_point_and_its_pictures() -> None:
@@ -152,6 +179,8 @@ def test_trilemma_shows_each_point_and_its_pictures() -> None:
     corner = panels.Trilemma(images, rows)
     seen = {way: corner.render(way=way) for way in data.WAYS}
     assert len({a.tobytes() for a, _ in seen.values()}) == 5 and all(text.startswith(way) for way, (_, text) in seen.items())
+    line = panels.Trilemma(images, rows, {1: 0.1, 4: 0.4}).render(way="GAN")
+    assert line[1] == seen["GAN"][1] and not np.array_equal(line[0], seen["GAN"][0])
     with pytest.raises(BadInput):
         corner.render(way="flow")
     with pytest.raises(BadInput):
