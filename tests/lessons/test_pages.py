@@ -21,9 +21,9 @@ NAMES, COLUMNS = 30, 110
 PAGES = {path.stem[:2]: path for path in sorted(COURSE.glob("*.ipynb"))}
 
 # Pages that were over a bar on 2026-11-27, with what they had then: they may not grow. The bar itself stays for all others.
-MORE_NAMES = {"12": 33, "13": 34}
+MORE_NAMES = {"12": 33, "13": 33}
 LONGER_LINES = {"06": 116}
-SET_TWICE = {"10": {"kept"}, "13": {"my_shift"}}
+SET_TWICE = {"10": {"kept"}}
 
 # A formula of the whole course, which no exercise hides: the forward process, and x0 from it.
 FORMULAS = ("y = a ** 0.5 * x + (1 - a) ** 0.5 * e", "y = (x - (1 - a) ** 0.5 * e) / a ** 0.5",

@@ -2,6 +2,6 @@
 
 from minidiff.lessons.l13_self_guidance.claims import joint, measured, slope
 from minidiff.lessons.l13_self_guidance.data import positions, requested
-from minidiff.lessons.l13_self_guidance.panels import Pushes, Sites, Targets, marked, over
+from minidiff.lessons.l13_self_guidance.panels import Sites, Targets, marked, over
 
-__all__ = ["Pushes", "Sites", "Targets", "joint", "marked", "measured", "over", "positions", "requested", "slope"]
+__all__ = ["Sites", "Targets", "joint", "marked", "measured", "over", "positions", "requested", "slope"]

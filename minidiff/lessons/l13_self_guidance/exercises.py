@@ -102,15 +102,13 @@ def _raw_slope(value: Any) -> None:
 
 
 @exercise("13.normalise", "Repair the published normalisation", points=2, hints=(
-    "Count the axes: which of them are places of the picture?",
-    "Axis 2 and axis 3 are w and k. The minimum that is wanted belongs to one picture and one word.",
-    "keepdim=True, so that the result can be subtracted.",
+    "What do all cells of one bar in the picture have in common, and what do the two words' bars share?",
+    "Count the axes of (n, h, w, k) from 0: which of them are places of the picture?",
+    "The minimum that is wanted belongs to one picture and one word; keepdim=True, so that it can be subtracted.",
 ))
 def normalise(maps):
     """maps (n, h, w, k): n pictures, k words. Returns each map stretched so that its own smallest value
     is 0, its largest 1.
-
-    The published code takes minimum and maximum over dimensions (2, 3). What should it be?
     """
     ### BEGIN SOLUTION
     low = maps.amin((1, 2), keepdim=True)
@@ -170,7 +168,7 @@ def _moved(a: Tensor, d: Tensor, *, wrap: bool = False) -> Tensor:
 @exercise("13.shift_map", "A shift without dust", points=3, hints=(
     "Count in cells: cell j of the answer comes from the place j - d w of the map.",
     "A place between two cells takes a share of each: max(0, 1 - distance) is the weight of a cell (a hat).",
-    "places = j - d w, a row for each map; hat = (1 - (places[:, :, None] - cells).abs()).clamp(min=0); a @ hat transposed.",
+    "All at once: a matrix of weights (B, to, from) from |j - d w - i|, and one matrix product along the last axis.",
 ))
 def shift_map(a, d):
     """a: maps (B, h, w); d (B,): shares of the width. Returns the maps moved to the right by d, each by

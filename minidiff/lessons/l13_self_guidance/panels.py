@@ -1,11 +1,11 @@
-"""The panels of lesson 13: where each site says a noun is, step by step; a target to drag; how hard to push.
+"""The panels of lesson 13: where each site says a noun is, step by step; a target to drag.
 
 Each ``render`` is a pure function of its knobs and gives pixels and a line of text; everything is computed beforehand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,16 +16,17 @@ from torch import Tensor
 
 from minidiff.editing import self_guidance
 from minidiff.editing.properties import centroid, word_map
-from minidiff.editing.result import EditResult
 from minidiff.errors import check_choice, require
 from minidiff.latent.text import token_indices
-from minidiff.show.sheet import paper
+from minidiff.lessons.l13_self_guidance.data import SIDE, positions
+from minidiff.measure.reader import Reader
 from minidiff.show.tiles import lay_out, pixels
 from minidiff.steer import Recorder
 
-__all__ = ["Pushes", "Sites", "Targets", "marked", "over"]
+__all__ = ["Sites", "Targets", "marked", "over"]
 
 Point = tuple[float, float]
+PARTS = {"down": "encoder", "mid": "middle", "up": "decoder"}
 
 
 def over(maps: Tensor, images: Tensor) -> np.ndarray:
@@ -68,8 +69,8 @@ class Sites:
         self.maps: dict[str, Tensor] = {}
         for name, site in record.at(0).sites.items():
             maps = torch.stack([word_map(record.at(k), name, tokens)[row] for k in range(self.steps)])
-            number = 1 + sum(label.startswith(f"{site.place} {maps.shape[-1]}x") for label in self.maps)
-            self.maps[f"{site.place} {maps.shape[-1]}x{maps.shape[-1]}, no. {number}"] = maps
+            kind = f"{PARTS[site.place]} {maps.shape[-1]}x{maps.shape[-1]}"
+            self.maps[f"{kind}, no. {1 + sum(label.startswith(kind) for label in self.maps)}"] = maps
 
     @property
     def names(self) -> list[str]:
@@ -77,29 +78,31 @@ class Sites:
         return list(self.maps)
 
     def render(self, *, site: str, step: int) -> tuple[np.ndarray, str]:
-        """The final picture, and the map over it with its centroid as a cross."""
+        """The final picture, and the map of ``step`` (from 1) over it with its centroid as a cross."""
         check_choice("site", site, self.names)
-        require(0 <= step < self.steps, "step", step, f"a whole number from 0 to {self.steps - 1}")
-        a = self.maps[site][step]
+        require(1 <= step <= self.steps, "step", step, f"a whole number from 1 to {self.steps}")
+        a = self.maps[site][step - 1]
         x, y = centroid(a).tolist()
         tiles = np.stack([marked(pixels(self.image)[0], scale=3), marked(over(a[None], self.image)[0], goal=(x, y), scale=3)])
-        text = f"step {step + 1} of {self.steps}, {site}: the map of {self.noun!r} has its centroid at x = {x:.2f}, y = {y:.2f}"
+        text = f"step {step} of {self.steps}, {site}: the map of {self.noun!r} has its centroid at x = {x:.2f}, y = {y:.2f}"
         return lay_out([tiles], 1, labels=["where it ends", "the map, its centroid as a cross"]), text
 
 
 class Targets:
-    """One picture moved to each of a grid of places: dx and dy in pixels of a picture ``side`` wide. made: the edit, row by row
-    in the order of ``shifts``."""
+    """One picture with one thing moved to each of a grid of places, dx and dy in pixels, the other kept; and where the reader then
+    finds the two. ways: name -> (n, 2), how far each went, in pixels, in the order of ``shifts``; NaN where it is not found."""
 
-    def __init__(self, pipe: Any, prompt: str, noun: str, keep: Sequence[str], latents: Tensor, place: Point, *,
-                 dx: Sequence[int] = (-8, 0, 8), dy: Sequence[int] = (-8, 0, 8), steps: int = 20,
-                 side: int = 64) -> None:
+    def __init__(self, pipe: Any, prompt: str, noun: str, kept: str, latents: Tensor, reader: Reader, *,
+                 dx: Sequence[int] = (-8, 0, 8), dy: Sequence[int] = (-8, 0, 8), steps: int = 20) -> None:
         self.shifts = [(x, y) for y in dy for x in dx]
-        self.place, self.noun, self.side = place, noun, side
-        n = len(self.shifts)
-        made = self_guidance(pipe, [prompt] * n, move={noun: torch.tensor(self.shifts) / side}, keep=list(keep),
+        self.noun, self.kept, n = noun, kept, len(self.shifts)
+        made = self_guidance(pipe, [prompt] * n, move={noun: torch.tensor(self.shifts) / SIDE}, keep=[kept],
                              latents=latents.expand(n, -1, -1, -1), steps=steps)
         self.made, self.images, self.source = made, made.edit, made.images["source"][:1]
+        before, after = ({word: positions(images, [word] * len(images), reader)[:, :2] for word in (noun, kept)}
+                         for images in (self.source, self.images))
+        self.place: Point = tuple(before[noun][0].tolist())
+        self.ways = {word: SIDE * (after[word] - before[word]) for word in (noun, kept)}
         fine = min(made.maps["edit"].at(0).sites.values(), key=lambda s: s.level).name
         tokens = token_indices(pipe.tokenizer, prompt, noun)[0]
         self.maps = word_map(made.maps["edit"].at(steps - 1), fine, tokens)
@@ -108,41 +111,11 @@ class Targets:
         """The source with the wish drawn in, the edit, and where the edit's map looks at the last step."""
         require((dx, dy) in self.shifts, "dx, dy", (dx, dy), f"a shift of the grid, such as {self.shifts[0]}")
         k = self.shifts.index((dx, dy))
-        goal = (self.place[0] + dx / self.side, self.place[1] + dy / self.side)
+        goal = (self.place[0] + dx / SIDE, self.place[1] + dy / SIDE)
         tiles = np.stack([marked(pixels(self.source)[0], self.place, goal, scale=3),
                           marked(pixels(self.images[k:k + 1])[0], None, goal, scale=3),
                           marked(over(self.maps[k:k + 1], self.images[k:k + 1])[0], None, goal, scale=3)])
+        went = (f"the {word} went " + (f"{x:+.1f}, {y:+.1f}" if x == x else "out of the reader's sight")
+                for word, (x, y) in ((word, way[k].tolist()) for word, way in self.ways.items()))
         return (lay_out([tiles], 1, labels=["source, and the wish", "edit", f"the map of {self.noun!r}, last step"]),
-                f"asked: {dx:+d} px to the right, {dy:+d} px down")
-
-
-class Pushes:
-    """The same move with pushes of different length: picture, and the energy by step.
-
-    made: share of |eps| -> the edit with a push of this length, the smallest first; its first row is shown.
-    """
-
-    def __init__(self, made: Mapping[float, EditResult]) -> None:
-        from minidiff.show import curve
-
-        self.shares, self.images, self.curves = list(made), [pixels(edit.edit)[0] for edit in made.values()], []
-        self.energy = {share: edit.details["energy"][:, 0] for share, edit in made.items()}
-        least = self.energy[self.shares[0]]
-        for share, values in self.energy.items():
-            name = f"push of {share:g} |eps|"
-            drawn = curve({"no push": (range(len(least)), least), name: (range(len(values)), values)}, x="step", y="energy",
-                          height=2.4, alt="the energy by step", markers=False)
-            self.curves.append(drawn.array)
-
-    def render(self, *, push: float) -> tuple[np.ndarray, str]:
-        """The picture beside the curve of its energy."""
-        check_choice("push", push, self.shares)
-        k = self.shares.index(push)
-        graph = self.curves[k]
-        tile = Image.fromarray(marked(self.images[k], scale=6))
-        sheet = paper(tile.width + 16 + graph.shape[1], max(tile.height, graph.shape[0]))
-        sheet.paste(tile, (0, (sheet.height - tile.height) // 2))
-        sheet.paste(Image.fromarray(graph), (tile.width + 16, (sheet.height - graph.shape[0]) // 2))
-        values = self.energy[push]
-        said = f"a push of {push:g} |eps|: energy {float(values[0]):.3f} at first, {float(values[-1]):.3f} at last"
-        return np.asarray(sheet), said
+                f"asked {dx:+d}, {dy:+d} px; {'; '.join(went)}")

@@ -9,14 +9,13 @@ import pytest
 import torch
 
 from minidiff.course import claims
-from minidiff.editing import self_guidance
 from minidiff.editing.result import decode_images
 from minidiff.errors import BadInput
 from minidiff.latent import denoise, initial_noise, token_indices
 from minidiff.lessons.l13_self_guidance import claims as board
 from minidiff.lessons.l13_self_guidance.claims import Moves, joint, measured, slope
 from minidiff.lessons.l13_self_guidance.data import Requested, _shift, clear, colours_of, noise_of, positions, two_nouns
-from minidiff.lessons.l13_self_guidance.panels import Pushes, Sites, Targets, marked, over
+from minidiff.lessons.l13_self_guidance.panels import Sites, Targets, marked, over
 from minidiff.show import choice, panel, play, slider, sweep
 from minidiff.steer import Recorder, sites
 from minidiff.world import Scene, Scenes, Thing, parse, render
@@ -41,41 +40,38 @@ def test_the_site_viewer_over_its_whole_range(pipe):
     image, tokens = decode_images(pipe, end)[1:], token_indices(pipe.tokenizer, PROMPT, "cat")[0]
     viewer = Sites(record, image, "cat", tokens, row=1)
     assert len(viewer.names) == len([s for s in sites(pipe.unet).values() if s.kind == "cross"]) == len(set(viewer.names))
-    p = panel(viewer.render, choice("site", viewer.names), play("step", 0, 1, 1), alt="maps")
+    p = panel(viewer.render, choice("site", viewer.names), play("step", 1, 2, 1), alt="maps")
     seen = set()
     for values in sweep(p, most=20):
         seen.add(p.image.value)
-        assert values["site"] in p.text and "'cat'" in p.text
+        assert p.text.startswith(f"step {values['step']} of 2, {values['site']}:") and "'cat'" in p.text
     assert len(seen) > len(viewer.names)
     with pytest.raises(BadInput, match="step"):
-        viewer.render(site=viewer.names[0], step=2)
+        viewer.render(site=viewer.names[0], step=0)
     alone = Recorder()
     list(denoise(pipe, PROMPT, latents=z[1:], steps=2, hooks=[alone]))
     for one, other in zip(viewer.maps.values(), Sites(alone, image, "cat", tokens).maps.values(), strict=True):
         assert float((one - other).abs().max()) < 1e-5, "the maps are the row's own"
 
 
-def test_the_targets_are_those_of_the_method_and_zero_is_the_source(pipe):
-    z = initial_noise(pipe, 1, seed=1)
-    board_ = Targets(pipe, PROMPT, "cat", ["dog"], z, (0.4, 0.5), dx=(-8, 0, 8), dy=(0,), steps=2)
+def test_the_targets_are_those_of_the_method_and_zero_is_the_source(pipe, monkeypatch):
+    z, seen = initial_noise(pipe, 1, seed=1), []
+
+    def found(images, nouns, reader):
+        seen.append(tuple(nouns))
+        return torch.tensor([[0.4, 0.5, 0.1]] if len(nouns) == 1 else [[0.3, 0.5, 0.1], [0.4, 0.5, 0.1], [NAN, NAN, NAN]])
+
+    monkeypatch.setattr("minidiff.lessons.l13_self_guidance.panels.positions", found)
+    board_ = Targets(pipe, PROMPT, "cat", "dog", z, None, dx=(-8, 0, 8), dy=(0,), steps=2)
+    assert seen == [("cat",), ("dog",), ("cat",) * 3, ("dog",) * 3] and board_.place == pytest.approx((0.4, 0.5))
     assert float((board_.images[1] - board_.source[0]).abs().max()) < 1e-4
     assert float((board_.images[2] - board_.images[1]).abs().max()) > 1e-4
     p = panel(board_.render, slider("dx", -8, 8, 8), slider("dy", 0, 8, 8, 0), alt="targets")
-    assert "-8 px" in p.text
+    assert p.text == "asked -8, +0 px; the cat went -6.4, +0.0; the dog went -6.4, +0.0"
     p.set(dx=8)
-    assert "+8 px" in p.text
+    assert "+8, +0 px; the cat went out of the reader's sight" in p.text
     with pytest.raises(BadInput, match="dx, dy"):
         board_.render(dx=1, dy=0)
-
-
-def test_the_push_panel_shows_each_share(pipe):
-    harder = Pushes({share: self_guidance(pipe, PROMPT, move={"cat": (0.2, 0.0)}, keep=["dog"], seed=1, steps=2, relative=share)
-                     for share in (0.0, 0.5)})
-    p = panel(harder.render, choice("push", [0.0, 0.5]), alt="pushes")
-    first = p.image.value
-    p.set(push=0.5)
-    assert p.image.value != first and "0.5 |eps|" in p.text
-    assert harder.energy[0.0][0] == pytest.approx(float(harder.energy[0.5][0]), abs=1e-6), "no push yet at the first step"
 
 
 def test_marks_and_maps_are_drawn_where_they_should_be():
