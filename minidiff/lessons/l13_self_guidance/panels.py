@@ -89,8 +89,8 @@ class Sites:
 
 
 class Targets:
-    """One picture with one thing moved to each of a grid of places, dx and dy in pixels, the other kept; and where the reader then
-    finds the two. ways: name -> (n, 2), how far each went, in pixels, in the order of ``shifts``; NaN where it is not found."""
+    """One picture, its one thing moved to each of a grid of places (dx and dy in pixels), the other kept; and where the reader
+    then finds the two. ways: name -> (n, 2), how far each went, in pixels, in the order of ``shifts``; NaN: not found."""
 
     def __init__(self, pipe: Any, prompt: str, noun: str, kept: str, latents: Tensor, reader: Reader, *,
                  dx: Sequence[int] = (-8, 0, 8), dy: Sequence[int] = (-8, 0, 8), steps: int = 20) -> None:
