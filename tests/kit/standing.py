@@ -38,10 +38,9 @@ SAID: dict[str, list[Standing]] = {
                  {"frame": "4"}),
     ],
     "16": [
-        Standing("Three predicted pictures: of the source", "Three predicted pictures: of the source",
-                 {"model": "mini-sd", "edit": "dog", "t": "481"}),
+        Standing("Four rows of three predicted pictures", "Four rows of three predicted pictures", {"t": "481"}),
         Standing("Three rows of three pictures: sources, asymmetric", "Three rows of three pictures: sources, asymmetric",
-                 {"c": "0.31"}),
+                 {"c": "0.2"}),
         Standing("Two rows of three pictures: sources and edits", "Two rows of three pictures: sources and edits",
                  {"t edit": "559"}),
     ],

@@ -29,8 +29,8 @@ def _noise(*shape: int, seed: int = 0) -> Tensor:
     "The part of (put - here) along that way, as a share of the way: a dot product over a squared length.",
 ))
 def share(here, there, put):
-    """here, there, put (B, C, h, w): the predicted picture of the source, of its counterfactual, and of the
-    source with the counterfactual's bottleneck put into its pass.
+    """here, there, put (B, C, h, w): the predicted picture of the source, of its right answer, and of the
+    source with the right answer's bottleneck put into its pass.
 
     Returns (B,): how far `put` has gone along the way from `here` to `there`; 0 not at all, 1 all of it.
     What it moved at right angles to the way does not count.
@@ -65,8 +65,9 @@ def _share(fn: Callable) -> None:
 
 
 @exercise("16.step", "The asymmetric step", points=3, hints=(
-    "x0 comes from the shifted pass: (x - sqrt(1 - abar) * eps_shifted) / sqrt(abar).",
-    "The noise that is put back, sqrt(1 - abar_prev) * eps, comes from the pass without the shift.",
+    "A DDIM step uses the predicted noise in two places. Which of them may see the shift?",
+    "Write the plain step of notebook 03 with two names: one eps in the predicted picture, another in what is put back.",
+    "The picture: (x - sqrt(1 - abar) * eps_shifted) / sqrt(abar). The noise that is put back: sqrt(1 - abar_prev) * eps.",
 ))
 def step(x, eps, eps_shifted, abar, abar_prev):
     """x (B, C, h, w): the state at level abar; eps, eps_shifted: the network's noise without and with the
@@ -358,7 +359,7 @@ def _fires(fn: Callable) -> None:
 
 
 @exercise("16.activated", "Debug: one SiLU too many", points=2, hints=(
-    "SiLU(x) = x / (1 + exp(-x)) goes below 0. How far? Put a hundred values of x into it.",
+    "Plot SiLU(x) = x / (1 + exp(-x)) for x from -6 to 6. Which numbers does it never give?",
     "Its least value is -0.2785, near x = -1.28. What does a smaller number in e tell you?",
 ))
 def activated(e):
