@@ -6,6 +6,7 @@ The strengths were chosen on split "valid" with the develop reader; the rows use
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -283,17 +284,37 @@ def _others(delta: Any) -> Any:
     return vector
 
 
+def _map_of_others(delta: Any) -> Any:
+    """The direction that gives every picture of a batch the mean of the others' changes, place by place (Kwon et al. 2023)."""
+    def mean(h: Tensor, inputs: Any, ctx: Any) -> Tensor:
+        mine = delta(h, inputs, ctx)
+        return (mine.sum(0) - mine) / (len(mine) - 1)
+    return mean
+
+
+@claim("16.one_map", "One change for all pictures is an edit (Kwon et al. 2023): cats become dogs by the mean of the other "
+       "pictures' changes of h, the own one left out (asymmetric, c = 0.2)",
+       unit="share of pictures", target=">= 0.5", n=32, small=4, reader="final")
+def one_map(n: int) -> Outcome:
+    return _by_others(n, _map_of_others, "mean_map", "things stand at other cells than in the other pictures")
+
+
+def _by_others(n: int, rule: Callable[[Any], Any], name: str, why: str) -> Outcome:
+    """n cats edited by what ``rule`` makes of f_t: the others' share in it."""
+    pipe, mine = _pipe(), found("dog", n)
+    truth = mine.pairs.truth(_reader("final"))
+    z = moved(pipe, mine.noise, mine.pairs.prompts, [rule(load_direction(pipe, "dog"))], STRENGTH)
+    scores = edit_score(pictures_of(pipe, z), truth)
+    m = _share(scores)
+    return Outcome(m.value, m.low, m.high, baseline=_untouched(edit_score(mine.images, truth)),
+                   settings=_beside(**{name: scores}), why=why)
+
+
 @claim("16.one_vector", "One change for all pictures is an edit (Kwon et al. 2023): cats become dogs by the mean vector of the "
        "other pictures' changes, the same at every place and as long as the own change (asymmetric, c = 0.2)",
        unit="share of pictures", target=">= 0.5", n=32, small=4, reader="final")
 def one_vector(n: int) -> Outcome:
-    pipe, mine = _pipe(), found("dog", n)
-    truth = mine.pairs.truth(_reader("final"))
-    z = moved(pipe, mine.noise, mine.pairs.prompts, [_others(load_direction(pipe, "dog"))], STRENGTH)
-    scores = edit_score(pictures_of(pipe, z), truth)
-    m = _share(scores)
-    return Outcome(m.value, m.low, m.high, baseline=_untouched(edit_score(mine.images, truth)),
-                   settings=_beside(one_vector=scores), why="the change belongs where the thing is, and the vector is everywhere")
+    return _by_others(n, _others, "one_vector", "the change belongs where the thing is, and the vector is everywhere")
 
 
 @claim("16.linear", "The answer is in proportion to c (Kwon et al. 2023, linearity): R2 of a line through 0, over how far the "
