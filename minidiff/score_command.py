@@ -11,7 +11,9 @@ __all__ = ["add_parsers", "score"]
 def add_parsers(commands: Any) -> None:
     """Add the command to those of ``minidiff``."""
     score = commands.add_parser("score", help="measure claims of the course again; --write stores the rows")
-    score.add_argument("claims", metavar="CLAIM", nargs="*", help="ids such as 03.ddim_20_vs_50; all when left out")
+    score.add_argument("claims", metavar="CLAIM", nargs="*",
+                       help="ids such as 03.ddim_20_vs_50, or 03 for all of lesson 03; all when left out")
+    score.add_argument("--stored", action="store_true", help="print the rows as they are stored; nothing is measured")
     score.add_argument("--n", type=int, help="samples a row, instead of the number each row asks for; never stored")
     score.add_argument("--write", action="store_true",
                        help="store the rows in data/scoreboard.json and redraw data/SCOREBOARD.md and the README's table")
@@ -28,6 +30,15 @@ def score(given: argparse.Namespace) -> int:
         from minidiff.course.scoreboard import PAGE, write_pages
         write_pages()
         print(f"data/{PAGE} and README.md show what data/scoreboard.json holds.")
+        return 0
+    if given.stored:
+        require(not (given.n or given.write or given.cards), "--stored", "other options beside it", "claims or lessons alone: it "
+                "measures nothing", "minidiff score 06 --stored")
+        from minidiff.course import stored
+        from minidiff.course.claims import ids_of
+        from minidiff.course.scoreboard import text_table
+        kept = stored()
+        print(text_table(kept[id] for id in ids_of(given.claims) if id in kept))
         return 0
     from minidiff.course import score
     require(given.n is None or given.n > 1, "--n", given.n, "at least 2 samples", "--n 1000")

@@ -192,19 +192,31 @@ def stored() -> dict[str, Row]:
     return {r["id"]: Row(**r) for r in json.loads(_file().read_text())}
 
 
-def score(ids: Iterable[str] = (), *, n: int | None = None, write: bool = False, log: Callable[[str], Any] = print) -> list[Row]:
-    """Measure claims (all when none is named) and say each row; nothing is stored unless ``write`` is true.
+def ids_of(names: Iterable[str] = ()) -> list[str]:
+    """The ids of claims that are named one by one, "03.eta_at_10_steps", or by their lesson, "03"; all when none is named.
 
+    Raises BadInput for a name that is neither.
+    """
+    known, out = claims(), []
+    for name in names:
+        here = [id for id, c in known.items() if c.lesson == name]
+        if not here:
+            check_choice("claim", name, known)
+        out += [id for id in here or [name] if id not in out]
+    return out or list(known)
+
+
+def score(ids: Iterable[str] = (), *, n: int | None = None, write: bool = False, log: Callable[[str], Any] = print) -> list[Row]:
+    """Measure claims and say each row; nothing is stored unless ``write`` is true.
+
+    ids: as :func:`ids_of` takes them, "03" for all claims of lesson 03; all when none is named.
     n: sample size; None takes each claim's own. write: put the rows into data/scoreboard.json and redraw the pages that show it.
     Raises BadInput for an unknown id, and where rows of another ``n`` are to be written: a small sample never replaces a
     large one.
     """
     from minidiff.course.scoreboard import write_pages
 
-    known = claims()
-    ids = list(ids) or list(known)
-    for id in ids:
-        check_choice("claim", id, known)
+    ids = ids_of(ids)
     require(n is None or not write, "--n", f"{n} with --write", "rows of the claims' own size when they are to be stored",
             "minidiff score CLAIM --write")
     rows = []

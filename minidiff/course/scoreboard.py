@@ -64,6 +64,14 @@ def short_table(rows: Iterable[Row]) -> str:
     return "\n".join([*lines, *(_cells(_title(r.lesson), r.claim, _measured(r), r.target, words[r.verdict]) for r in rows)])
 
 
+def text_table(rows: Iterable[Row]) -> str:
+    """The rows as columns for a terminal, as they are stored: id, value with its interval and unit, target, N, verdict."""
+    cells = [("id", "measured, 95 % interval", "target", "N", "verdict"),
+             *((r.id, _measured(r), r.target, f"{r.n:,}", r.verdict) for r in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells)
+
+
 def write_pages(readme: Path | None = None) -> None:
     """Write data/SCOREBOARD.md, and in README.md the rows whose ids stand in its mark ``<!-- scoreboard: 01.one 02.two -->``.
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from minidiff.course import claims, limits, score, scoreboard, stored, verdict_of
-from minidiff.course.claims import Claim, Outcome, Row
+from minidiff.course.claims import Claim, Outcome, Row, ids_of
 from minidiff.errors import BadInput
 
 core = importlib.import_module("minidiff.course.claims")        # the name `claims` of the package is the function
@@ -29,6 +29,25 @@ def test_targets_that_cannot_be_read():
     for bad in ("about 1", "< 1", "", ">= x", "1 +- y", "<=1"):
         with pytest.raises(ValueError):
             limits(bad)
+
+
+def test_claims_are_named_by_id_or_by_lesson():
+    of_06 = [id for id in claims() if id.startswith("06.")]
+    assert ids_of(["06"]) == of_06 and len(of_06) > 10
+    assert ids_of(["03.order_ddim", "06", "06.exact"]) == ["03.order_ddim", *of_06] and ids_of() == list(claims())
+    for name in ("6", "99", "06.", "l06"):
+        with pytest.raises(BadInput, match="claim: got"):
+            ids_of([name])
+
+
+def test_a_table_for_a_terminal_shows_each_row_in_columns():
+    rows = [stored()[id] for id in ("06.exact", "06.quality_gan")]
+    head, one, two = scoreboard.text_table(rows).splitlines()
+    for line, row in ((one, rows[0]), (two, rows[1])):
+        cells = re.split(r"  +", line)
+        assert cells[0] == row.id and cells[2:] == [row.target, f"{row.n:,}", row.verdict]
+        assert cells[1] == f"{row.value:.3g} [{row.low:.3g}, {row.high:.3g}] {row.unit}"
+        assert line.index(row.target) == head.index("target")
 
 
 def test_every_claim_is_complete_and_stored():

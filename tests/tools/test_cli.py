@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -250,6 +251,16 @@ def test_score_says_which_rows_failed_and_which_are_undecided(monkeypatch: pytes
     assert capsys.readouterr().out.endswith("\nStored in data/scoreboard.json; its pages are redrawn.\n")
     assert "--pages: got other arguments beside it" in refused(["score", "--pages", "--write"], capsys)
     assert "--n: got 1" in refused(["score", "--n", "1"], capsys)
+    assert "--stored: got other options beside it" in refused(["score", "06", "--stored", "--write"], capsys)
+
+
+def test_score_prints_the_stored_rows_of_a_lesson_and_measures_nothing(capsys: pytest.CaptureFixture[str],
+                                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module("minidiff.course.claims"), "compute", lambda *_: pytest.fail("measured"))
+    assert main(["score", "06", "--stored"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(any(line.startswith(f"06.{what}_{way} ") for line in lines)
+               for what in ("quality", "coverage", "seconds") for way in ("vae", "gan", "ddpm", "ddim", "ddgan"))
 
 
 def test_score_refuses_an_unknown_claim(capsys: pytest.CaptureFixture[str]) -> None:

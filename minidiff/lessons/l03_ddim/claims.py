@@ -104,7 +104,7 @@ def dpm2m_10(n: int) -> Outcome:
     "With 10 steps eta = 0 draws more readable pictures than eta = 1 (Song et al. 2021, table 1: FID 13.36 against 41.07)",
     unit="difference of shares",
     target=">= 0",
-    n=512, small=4, reader="final",
+    n=2048, small=4, reader="final",
 )
 def eta_at_10(n: int) -> Outcome:
     still, noisy = (_of(n, "ddim", steps=10, eta=eta, clip=CLIP) for eta in (0.0, 1.0))
