@@ -202,7 +202,7 @@ def ids_of(names: Iterable[str] = ()) -> list[str]:
         here = [id for id, c in known.items() if c.lesson == name]
         if not here:
             check_choice("claim", name, known)
-        out += [id for id in here or [name] if id not in out]
+        out += here or [name]
     return out or list(known)
 
 
