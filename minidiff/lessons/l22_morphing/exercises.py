@@ -15,7 +15,7 @@ __all__: list[str] = []
 
 @exercise("22.one_adapter", "Two adapters as one", points=2, hints=(
     "Stack the factors. In B A, the first r columns of B meet the first r rows of A, and no others.",
-    "A: the two below each other. B: the two side by side, each times its weight.",
+    "A: the two below each other. So how must the two B stand, and which of the factors takes the weights?",
 ))
 def one_adapter(Aa, Ba, Ab, Bb, w):
     """One adapter (A, B) of rank 2 r whose B A is the Delta W of a frame: Ba Aa at w = 0, Bb Ab at w = 1,
@@ -61,8 +61,9 @@ def _one_adapter(fn: Any) -> None:
 
 
 @exercise("22.factor_norm", "Break it: mix the factors", points=2, hints=(
-    "Multiply out: (Ba + Bb)/2 (Aa + Ab)/2 has four products, each with weight 1/4. All four are independent and of one norm.",
-    "Norm squared: 4 / 16 against 2 / 4. The root of the quotient.",
+    "Multiply out (Ba + Bb)/2 (Aa + Ab)/2. How many products, and with which weight each?",
+    "All products are independent and of one norm: how do the norms of independent summands add?",
+    "Squares add: four of weight 1/4 against two of weight 1/2; then the root.",
 ))
 def factor_norm():
     """Two adapters with independent random factors, all of one size. At w = 1/2: the norm of the product of
@@ -130,8 +131,8 @@ def _adain(fn: Any) -> None:
 
 
 @exercise("22.cube_root", "Predict: where do the frames go?", hints=(
-    "The way behind weight w is w^3 of the whole. Which w has 30 % of it behind?",
-    "0.3 ** (1 / 3)",
+    "How many hops are there between eleven frames, and how many of them lie behind frame 3?",
+    "Draw f(w) = w^3: where does it cross that share of the way?",
 ))
 def cube_root():
     """A path whose picture has gone w^3 of its way at weight w. Respaced to eleven frames at equal hops: at
@@ -233,8 +234,9 @@ def _bisect(fn: Any) -> None:
 
 
 @exercise("22.two_networks", "Guidance between two networks", points=2, hints=(
-    "The tent: 3 in the middle, 1.5 at both ends, straight between. One weight a row, so it needs three more axes.",
-    "s = 3 - 1.5 * 2 * (w - 0.5).abs(); u + s.view(-1, 1, 1, 1) * (c - u)",
+    "The tent: how far is w from the middle, and what does it lose on the way from the middle to an end?",
+    "It loses 1.5 over a distance of one half.",
+    "One weight a row, so it needs three more axes before it meets u and c.",
 ))
 def two_networks(u, c, w):
     """IMPUS's guided prediction of n frames: weight 1.5 at both ends, 3 in the middle, straight between.
@@ -272,8 +274,8 @@ def _two_networks(fn: Any) -> None:
 
 
 @exercise("22.bias", "Predict: whose fault is it?", hints=(
-    "c = e and u = e + b, so u + s (c - u) = e + b - s b.",
-    "(1 - s) b with s = 3; now its size, over that of b at s = 1.5.",
+    "Put c = e and u = e + b into the formula for the guided prediction. What is left beside e?",
+    "Its size at s = 3, over its size at s = 1.5.",
 ))
 def bias():
     """After fine-tuning, the conditional network predicts the right noise e. The other one has never seen the two
@@ -301,7 +303,8 @@ def _bias(value: Any) -> None:
 
 @exercise("22.code_order", "Debug: a path that is longer than it should be", points=2, hints=(
     "Which frames does the loop meet, in which order, with emb = a * emb1 + (1 - a) * emb2 and a = .1, .2, ..., 1?",
-    "From picture 1 (weight 0) to weight .9, then .8, ..., 0: one hop of .9 and nine of .1, over nine.",
+    "a = .1 is close to the end that the loop did not begin at. How long is the first hop, and how long are the others?",
+    "Add the ten hops of a straight path of length 1, and divide by nine.",
 ))
 def code_order():
     """A released loop measures a path of ten hops. It begins with the picture of emb1, walks a = .1, .2, ..., 1
@@ -327,8 +330,8 @@ def _code_order(value: Any) -> None:
 
 
 @exercise("22.squared_rule", "Predict: the same path, another yardstick", points=2, hints=(
-    "Each of ten even hops is .35 of the distance d of the ends; a squared distance gives .35^2 d^2 for it.",
-    "10 * 0.35 ** 2 / 9",
+    "How long is one of the ten even hops, in units of the distance d of the ends?",
+    "A squared distance sees the square of that, and the square of d for the ends.",
 ))
 def squared_rule():
     """IMPUS's rule leaves rank 1 where sum(hops) / (9 x distance of the ends) passes .389: a path of ten hops
@@ -355,8 +358,8 @@ def _squared_rule(value: Any) -> None:
 
 
 @exercise("22.place_ratio", "Measure: how straight does it move?", points=2, hints=(
-    "Keep the rows that are seen, take differences of neighbours, add their lengths, divide by the length from first to last.",
-    "p = place[seen]; p.diff(dim=0).norm(dim=1).sum() / (p[-1] - p[0]).norm()",
+    "Keep the rows that are seen: what is the way from each to the next, and how long is it?",
+    "Add these lengths; divide by the length from the first seen place to the last one.",
 ))
 def place_ratio(place, seen):
     """Length of a thing's way over the straight way. place (n, 2): where the reader finds it in each frame;

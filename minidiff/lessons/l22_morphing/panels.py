@@ -24,18 +24,20 @@ __all__ = ["Guided", "Walk"]
 class Walk:
     """One pair by several methods: the frames of a path, how many things the reader finds in each, and the hops between them.
 
-    films: name -> (weights (n,), frames (n, 3, H, W)). yardstick: the name of the film whose hops stand beside the others'.
+    films: name -> (weights (n,), frames (n, 3, H, W)). yardstick: the name of the film whose hops stand beside the others';
+    control: of the one whose frames stand above theirs.
     """
 
     def __init__(self, films: Mapping[str, tuple[Sequence[float], Tensor]], distance: Distance, reader: Reader, *,
-                 yardstick: str) -> None:
+                 yardstick: str, control: str) -> None:
         check_choice("yardstick", yardstick, films)
+        check_choice("control", control, films)
         for name, (weights, frames) in films.items():
             require(len(weights) == len(frames) >= 2, "films", f"{len(weights)} weights and {len(frames)} frames of {name!r}",
                     "a weight for each of two frames or more")
         require(len({len(frames) for _, frames in films.values()}) == 1, "films", "paths of different length",
                 "as many frames in each")
-        self.films, self.yardstick = dict(films), yardstick
+        self.films, self.yardstick, self.control = dict(films), yardstick, control
         self.hops = {name: hops(x, distance)[0] for name, (_, x) in films.items()}
         self.way = {name: float(self.hops[name].sum() / distance(x[:1], x[-1:])[0]) for name, (_, x) in films.items()}
         self.counts = {name: thing_counts(x, reader)[0].tolist() for name, (_, x) in films.items()}
@@ -55,16 +57,17 @@ class Walk:
         return picture(fig, alt=f"hops of {path}").array
 
     def render(self, *, path: str, frame: int) -> tuple[np.ndarray, str]:
-        """The strip with weights above and counts below, the frame itself, and all hops; the hop that leads to it is orange."""
+        """The control's strip and the path's, weights below; the frame itself; all hops, the one that leads to it in orange."""
         check_choice("path", path, self.films)
         weights, images = self.films[path]
         require(0 <= frame < len(images), "frame", frame, f"a whole number from 0 to {len(images) - 1}")
         tiles, h = pixels(images), self.hops[path]
-        strip = lay_out([tiles], 1, labels=[f"{w:.3g}" + (" <" if k == frame else "") for k, w in enumerate(weights)])
+        strips = [lay_out([pixels(x)], 1, labels=[f"{v:.3g}" + mark * (k == frame) for k, v in enumerate(at)], row_labels=[name])
+                  for name, (at, x), mark in ((self.control, self.films[self.control], ""), (path, (weights, images), " <"))]
         large = lay_out([tiles[frame:frame + 1]], 2)
         hop = f"; the hop that leads here {float(h[frame - 1]):.2f}" if frame else ""
         n = self.counts[path]
-        return below(strip, large, self._graph(path, frame)), (
+        return below(*strips, large, self._graph(path, frame)), (
             f"{path}, weight {weights[frame]:.3g}: {n[frame]} thing{'s' * (n[frame] != 1)} found{hop}. Whole path: spread of the "
             f"hops over their mean {float(speed_cv(h)):.2f}, length {self.way[path]:.2f} times the straight one, one thing in "
             f"{sum(k == 1 for k in n[1:-1])} of {len(n) - 2} frames between the ends")
@@ -83,6 +86,8 @@ class Guided:
 
         bare = Impus(fit.noise, fit.text, fit.prompt, fit.empty, (fit.loras[0], ()))
         self.sources, self.weights = images, tuple(weights)
+        with torch.no_grad():
+            self.coded = decode(fit.prompt.vae, want).clamp(-1, 1).float()
         self.images: dict[tuple[float, bool], Tensor] = {}
         self.errors: dict[tuple[float, bool], Tensor] = {}
         with torch.no_grad():
@@ -96,13 +101,15 @@ class Guided:
         return float(self.errors[weight, taught].square().mean().sqrt())
 
     def render(self, *, weight: float) -> tuple[np.ndarray, str]:
-        """A row for each end: the picture, w = 1, then ``weight`` without and with the adapter, and the RMS error of each."""
+        """A row for each end: the picture, its own latents decoded, w = 1, then ``weight`` without and with the adapter, and the
+        RMS error of the latents of each."""
         check_choice("weight", weight, self.weights)
         keys = [(1.0, False), (weight, False), (weight, True)]
-        rows = [np.concatenate([pixels(self.sources[k:k + 1]), *(pixels(self.images[key][k:k + 1]) for key in keys)])
+        rows = [np.concatenate([pixels(x[k:k + 1]) for x in (self.sources, self.coded, *(self.images[key] for key in keys))])
                 for k in (0, 1)]
-        errors = [label for k in (0, 1) for label in ("", *(f"error {float(self.errors[key][k]):.2f}" for key in keys))]
+        errors = [label for k in (0, 1)
+                  for label in ("", "error 0", *(f"error {float(self.errors[key][k]):.2f}" for key in keys))]
         sheet = lay_out(rows, 1 if rows[0].shape[1] > 128 else 2, labels=errors, row_labels=["first", "other"],
-                        column_labels=["the picture", "guidance 1", f"{weight:g}, without", f"{weight:g}, with"])
+                        column_labels=["the picture", "its latents", "guidance 1", f"{weight:g}, without", f"{weight:g}, with"])
         return sheet, (f"guidance {weight:g}: RMS error of the latents {self.error(weight, False):.3f} without the unconditional "
                        f"adapter, {self.error(weight, True):.3f} with it")

@@ -27,7 +27,7 @@ def test_a_walk_over_its_range():
     even = [k / 4 for k in range(5)]
     films = {"fade": (even, cross_fade(a, b, 5)[0]), "gold": (even, gold_frames(pair.first, pair.other, 64, count=5)),
              "stands": ([0.0, 0.1, 0.2, 0.3, 1.0], torch.cat([a.expand(4, -1, -1, -1), b]))}
-    made = Walk(films, rms, load("readers/develop"), yardstick="gold")
+    made = Walk(films, rms, load("readers/develop"), yardstick="gold", control="fade")
     p = panel(made.render, choice("path", list(films)), slider("frame", 0, 4, 1, 2), alt="walk")
     visited = {}
     for values in sweep(p, most=20):
@@ -43,9 +43,11 @@ def test_a_walk_over_its_range():
             made.render(**bad)
     short = {"one": (even[:3], torch.zeros(3, 3, 8, 8)), "two": (even[:4], torch.zeros(4, 3, 8, 8))}
     with pytest.raises(BadInput, match="films"):
-        Walk(short, rms, load("readers/develop"), yardstick="one")
+        Walk(short, rms, load("readers/develop"), yardstick="one", control="two")
     with pytest.raises(BadInput, match="yardstick"):
-        Walk(films, rms, load("readers/develop"), yardstick="golden")
+        Walk(films, rms, load("readers/develop"), yardstick="golden", control="fade")
+    with pytest.raises(BadInput, match="control"):
+        Walk(films, rms, load("readers/develop"), yardstick="gold", control="fades")
 
 
 def test_guidance_at_the_ends_over_its_range():
