@@ -42,7 +42,6 @@ QUOTED = {
            "3.17": "Ho et al. 2020", "13.51": "Ho et al. 2020", "21.6": "the issue that is named there"},
     "04": {"13.06": "Dhariwal and Nichol 2021", "15.08": "Dhariwal and Nichol 2021"},
     "05": {"6.5": "7.5 less one"},
-    "06": {"1024": "how many pictures a finding rests on"},
     "07": {"5.5": "one over 0.18215", "24.19": "Rombach et al. 2022",
            "24.08": "Rombach et al. 2022", "22.27": "Rombach et al. 2022", "23.07": "Rombach et al. 2022"},
     "08": {"0.18215": "Stable Diffusion's constant"},
