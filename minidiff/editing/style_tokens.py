@@ -44,7 +44,7 @@ def content_code(reader: Reader, images: Tensor) -> Tensor:
 
 
 def info_nce(codes: Tensor, labels: Tensor, *, temperature: float = 0.1) -> Tensor:
-    """Contrastive loss (B,) of unit codes (B, D): -log of the share of a row's softmax that goes to rows of its own label.
+    """Contrastive loss (B,) of unit codes (B, D): mean over the rows of a row's own label of -log of their share of its softmax.
 
     labels: (B,), here the style. Similarities over ``temperature``, a row is not compared with itself (InfoNCE, van den Oord et
     al. 2018, with several positives: Khosla et al. 2020). 0 for a row that has no partner.
@@ -67,8 +67,8 @@ class StyleTokens(nn.Module):
     """Style encoder A and the projectors M: from codes to the context (B, length, width) of a U-Net.
 
     Of the ``length`` positions the first ``positions`` are the content's, the rest the style's, as words and the padding
-    behind them, which in this text encoder carries the whole sentence. One style vector stands at all of its positions, with an
-    offset each. empty (length, width): the text encoder's output for "", in the place of whatever is dropped.
+    behind them, whose vectors in this text encoder differ with the sentence, too. One style vector stands at all of its
+    positions, with an offset each. empty (length, width): the text encoder's output for "", in the place of what is dropped.
     """
 
     def __init__(self, *, statistics: int = 144, content: int = 160, code: int = 64, hidden: int = 192, length: int = 34,

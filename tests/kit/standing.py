@@ -54,7 +54,7 @@ SAID: dict[str, list[Standing]] = {
         Standing("A content picture, a style picture and the result", "A content picture, a style picture and the result",
                  {"style": "neon", "content": "blue fish"}),
         Standing("Three rows of four pictures, and a graph of content", "Three rows of four pictures, and a graph of content",
-                 {"g style": "5.0", "g content": "4.0"}),
+                 {"g style": "2.0", "g content": "4.0"}),
         Standing("Three rows of five pictures: contents, styles", "Three rows of five pictures: contents, styles",
                  {"keep": "4"}),
         Standing("Six pictures from flat to neon style", "Six pictures from flat to neon style",

@@ -349,6 +349,7 @@ def _colour_step(fn: Callable) -> None:
     points=2,
     hints=(
         "Only where s and y differ can one tell from whom an attribute came.",
+        "Two counts over those places: all of them, and those at which the result agrees with s.",
         "Count (result == style's) where style's != content's, over the count of those places.",
     ),
 )
@@ -398,6 +399,7 @@ def _leakage(fn: Callable) -> None:
     points=2,
     hints=(
         "Two lists of cosines, one for each modality; unit lengths first.",
+        "Weigh the two lists into one, w and 1 - w, and take the place of the largest.",
         "w * cosine of styles + (1 - w) * cosine of contents, then argmax.",
     ),
 )

@@ -77,7 +77,7 @@ class StyleByContent:
         i, j = self.style_names.index(style), self.content_names.index(content)
         row = torch.stack([self.contents[j], self.styles[i], self.images[i, j]])
         top = lay_out([pixels(row)], 2, labels=["content y", "style s", "result"])
-        table = lay_out([pixels(self.contents), *(pixels(x) for x in self.images)], 1,
+        table = lay_out([pixels(self.contents), *(pixels(x) for x in self.images)], 2,
                         row_labels=["content y", *self.style_names], column_labels=self.content_names)
         return below(top, table), f"{content} in {style} style; {self.verdict(i, j)}"
 
@@ -99,6 +99,7 @@ class Weights:
     ) -> None:
         self.g_style, self.g_content, self.n = tuple(styles), tuple(contents), len(codes.content)
         self.y, self.s = attributes(found.y), attributes(found.s)
+        self.style_names = [STYLES[k] for k in found.s.style.tolist()[:shown]]
         side = known.pipe.unet.config.sample_size * known.pipe.vae_scale_factor
         self.given = [render(scenes, side).images[:shown] for scenes in (found.y, found.s)]
         self.images, self.marks = {}, {}
@@ -117,7 +118,7 @@ class Weights:
         for name, value, known in (("g_style", g_style, self.g_style), ("g_content", g_content, self.g_content)):
             require(value in known, name, value, f"one of {', '.join(map(str, known))}")
         rows = [pixels(x) for x in (*self.given, self.images[g_style, g_content])]
-        top = lay_out(rows, 1, row_labels=["content y", "style s", "result"])
+        top = lay_out(rows, 2, row_labels=["content y", "style s", "result"], column_labels=self.style_names)
         here = self.accuracy(g_style, g_content)
         fig, ax = figure("style accuracy", "content accuracy", height=2.6)
         for k, gy in enumerate(self.g_content):
@@ -165,11 +166,11 @@ class Blends:
         reader: Reader,
         ends: tuple[int, int],
         *,
-        count: int = 6,
+        weights: Sequence[float] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
         steps: int = 12,
         latents: Tensor | None = None,
     ) -> None:
-        self.weights = [k / (count - 1) for k in range(count)]
+        self.weights, count = list(weights), len(weights)
         code = torch.cat([blend_styles(first, second, w) for w in self.weights])
         content = content.expand(count, -1)
         z = None if latents is None else latents.expand(count, -1, -1, -1)
@@ -181,7 +182,7 @@ class Blends:
         """All frames with the chosen one named; below, both probabilities."""
         require(isinstance(frame, int) and 0 <= frame < len(self.weights), "frame", frame, f"0 to {len(self.weights) - 1}")
         names = [STYLES[k] for k in self.ends]
-        labels = [f"[{w:.1f}]" if k == frame else f"{w:.1f}" for k, w in enumerate(self.weights)]
+        labels = [f"[{w:g}]" if k == frame else f"{w:g}" for k, w in enumerate(self.weights)]
         top = lay_out([pixels(self.images)], 2, labels=labels)
         graph = curve(
             {name: (self.weights, self.probs[:, k]) for k, name in enumerate(names)},
@@ -191,7 +192,7 @@ class Blends:
             alt="probabilities of both styles",
         )
         a, b = self.probs[frame].tolist()
-        return below(top, graph.array), f"w = {self.weights[frame]:.1f}: {names[0]} {a:.2f}, {names[1]} {b:.2f}"
+        return below(top, graph.array), f"w = {self.weights[frame]:g}: {names[0]} {a:.2f}, {names[1]} {b:.2f}"
 
 
 def gallery_codes(known: Models, pictures: Tensor) -> tuple[Tensor, Tensor]:

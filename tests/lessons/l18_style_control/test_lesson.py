@@ -139,7 +139,8 @@ def test_kept_steps_and_blends_over_their_range(known, pictures):
     shows = panel(held.render, choice("keep", held.keeps, 0), alt="x")
     assert len({shows.image.value for _ in sweep(shows)}) >= 2 and "of 2 steps" in shows.text
     _, codes = a_few(known)
-    blend = Blends(known, codes.style[:1], codes.style[1:2], codes.content[:1], known.reader, (0, 4), count=3, steps=2)
+    ends = codes.style[:1], codes.style[1:2]
+    blend = Blends(known, *ends, codes.content[:1], known.reader, (0, 4), weights=(0.0, 0.5, 1.0), steps=2)
     shows = panel(blend.render, choice("frame", [0, 1, 2], 0), alt="x")
     assert len({shows.image.value for _ in sweep(shows)}) == 3 and STYLES[4] in shows.text
     end = draw(known, Codes(codes.style[1:2], codes.content[:1], None), Dual(5.0, 4.0), steps=2,
