@@ -61,9 +61,9 @@ SAID: dict[str, list[Standing]] = {
                  {"frame": "3"}),
     ],
     "22": [
-        Standing("A strip of nine pictures by DiffMorpher", "A strip of nine pictures by DiffMorpher",
+        Standing("Two strips of nine pictures", "Below them the fifth frame",
                  {"path": "all, respaced", "frame": "4"}),
-        Standing("Two rows of four pictures of a purple rabbit", "Two rows of four pictures of a purple rabbit",
+        Standing("Two rows of five pictures of a purple rabbit", "Two rows of five pictures of a purple rabbit",
                  {"weight": "1.5"}),
     ],
     "23": [
@@ -112,10 +112,11 @@ SAID: dict[str, list[Standing]] = {
                  {"s kind": "0.0", "s colour": "4.0", "form": "composable"}),
     ],
     "06": [
-        Standing("A cloud of orange points", "At $T=4$ the mean leaves", {"T": "4", "generator": "mean"}),
-        Standing("Upper row: eight noisy pictures", "Upper row: $x_t$; lower row: the guess",
-                 {"step": "3", "z": "3", "noise": "0"}),
-        Standing("Five points", "below, the first pictures of the chosen point", {"way": "DDGAN-4"}),
+        Standing("Three bell curves", "at $t=3$, where it starts from noise", {"t": "3", "x": "0.0"}),
+        Standing("An even cloud of orange points", "At $T=4$ the mean leaves", {"T": "4", "generator": "mean"}),
+        Standing("A path that circles", "They circle and come nearer only slowly", {"gamma": "0.0"}),
+        Standing("Four rows of pictures: noise", "at $t=3$ everything is open", {"step": "3", "z": "3", "noise": "1"}),
+        Standing("VAE and GAN low on the left", "The two left points are cheap and poor", {"way": "DDGAN-4"}),
     ],
     "07": [
         Standing("A decoded picture, the same", "Does a move of +3 do the opposite of -3?", {"channel": "3", "amount": "3.0"}),
@@ -168,7 +169,7 @@ SAID: dict[str, list[Standing]] = {
         Standing("Four pictures at scale 1", "Four pictures at scale 1", {"scale": "1.00"}),
     ],
     "21": [
-        Standing("Four pictures at the middle", "Four pictures at the middle of four paths", {"frame": "6"}),
+        Standing("Four pictures at the middle", "Four pictures at the middle of four paths", {"frame": "4"}),
         Standing("Four pictures drawn from noise", "drawn from noise of 0.6 of the usual length", {"length": "0.6"}),
         Standing("Five pictures: the first end", "three midpoints from three noises", {"noise": "0.55"}),
     ],
