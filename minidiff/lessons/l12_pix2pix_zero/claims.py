@@ -24,7 +24,7 @@ from minidiff.steer import CFG, Trajectory, run
 from minidiff.world import KINDS, render
 from minidiff.zoo import load
 
-__all__ = ["Edited", "bank_success", "edited", "shifted", "whitened"]
+__all__ = ["RECIPES", "Edited", "bank_success", "edited", "of_pictures", "shifted", "whitened"]
 
 MODEL, STEPS, BANK_STEPS, GUIDANCE, CHUNK = "mini-sd", 20, 12, 5.0, 16
 RELATIVE = 0.04                                       # of |z|, each step
@@ -195,3 +195,30 @@ def noise_cost(n: int) -> Outcome:
     m = bootstrap(torch.mean, plain - ours)
     return Outcome(m.value, m.low, m.high, baseline={"PSNR, plain": float(plain.mean()), "PSNR, regularised": float(ours.mean())},
                    why="a noise that was made white is not the one that the network predicted")
+
+
+# Pictures --------------------------------------------------------------------------------------------------------------------
+
+RECIPES = {           # code, and what stands in the place of the empty prompt
+    "white code, caption": (True, True),                 # as published
+    "white code, empty": (True, False),
+    "plain code, caption": (False, True),
+    "plain code, empty": (False, False),
+}
+
+
+@functools.lru_cache(maxsize=4)
+def of_pictures(n: int, split: str = "test", reader: str = "final", steps: int = STEPS) -> Edited:
+    """n colour edits of *rendered* pictures by each of RECIPES; "no edit" is the picture itself."""
+    pipe, pairs = _pipe(), as_in_training(edit_pairs("colour", n, split=split))
+    truth, made = pairs.truth(_reader(reader)), {name: [] for name in RECIPES}
+    where = directions(pipe, pairs.prompts, pairs.targets)
+    for part in _chunks(n):
+        said = pairs.prompts[part]
+        ways = {white: Trajectory.of(invert_image(pipe, truth.images[part], said, steps=steps,
+                                                  hooks=[NoiseRegularizer()] if white else [])) for white in (True, False)}
+        for name, (white, caption) in RECIPES.items():
+            made[name].append(pix2pix_zero(pipe, said, where[part], trajectory=ways[white], negative=said if caption else "",
+                                           steps=steps, guidance=GUIDANCE, relative=RELATIVE).edit)
+    images = {name: torch.cat(x) for name, x in made.items()} | {"no edit": truth.images}
+    return Edited({name: edit_score(x, truth) for name, x in images.items()}, images, truth, pairs.prompts, pairs.targets)

@@ -12,12 +12,12 @@ from torch import Tensor
 from minidiff.editing import edit_direction, put_word, sentence_bank, word_direction
 from minidiff.errors import check_choice
 from minidiff.lessons.l11_inversion.data import as_in_training
-from minidiff.measure import EditPairs, EditTruth, edit_pairs
+from minidiff.measure import EditPairs, EditTruth, edit_pairs, read
 from minidiff.measure.reader import Reader
 from minidiff.world import BACKDROPS, COLOUR_NAMES, KINDS
 from minidiff.world.grammar import BACKDROP_WORDS
 
-__all__ = ["BANKS", "bank_direction", "directions", "neighbours", "rendered", "template_bank", "token_norms", "word_pair"]
+__all__ = ["BANKS", "bank_direction", "directions", "neighbours", "rendered", "seen", "template_bank", "token_norms", "word_pair"]
 
 BANKS = ("grammar", "template", "aligned")
 SIZE = 54              # sentences of a bank: the template has 9 colours x 6 backdrops
@@ -68,6 +68,13 @@ def rendered(n: int, reader: Reader, *, split: str = "valid") -> tuple[EditPairs
     """n colour edits of rendered pictures, from the world that the model was trained in, and the truth about them."""
     pairs = as_in_training(edit_pairs("colour", n, split=split))
     return pairs, pairs.truth(reader)
+
+
+def seen(images: Tensor, reader: Reader) -> list[str]:
+    """Colour and kind of the first thing that the reader finds in each picture (n, 3, S, S): "red cat", or "nothing"."""
+    scenes = read(images, reader).scenes
+    return [f"{COLOUR_NAMES[int(c)]} {KINDS[int(k)]}" if there else "nothing"
+            for c, k, there in zip(scenes.colour[:, 0], scenes.kind[:, 0], scenes.present[:, 0], strict=True)]
 
 
 def token_norms(direction: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ def _noise(*shape: int, seed: int = 0) -> Tensor:
 # The direction ---------------------------------------------------------------------------------------------------------------
 
 
-@exercise("12.smeared", "Why the grammar's bank fails", hints=(
+@exercise("12.smeared", "How long an average is", hints=(
     "At position 2 the mean over the bank has the noun in a quarter of the sentences, something else in the others.",
     "What else stands there is the same in both banks, so it cancels: what is left of (dog - cat)?",
 ))
@@ -148,7 +148,7 @@ def relative_step(z, gradient, share):
     """
     ### BEGIN SOLUTION
     want = share * z.flatten(1).norm(dim=1)
-    factor = want / (gradient.flatten(1).norm(dim=1) + 1e-30)
+    factor = want / (gradient.flatten(1).norm(dim=1) + 1e-30)    # 1e-30: 0 / 0 is 0 where there is no gradient
     return z - factor[:, None, None, None] * gradient
     ### END SOLUTION
 
@@ -189,7 +189,7 @@ def one_latent(z, gradient, amount):
     prompt's second, the gradient of each row's own loss, like the pair. amount: the step size.
 
     The published code moves both copies and goes on from pair[0]. Returns the latent (C, h, w) moved as
-    equation 4 means it: one step down the loss of the prompt's maps.
+    the loss above means it: one step down the loss of the prompt's maps.
     """
     ### BEGIN SOLUTION
     pair = torch.stack([z, z])
@@ -216,7 +216,7 @@ def _one_latent(fn: Callable) -> None:
             "That is the mean of both rows; the empty prompt still has half a say.": z - amount * both.mean(0),
             "The amount is left out.": z - both[1],
             "That is the step; take it off z.": amount * both[1],
-            "The prompt's copy has gone two steps; equation 4 takes one.":
+            "The prompt's copy has gone two steps; the update takes one.":
                 want - amount * gradient(torch.stack([want, want]))[1],
             "Nothing is moved.": z,
         }, want), otherwise="z minus amount times one row of the gradient at (z, z): which row?")
@@ -234,7 +234,7 @@ def self_likeness(noise, down, right):
     """noise (B, C, h, w); down, right: whole numbers. For each row: the mean over places of the noise times
     itself rolled by `down` rows, squared, summed over channels; and the same for `right` columns.
 
-    Returns the sum of the two, (B,): one level of the pyramid of equation 2.
+    Returns the sum of the two, (B,): one level of the pyramid.
     """
     ### BEGIN SOLUTION
     vertical = (noise * noise.roll(down, 2)).mean((2, 3)).square().sum(1)

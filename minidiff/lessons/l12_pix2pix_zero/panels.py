@@ -16,6 +16,7 @@ from torch import Tensor
 from minidiff.editing import NoiseRegularizer, pix2pix_zero, sdedit
 from minidiff.errors import check_choice, require
 from minidiff.latent import encode_prompt, invert_image, text_to_image, token_indices
+from minidiff.lessons.l10_prompt_to_prompt.panels import keeping_hooks, side_by_side
 from minidiff.lessons.l12_pix2pix_zero.claims import shifted
 from minidiff.lessons.l12_pix2pix_zero.data import BANKS, bank_direction, directions, neighbours, token_norms
 from minidiff.measure import EditPairs, edit_score
@@ -57,7 +58,10 @@ class Banks:
 
 
 class Amounts:
-    """The same edits by Pix2Pix-Zero at several amounts and by SDEdit at several strengths: success against what is kept."""
+    """The same edits by Pix2Pix-Zero at several amounts and by SDEdit at several strengths: success against what is kept.
+
+    Beside them, as point("copied", 0.8): the same direction with the source's attention copied as Prompt-to-Prompt does.
+    """
 
     def __init__(self, pipe: Any, reader: Any, pairs: EditPairs, latents: Tensor, *, amounts: Sequence[float] = (0.0, 0.03, 0.1),
                  strengths: Sequence[float] = (0.3, 0.5, 0.7), steps: int = 12, guidance: float = 5.0) -> None:
@@ -72,6 +76,10 @@ class Amounts:
             self.images["amount", amount], self.source = made.edit, made.images["source"]
         for strength in strengths:
             self.images["strength", strength] = sdedit(pipe, pairs.targets, image=self.source, strength=strength, **common).edit
+        said = encode_prompt(pipe, pairs.prompts)
+        copied = keeping_hooks(pipe, [(p, p) for p in pairs.prompts], "copied", cross=0.8, self_attention=0.4)
+        self.images["copied", 0.8] = side_by_side(pipe, latents, {"source": said, "copied": said + where}, copied,
+                                                  **common)["copied"]
         truth = pairs.truth(reader, self.source)
         self.scores = {key: edit_score(x, truth) for key, x in self.images.items()}
         self.amounts, self.strengths, self.rows = tuple(amounts), tuple(strengths), int(truth.valid.sum())
@@ -82,18 +90,13 @@ class Amounts:
         return float(mine.of("target").mean()), float(mine.of("iou").mean())
 
     def render(self, *, amount: float, strength: float) -> tuple[np.ndarray, str]:
-        """Rows: sources, Pix2Pix-Zero at the amount, SDEdit at the strength; below them both curves with these two points."""
+        """Rows: sources, Pix2Pix-Zero at the amount, SDEdit at the strength."""
         for name, value, known in (("amount", amount, self.amounts), ("strength", strength, self.strengths)):
             require(value in known, name, value, f"one of {', '.join(map(str, known))}")
         rows = [pixels(x) for x in (self.source, self.images["amount", amount], self.images["strength", strength])]
-        top = lay_out(rows, 2, row_labels=["source", "Pix2Pix-Zero", "SDEdit"])
         here = [self.point("amount", amount), self.point("strength", strength)]
-        lines = {name: tuple(zip(*(self.point(knob, v) for v in values), strict=True)) for name, knob, values in (
-            ("Pix2Pix-Zero, by amount", "amount", self.amounts), ("SDEdit, by strength", "strength", self.strengths))}
-        graph = curve({**lines, "chosen": tuple(zip(*here, strict=True))}, x="success", y="IoU", height=2.6,
-                      alt="success against IoU")
         words = [f"{name}: success {s:.2f}, IoU {k:.2f}" for name, (s, k) in zip(("Pix2Pix-Zero", "SDEdit"), here, strict=True)]
-        return below(top, graph.array), f"{'; '.join(words)} ({self.rows} pictures)"
+        return lay_out(rows, 2, row_labels=["source", "Pix2Pix-Zero", "SDEdit"]), f"{'; '.join(words)} ({self.rows} pictures)"
 
 
 def spectrum(code: Tensor) -> Tensor:

@@ -145,6 +145,10 @@ def test_amounts_and_strengths_are_the_methods_settings(few, monkeypatch):
     assert torch.equal(walk.images["amount", 0.0], alone)
     by_noise = sdedit(pipe, pairs.targets, image=held.images["source"], strength=1.0, steps=2, guidance=5.0)
     assert float((walk.images["strength", 1.0] - by_noise.edit).abs().max()) < 1e-4
+    monkeypatch.setattr(panels, "directions", lambda pipe, prompts, targets: torch.zeros_like(where))
+    still = Amounts(pipe, None, pairs, z, amounts=(0.1,), strengths=(0.5,), steps=2)
+    assert float((still.images["copied", 0.8] - still.source).abs().max()) < 1e-4, "the source's attention, the source's words"
+    assert float((walk.images["copied", 0.8] - walk.source).abs().max()) > 1e-3
     shown = panel(walk.render, choice("amount", walk.amounts, 0.1), choice("strength", walk.strengths, 0.5), alt="x")
     assert len({shown.image.value for _ in sweep(shown)}) >= 3 and "success" in shown.text
     with pytest.raises(BadInput, match="amount"):
@@ -205,7 +209,7 @@ def tiny(monkeypatch, few):
     pipe = shared(CASES[1])
     for name, value in (("_pipe", lambda: pipe), ("_reader", lambda name: name), ("CHUNK", 2), ("STEPS", 2), ("BANK_STEPS", 2)):
         monkeypatch.setattr(board, name, value)
-    cached = (board.edited, board.bank_success, board.whitened)
+    cached = (board.edited, board.bank_success, board.whitened, board.of_pictures)
     for function in cached:
         function.cache_clear()
     yield pipe
@@ -250,6 +254,23 @@ def test_the_edits_of_a_row_begin_with_one_noise_and_have_their_own_prompts(tiny
     assert not torch.equal(torch.cat([c[2] for c in calls["sdedit"]]), z), "and with noise of its own"
     assert all(c[3] == {"steps": 2, "guidance": 5.0, "relative": 0.04} for c in calls["zero"])
     assert all(c[3] == {"strength": 0.5, "steps": 2, "guidance": 5.0} for c in calls["sdedit"])
+
+
+def test_recipes_of_pictures_are_what_they_are_called(tiny, monkeypatch):
+    """Each recipe's edit is that of its own call: this code or that one, this text or that one in the empty prompt's place."""
+    pairs = board.as_in_training(edit_pairs("colour", 2, split="test"))
+    side = tiny.unet.config.sample_size * tiny.vae_scale_factor
+    pictures = torch.nn.functional.interpolate(normal((2, 3, 4, 4), "recipes", 0), size=side).clamp(-1, 1)
+    monkeypatch.setattr(board, "edit_score", lambda x, truth: x)
+    monkeypatch.setattr(type(pairs), "truth", lambda self, reader: SimpleNamespace(images=pictures))
+    found, where = board.of_pictures(2, steps=2).images, data.directions(tiny, pairs.prompts, pairs.targets)
+    for name, (white, caption) in board.RECIPES.items():
+        hooks = [NoiseRegularizer()] if white else []
+        way = Trajectory.of(invert_image(tiny, pictures, pairs.prompts, steps=2, hooks=hooks))
+        want = pix2pix_zero(tiny, pairs.prompts, where, trajectory=way, negative=pairs.prompts if caption else "", steps=2,
+                            guidance=5.0, relative=0.04)
+        assert float((found[name] - want.edit).abs().max()) < 1e-4, name
+    assert len({round(float(x.mean()), 6) for x in found.values()}) == 5
 
 
 def test_a_bank_succeeds_where_the_other_kind_is_read(tiny, monkeypatch):
