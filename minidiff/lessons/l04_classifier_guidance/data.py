@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from minidiff.course.claims import Outcome
-from minidiff.diffusion import Prediction, ddim, eps_from_x0, last, x0_from_eps
-from minidiff.diffusion.guide import cfg, eps_shift, log_prob_gradient
+from minidiff.diffusion import Prediction, ddim, eps_from_x0, last, timesteps, x0_from_eps
+from minidiff.diffusion.guide import cfg, eps_shift, guided_mean, log_prob_gradient
+from minidiff.errors import check_choice
 from minidiff.measure.interval import bootstrap
 from minidiff.measure.reading import read
 from minidiff.recipes.few import FEW_COLOURS, FEW_KINDS, labels
 from minidiff.rng import normal
 from minidiff.zoo import load
 
-__all__ = ["Guided", "Seen", "ShiftedByClassifier", "combinations", "entropy", "free_colour", "log_prob", "ranks_of", "sample",
-           "see", "spearman", "start"]
+__all__ = ["Guided", "MeanStep", "Seen", "ShiftedByClassifier", "combinations", "ddpm_by_classifier", "entropy", "free_colour",
+           "log_prob", "ranks_of", "sample", "see", "spearman", "start"]
 
 Rule = Callable[[Tensor, Tensor], Tensor]
 
@@ -73,6 +74,36 @@ class ShiftedByClassifier:
         gradient = log_prob_gradient(log_prob(self.classifier, t, **self.wanted), x)
         eps = eps_shift(eps, self.schedule.at(t), gradient, self.scale)
         return Prediction(x0_from_eps(x, eps, t, self.schedule), eps)
+
+
+class MeanStep(NamedTuple):
+    """One step of DDPM under a classifier: where it came to, x (B, 3, 32, 32), and both gradients of the step, shaped like x."""
+
+    t: int
+    x: Tensor
+    at_x: Tensor
+    at_mu: Tensor
+
+
+def ddpm_by_classifier(model: Callable, classifier: Callable, scale: float, n: int, *, gradient_at: str = "x", seed: int = 0,
+                       steps: int = 25, **wanted: Tensor) -> Iterator[MeanStep]:
+    """DDPM from n noises, its mean moved by a noisy classifier (Dhariwal and Nichol 2021, algorithm 1).
+
+    gradient_at: "x", at x_t, told t, as in the released code; "mu", at the mean, told the time that the mean belongs to, as
+    the paper derives it (guided-diffusion issue 51). t is the time that the step left; the last step's x are the pictures.
+    """
+    check_choice("gradient_at", gradient_at, ("x", "mu"))
+    x, way = start(n, seed=seed), [int(t) for t in timesteps(1000, steps, spacing="trailing")]
+    for t, t_next in zip(way, [*way[1:], -1], strict=True):
+        c1, c2, variance = (float(v) for v in model.schedule.posterior(t, t_next))
+        now, later = torch.full((n,), t), torch.full((n,), max(t_next, 0))
+        with torch.no_grad():
+            mean = c1 * model(x, now).x0 + c2 * x
+        at_x = log_prob_gradient(log_prob(classifier, now, **wanted), x)
+        at_mu = log_prob_gradient(log_prob(classifier, later, **wanted), mean)
+        noise = torch.stack([normal((3, 32, 32), "small world step", seed, t, i) for i in range(n)])
+        x = guided_mean(mean, variance, at_x if gradient_at == "x" else at_mu, scale) + variance**0.5 * noise
+        yield MeanStep(t, x, at_x, at_mu)
 
 
 def sample(model: Callable, n: int, *, seed: int = 0, steps: int = 15, clip: str | None = None, chunk: int = 64) -> Tensor:

@@ -1,4 +1,4 @@
-"""Exercises of lesson 04: the gradient of an exact classifier, a network's gradient, the shift of eps, AdaGN, the right time."""
+"""Exercises of lesson 04: the gradient of an exact classifier and of a network, the shift of eps, AdaGN, the right time."""
 
 from __future__ import annotations
 
@@ -144,6 +144,51 @@ def _shifted_eps(fn: Callable) -> None:
         }
         expect(call(fn, eps, g, abar, s, shape=shape), want, wrong=fits(wrong, want),
                otherwise="Turn eps into a score, add s times the gradient, and turn it back.")
+
+
+@exercise("04.forgotten_x0", "Break it: a step that forgets half of the push", points=2, hints=(
+    "A DDIM step uses eps twice: to work out x0, and as the noise that is put back. Which of the two does the colleague forget?",
+    "x0 is worked out from eps as it came; only the noise that is put back is the shifted one.",
+    "The shift itself is that of 04.shifted_eps, with the factor of the level that the step leaves.",
+))
+def forgetful_step(x, eps, gradient, abar, abar_next, s):
+    """One DDIM step (eta = 0) of a colleague who shifts eps, but has worked out x0 before that and keeps it.
+
+    x, eps, gradient: (B, ...) at level abar; abar, abar_next, s: numbers. Returns x at level abar_next.
+    """
+    ### BEGIN SOLUTION
+    x0 = (x - (1 - abar) ** 0.5 * eps) / abar**0.5
+    shifted = eps - s * (1 - abar) ** 0.5 * gradient
+    return abar_next**0.5 * x0 + (1 - abar_next) ** 0.5 * shifted
+    ### END SOLUTION
+
+
+@checks(forgetful_step)
+def _forgotten_x0(fn: Callable) -> None:
+    for shape, abar, after, s in (((3, 2, 5, 4), 0.35, 0.6, 2.5), ((5, 3), 0.04, 0.11, 0.4), ((2, 4, 3, 6), 0.7, 0.93, 1.2)):
+        x, eps, g = (normal(shape, "04 forgotten", i, dtype=torch.float64) for i in range(3))
+
+        def step(for_x0: Tensor, for_noise: Tensor, a: float = abar, b: float = after, x: Tensor = x) -> Tensor:
+            return b**0.5 * (x - (1 - a) ** 0.5 * for_x0) / a**0.5 + (1 - b) ** 0.5 * for_noise
+
+        def moved(by: float, eps: Tensor = eps, g: Tensor = g) -> Tensor:
+            return eps - by * g
+
+        right = moved(s * (1 - abar) ** 0.5)
+        want = step(eps, right)
+        wrong = {
+            "That is the step as it should be; break it: x0 is that of the eps before the shift.": step(right, right),
+            "That forgets the other half: x0 is worked out again, and the noise put back is the old one.": step(right, eps),
+            "Nothing is shifted; the noise that is put back is the shifted one.": step(eps, eps),
+            "The sign of the shift is turned.": step(eps, moved(-s * (1 - abar) ** 0.5)),
+            "The scale s is not used.": step(eps, moved((1 - abar) ** 0.5)),
+            "The factor sqrt(1 - abar) of the shift is missing.": step(eps, moved(s)),
+            "The shift has the variance 1 - abar; its factor is the root.": step(eps, moved(s * (1 - abar))),
+            "The shift belongs to the level that the step leaves, abar.": step(eps, moved(s * (1 - after) ** 0.5)),
+            "It stays at the level abar.": step(eps, right, b=abar),
+        }
+        expect(call(fn, x, eps, g, abar, after, s, shape=shape), want, wrong=fits(wrong, want),
+               otherwise="x0 from eps, then sqrt(abar_next) x0 + sqrt(1 - abar_next) times the shifted eps.")
 
 
 @exercise("04.kept_time", "Debug: the classifier's clock", points=2, hints=(

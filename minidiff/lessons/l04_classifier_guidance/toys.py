@@ -33,12 +33,16 @@ def guided_ddim(scale: float, n: int = 2000, *, steps: int = 100, seed: int = 0)
 
 
 def guided_ddpm(scale: float, n: int = 2000, *, steps: int = 250, seed: int = 0, gradient_at: str = "x") -> Tensor:
-    """(n, 1) samples by DDPM with the shift of the mean; the gradient at x_t ("x", the code) or at mu ("mu", the paper)."""
+    """(n, 1) samples by DDPM with the shift of the mean.
+
+    gradient_at: "x", at x_t, told t (the released code); "mu", at the mean, told the time of the mean (the derivation).
+    """
     check_choice("gradient_at", gradient_at, ("x", "mu"))
     x, way = normal((n, 1), "two modes", seed, dtype=torch.float64), [int(t) for t in timesteps(1000, steps)]
     for t, t_prev in zip(way, [*way[1:], -1], strict=True):
         c1, c2, var = (float(v) for v in TABLE.posterior(t, t_prev))
         mean = c1 * MODES(x, t).x0 + c2 * x
-        x = guided_mean(mean, var, posterior_gradient(x if gradient_at == "x" else mean, t), scale)
+        place = (x, t) if gradient_at == "x" else (mean, max(t_prev, 0))
+        x = guided_mean(mean, var, posterior_gradient(*place), scale)
         x = x + var**0.5 * normal((n, 1), "two modes step", seed, t, dtype=torch.float64)
     return x

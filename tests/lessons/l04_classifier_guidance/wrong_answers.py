@@ -70,6 +70,32 @@ def shift(f):
     return lambda eps, g, abar, s: f(eps, g, col(abar, eps), s)
 
 
+def step(pick, *, factor=lambda a, b, s: s * (1 - a) ** 0.5, stays=False):
+    """A DDIM step; pick(old eps, shifted eps) -> the eps for x0 and the eps that is put back."""
+    def answer(x, eps, g, abar, abar_next, s):
+        for_x0, for_noise = pick(eps, eps - factor(abar, abar_next, s) * g)
+        b = abar if stays else abar_next
+        return b**0.5 * (x - (1 - abar) ** 0.5 * for_x0) / abar**0.5 + (1 - b) ** 0.5 * for_noise
+    return answer
+
+
+def half(old, new):
+    return old, new
+
+
+def forgets_by_difference(x, eps, g, abar, abar_next, s):
+    """The whole unguided step, and the shift added to it once."""
+    ratio = (abar_next / abar) ** 0.5
+    plain = ratio * x + ((1 - abar_next) ** 0.5 - ratio * (1 - abar) ** 0.5) * eps
+    return plain - s * ((1 - abar) * (1 - abar_next)) ** 0.5 * g
+
+
+def forgets_in_place(x, eps, g, abar, abar_next, s):
+    x0 = (x - (1 - abar) ** 0.5 * eps) / abar**0.5
+    eps -= s * (1 - abar) ** 0.5 * g
+    return abar_next**0.5 * x0 + (1 - abar_next) ** 0.5 * eps
+
+
 def adagn(f):
     def answer(h, e, groups):
         c = h.shape[1]
@@ -146,6 +172,18 @@ WRONG = {
         "first": (shift(lambda e, g, a, s: e - s * (1 - a[:1]).sqrt() * g), "first one"),
         "alone": (shift(lambda e, g, a, s: -s * (1 - a).sqrt() * g), "shift alone"),
     },
+    "04.forgotten_x0": {
+        "whole": (step(lambda old, new: (new, new)), "as it should be"),
+        "other half": (step(lambda old, new: (new, old)), "other half"),
+        "nothing": (step(lambda old, new: (old, old)), "nothing is shifted"),
+        "sign": (step(half, factor=lambda a, b, s: -s * (1 - a) ** 0.5), "sign of the shift"),
+        "no scale": (step(half, factor=lambda a, b, s: (1 - a) ** 0.5), "s is not used"),
+        "no factor": (step(half, factor=lambda a, b, s: s), "is missing"),
+        "variance": (step(half, factor=lambda a, b, s: s * (1 - a)), "is the root"),
+        "next level": (step(half, factor=lambda a, b, s: s * (1 - b) ** 0.5), "that the step leaves"),
+        "stays": (step(half, stays=True), "stays at the level"),
+        "in place": (forgets_in_place, "in place"),
+    },
     "04.kept_time": {
         "own count": (lambda i, kept: i, "own count"),
         "even": (lambda i, kept: (i * ((int(kept.max()) + 1) / len(kept))).long(), "evenly spaced"),
@@ -195,6 +233,8 @@ HONEST = {
         "loop": lambda eps, g, abar, s: torch.stack([e - s * math.sqrt(1 - a) * h for e, h, a in zip(eps, g, abar.tolist())]),
         "single": shift(lambda e, g, a, s: (e - s * (1 - a) ** 0.5 * g).float()),
     },
+    "04.forgotten_x0": {"halves": step(half), "by difference": forgets_by_difference,
+                        "single": lambda x, e, g, a, b, s: step(half)(x, e, g, a, b, s).float()},
     "04.kept_time": {"gather": lambda i, kept: kept.gather(0, i), "numpy": lambda i, kept: np.asarray(kept)[np.asarray(i)],
                      "loop": lambda i, kept: torch.tensor([int(kept[j]) for j in i])},
     "04.ada_gn": {"by hand": adagn_by_hand, "addcmul": adagn(lambda h, a, b, n: torch.addcmul(b, F.group_norm(h, n), 1 + a)),
