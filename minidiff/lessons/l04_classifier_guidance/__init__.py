@@ -2,5 +2,6 @@
 
 from minidiff.lessons.l04_classifier_guidance import data as pictures
 from minidiff.lessons.l04_classifier_guidance import panels, toys
+from minidiff.lessons.l04_classifier_guidance.claims import ADM, ablation
 
-__all__ = ["panels", "pictures", "toys"]
+__all__ = ["ADM", "ablation", "panels", "pictures", "toys"]
