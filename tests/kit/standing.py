@@ -153,8 +153,8 @@ SAID: dict[str, list[Standing]] = {
     "12": [
         Standing("Three pictures, a cat's prompt", "The grammar's bank, averaged as published, leaves a red cat",
                  {"bank": "grammar"}),
-        Standing("Three rows of four pictures: sources, edits by Pix2Pix-Zero", "which curve lies above?", {"strength": "0.5"}),
-        Standing("A rendered picture, its code", "grey is the power of white noise", {"rounds": "0", "picture": "0"}),
+        Standing("Three rows of four pictures: sources, edits by Pix2Pix-Zero", "what happens to success and to IoU when each knob is turned up?", {"strength": "0.5"}),
+        Standing("A rendered picture, its code", "grey is the power of white noise", {"rounds": "5", "picture": "0"}),
     ],
     "13": [
         Standing("The final picture, and the noun's map", "from which step on is the cross on the star", {"step": "1"}),
