@@ -153,7 +153,8 @@ SAID: dict[str, list[Standing]] = {
     "12": [
         Standing("Three pictures, a cat's prompt", "The grammar's bank, averaged as published, leaves a red cat",
                  {"bank": "grammar"}),
-        Standing("Three rows of four pictures: sources, edits by Pix2Pix-Zero", "what happens to success and to IoU when each knob is turned up?", {"strength": "0.5"}),
+        Standing("Three rows of four pictures: sources, edits by Pix2Pix-Zero",
+                 "what happens to success and to IoU when each knob is turned up?", {"strength": "0.5"}),
         Standing("A rendered picture, its code", "grey is the power of white noise", {"rounds": "5", "picture": "0"}),
     ],
     "13": [
