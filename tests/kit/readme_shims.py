@@ -35,8 +35,8 @@ def _minidiff(arguments: list[str]) -> None:
         from minidiff.recipes import recipe
         recipe(given.recipe).plan(given.budget)
     elif given.command == "score":
-        from minidiff.course import claims
-        assert set(given.claims) <= set(claims()), arguments
+        from minidiff.course.claims import ids_of
+        assert ids_of(given.claims), arguments
     elif given.command == "edit":
         from minidiff.edit_command import METHODS
         from minidiff.latent.text import check_prompt
